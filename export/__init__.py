@@ -1,0 +1,1 @@
+"""Trained networks -> files that a runtime executes."""

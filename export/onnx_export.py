@@ -1,0 +1,171 @@
+"""Network + decode + NMS -> one self-describing ONNX file, checked before it exists.
+
+    images (N, 3, S, S) -> network -> cls_logits, box_offsets -> Postprocess -> boxes, scores, labels
+
+The raw predictions keep the names `cls_logits` and `box_offsets` inside the graph, so that a parity
+check can look at them; they are no outputs.
+"""
+
+import dataclasses
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ssd_train.evaluation.errors import ModelError
+from ssd_train.evaluation.files import written_atomically
+from ssd_train.evaluation.spec import DetectorSpec, PostprocessSettings
+from ssd_train.networks.postprocess import Postprocess
+from ssd_train.networks.ssd import SSD
+
+# The newest opset that ONNX Runtime, TensorRT 10 and TensorRT for RTX all take with nothing converted.
+OPSET = 18
+
+OUTPUT_NAMES = ("boxes", "scores", "labels")
+RAW_NAMES = ("cls_logits", "box_offsets")
+
+# Largest difference between PyTorch and the file, relative to the spread of each raw output. Both
+# compute in float32 in another order; what is seen is about 1e-5.
+RAW_TOLERANCE = 1e-3
+
+# Batch sizes of the check; the trace itself uses 2.
+TRACED_BATCH = 2
+CHECKED_BATCHES = (1, 3)
+
+
+class Detector(nn.Module):
+    """Network and post-processing as one module; also returns the raw predictions."""
+
+    def __init__(self, network: SSD, settings: PostprocessSettings) -> None:
+        super().__init__()
+        self.network = network
+        self.postprocess = Postprocess(settings)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return boxes, scores, labels (see `Postprocess`), then cls_logits and box_offsets (see `SSD`)."""
+        cls_logits, box_offsets = self.network(images)
+        return *self.postprocess(cls_logits, box_offsets, self.network.anchors), cls_logits, box_offsets
+
+
+def export_onnx(network: SSD, out_dir: Path, *, settings: PostprocessSettings = PostprocessSettings()) -> Path:
+    """Export a network with decode and NMS to `out_dir/<network>.fp32.onnx`.
+
+    The file takes `images` (N, 3, S, S) float32, normalised, any N, and gives `boxes` (N, D, 4) xyxy
+    in input pixels, `scores` (N, D) and `labels` (N, D) int64, padded with -1. Its metadata holds
+    the whole `DetectorSpec`. It is written only after ONNX's checker passed it with full shape
+    inference and ONNX Runtime gave PyTorch's values for it on batches other than the traced one.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        out_dir: made if missing; a file of that name is replaced.
+        settings: thresholds and counts that become part of the graph.
+
+    Raises:
+        ModelError: the exported graph does not compute what the network does.
+        SSDDeployError: the folder cannot be written.
+    """
+    detector = Detector(network, settings).eval()
+    spec = dataclasses.replace(network.spec, postprocess=settings, precision="fp32", versions=_versions())
+    model = _traced(detector, spec)
+    for name in RAW_NAMES:
+        _drop_output(model, name)
+    _strip_traces(model)
+    onnx.helper.set_model_props(model, spec.to_metadata())
+    path = out_dir / f"{network.config.name}.fp32.onnx"
+    onnx.checker.check_model(model, full_check=True)
+    _check_values(detector, model, spec)
+    with written_atomically(path) as temporary:
+        onnx.save(model, temporary)
+    return path
+
+
+def _traced(detector: Detector, spec: DetectorSpec) -> onnx.ModelProto:
+    images = torch.zeros(TRACED_BATCH, 3, *spec.input_size)
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    # The exporter reports optional packages it does without; none of that concerns a user.
+    exporter_log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                detector,
+                (images,),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=[*OUTPUT_NAMES, *RAW_NAMES],
+                dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+            )
+    finally:
+        exporter_log.setLevel(level)
+    if program is None:
+        raise ModelError(f"{spec.network}: PyTorch exported no graph; check the installed torch version")
+    return program.model_proto
+
+
+def _drop_output(model: onnx.ModelProto, name: str) -> None:
+    """Make an output an inner value; its name and its shape stay known."""
+    output = next(output for output in model.graph.output if output.name == name)
+    model.graph.value_info.append(output)
+    model.graph.output.remove(output)
+
+
+def _strip_traces(model: onnx.ModelProto) -> None:
+    """Remove the Python stack traces that the exporter leaves on every node: size, and paths of the machine."""
+    model.graph.ClearField("metadata_props")
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+        value.ClearField("metadata_props")
+
+
+def _check_values(detector: Detector, model: onnx.ModelProto, spec: DetectorSpec) -> None:
+    """Compare the graph with PyTorch on inputs that were not traced, raw predictions included."""
+    with_raw = onnx.ModelProto()
+    with_raw.CopyFrom(model)
+    values = {value.name: value for value in with_raw.graph.value_info}
+    with_raw.graph.output.extend(values[name] for name in RAW_NAMES)
+    session = onnxruntime.InferenceSession(with_raw.SerializeToString(), providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    names = [*OUTPUT_NAMES, *RAW_NAMES]
+    for batch in CHECKED_BATCHES:
+        images = torch.randn(batch, 3, *spec.input_size, generator=generator)
+        with torch.inference_mode():
+            expected = dict(zip(names, (value.numpy() for value in detector(images)), strict=True))
+        got = dict(zip(names, session.run(names, {"images": images.numpy()}), strict=True))
+        for name in RAW_NAMES:
+            difference = float(np.abs(got[name] - expected[name]).max() / (expected[name].std() + 1e-12))
+            if got[name].shape != expected[name].shape or not difference <= RAW_TOLERANCE:
+                raise ModelError(
+                    f"{spec.network}: the exported graph gives other {name} than PyTorch for a batch of {batch} "
+                    f"({difference:.1e} of their spread, at most {RAW_TOLERANCE:.0e} is allowed); nothing was written"
+                )
+        _check_detections(detector, got, spec, batch)
+
+
+def _check_detections(detector: Detector, got: dict[str, NDArray[np.generic]], spec: DetectorSpec, batch: int) -> None:
+    """Compare the graph's decode and NMS with PyTorch's on the graph's own raw predictions, value by value."""
+    with torch.inference_mode():
+        raw = [torch.from_numpy(got[name]) for name in RAW_NAMES]
+        expected = detector.postprocess(*raw, detector.network.anchors)
+    for name, value in zip(OUTPUT_NAMES, expected, strict=True):
+        # Softmax and exp differ in the last bits between the two, which can swap equals; nothing else may.
+        same = np.isclose(got[name], value.numpy(), rtol=1e-4, atol=1e-3)
+        if got[name].shape != value.shape or same.mean() < 0.98:
+            raise ModelError(
+                f"{spec.network}: the exported graph gives other {name} than PyTorch for a batch of {batch}; "
+                "nothing was written"
+            )
+
+
+def _versions() -> dict[str, str]:
+    return {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}

@@ -1,0 +1,19 @@
+"""Run, evaluate and compare SSD detectors in PyTorch, ONNX Runtime and TensorRT."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssd_deploy.detector import load_detector
+
+__all__ = ["load_detector"]
+
+
+def __getattr__(name: str) -> Any:
+    # The command line starts here too, and must answer --help before NumPy or OpenCV is loaded.
+    if name == "load_detector":
+        from ssd_deploy.detector import load_detector
+
+        return load_detector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,66 @@
+"""The contract that every backend fulfils, and the checks they share.
+
+`tests/test_backend_contract.py` runs over all of them.
+"""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_train.evaluation.detections import PaddedDetections
+from ssd_train.evaluation.errors import BackendError
+from ssd_train.evaluation.spec import DetectorSpec
+
+
+class RawPredictions(NamedTuple):
+    """A network's output before decoding: logits (N, A, C + 1) and offsets (N, A, 4), float32."""
+
+    cls_logits: NDArray[np.float32]
+    box_offsets: NDArray[np.float32]
+
+
+class Runner(Protocol):
+    """A detector in one backend.
+
+    Attributes:
+        name: backend and where it really runs, for example `onnxruntime (CUDAExecutionProvider)`.
+        spec: what the detector expects and means.
+        max_batch_size: most images a call takes; None where there is no limit.
+    """
+
+    name: str
+    spec: DetectorSpec
+    max_batch_size: int | None
+
+    def run(self, images: NDArray[np.float32]) -> PaddedDetections:
+        """Detect in a batch.
+
+        Args:
+            images: (N, 3, H, W) float32, N at least 1, as `preprocess` makes them. Not modified.
+
+        Returns:
+            N images' detections on the CPU, in memory that stays valid after the next call.
+
+        Raises:
+            BackendError: dtype, shape or batch size do not fit.
+        """
+        ...
+
+    def run_raw(self, images: NDArray[np.float32]) -> RawPredictions:
+        """Return what the network predicts before decoding, for parity checks; like `run` otherwise."""
+        ...
+
+
+def check_images(images: NDArray[np.float32], spec: DetectorSpec, max_batch_size: int | None) -> None:
+    """Raise BackendError unless a batch has the dtype, shape and size that a runner takes."""
+    height, width = spec.input_size
+    if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != (3, height, width):
+        raise BackendError(
+            f"{spec.network} takes float32 images of shape (N, 3, {height}, {width}), "
+            f"but got {images.dtype} of shape {images.shape}"
+        )
+    count = len(images)
+    if count == 0 or (max_batch_size is not None and count > max_batch_size):
+        limit = "any number from 1" if max_batch_size is None else f"1 to {max_batch_size}"
+        raise BackendError(f"{spec.network}: a batch of {count} images, but this backend takes {limit} a call")

@@ -1,0 +1,167 @@
+"""ONNX Runtime on CPU, CUDA or its TensorRT provider. No torch, no onnx."""
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from ssd_deploy.backends.base import RawPredictions, check_images
+from ssd_train.evaluation.detections import PaddedDetections
+from ssd_train.evaluation.errors import BackendError, ModelError
+from ssd_train.evaluation.spec import DetectorSpec
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+
+INPUT_NAME = "images"
+OUTPUT_NAMES = ("boxes", "scores", "labels")
+RAW_NAMES = ("cls_logits", "box_offsets")
+
+# ONNX Runtime's log level for fatal errors alone: whatever it warns of is raised here, in one sentence.
+FATAL_ONLY = 4
+
+
+class OnnxRuntimeRunner:
+    """Runs an exported file; everything it needs to know is in the file.
+
+    Args:
+        path: a file that `ssd-deploy export` wrote.
+        provider: key of `PROVIDERS`; it is an error if the session ends up without it.
+        allow_tf32: let CUDA round float32 products to 10 bits of mantissa.
+        threads: CPU threads of one operator; 0 lets ONNX Runtime choose.
+
+    Raises:
+        ModelError: the file is missing, broken or not ours.
+        BackendError: the provider does not exist or does not work here.
+    """
+
+    max_batch_size: int | None = None
+
+    def __init__(self, path: Path, *, provider: str = "cpu", allow_tf32: bool = False, threads: int = 0) -> None:
+        if not path.is_file():
+            raise ModelError(f"{path}: there is no such model file; make one with `ssd-deploy export`")
+        self._path = path
+        self._options = session_options(threads)
+        self._providers = provider_list(provider, allow_tf32)
+        self._session = open_session(path, path.name, self._options, self._providers)
+        self._raw_session: onnxruntime.InferenceSession | None = None
+        self.spec = DetectorSpec.from_metadata(self._session.get_modelmeta().custom_metadata_map, str(path))
+        inputs = {value.name for value in self._session.get_inputs()}
+        outputs = {value.name for value in self._session.get_outputs()}
+        if inputs != {INPUT_NAME} or not outputs.issuperset(OUTPUT_NAMES):
+            raise ModelError(
+                f"{path}: has inputs {sorted(inputs)} and outputs {sorted(outputs)} instead of {INPUT_NAME} -> "
+                f"{', '.join(OUTPUT_NAMES)}; export it again with `ssd-deploy export`"
+            )
+        self.name = f"onnxruntime ({PROVIDERS[provider].removesuffix('ExecutionProvider')})"
+
+    def run(self, images: NDArray[np.float32]) -> PaddedDetections:
+        """See `Runner.run`."""
+        check_images(images, self.spec, self.max_batch_size)
+        try:
+            return PaddedDetections(*self._session.run(OUTPUT_NAMES, {INPUT_NAME: images}))
+        except Exception as error:  # ONNX Runtime's exceptions share no narrower base
+            raise BackendError(f"{self._path}: ONNX Runtime failed to run it ({_first_line(str(error))})") from error
+
+    def run_raw(self, images: NDArray[np.float32]) -> RawPredictions:
+        """See `Runner.run_raw`. Needs the onnx package, since the raw values are no outputs of the file."""
+        check_images(images, self.spec, self.max_batch_size)
+        if self._raw_session is None:
+            self._raw_session = open_session(
+                _with_raw_outputs(self._path), self._path.name, self._options, self._providers
+            )
+        return RawPredictions(*self._raw_session.run(RAW_NAMES, {INPUT_NAME: images}))
+
+
+def session_options(threads: int = 0) -> onnxruntime.SessionOptions:
+    """Return options that keep ONNX Runtime quiet and let it use `threads` CPU threads an operator."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    options.intra_op_num_threads = threads
+    return options
+
+
+def provider_list(provider: str, allow_tf32: bool) -> list[Any]:
+    """Return ONNX Runtime's provider argument for one of `PROVIDERS`.
+
+    Raises:
+        BackendError: no such provider, or this build of ONNX Runtime lacks it.
+    """
+    if provider not in PROVIDERS:
+        raise BackendError(f"provider {provider!r} does not exist; choose {', '.join(PROVIDERS)}")
+    name = PROVIDERS[provider]
+    available = onnxruntime.get_available_providers()
+    if name not in available:
+        raise BackendError(
+            f"onnxruntime {onnxruntime.__version__} was built without {name} (it has {', '.join(available)}); "
+            "install onnxruntime-gpu, or use --provider cpu"
+        )
+    cuda = (PROVIDERS["cuda"], {"use_tf32": "1" if allow_tf32 else "0"})
+    if provider == "cpu":
+        return [name]
+    return [cuda] if provider == "cuda" else [name, cuda]
+
+
+def open_session(
+    model: Path | bytes, model_name: str, options: onnxruntime.SessionOptions, providers: list[Any]
+) -> onnxruntime.InferenceSession:
+    """Open a session and make sure that it runs where it was asked to.
+
+    Raises:
+        ModelError: ONNX Runtime cannot load the model.
+        BackendError: the provider fell away, so that everything would silently run elsewhere.
+    """
+    onnxruntime.set_default_logger_severity(FATAL_ONLY)
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    source = model if isinstance(model, bytes) else str(model)
+    # ONNX Runtime prints about libraries that it misses; that belongs into the error, not on the screen.
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            if wanted != PROVIDERS["cpu"]:
+                # Brings in CUDA and cuDNN from their Python packages where the system has none.
+                onnxruntime.preload_dlls()
+            session = onnxruntime.InferenceSession(source, options, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions share no narrower base
+        if wanted != PROVIDERS["cpu"]:
+            raise BackendError(f"{model_name}: {wanted} cannot run it ({_first_line(str(error))})") from error
+        raise ModelError(
+            f"{model_name}: ONNX Runtime cannot load it ({_first_line(str(error))}); "
+            "export it again with `ssd-deploy export`"
+        ) from error
+    used = session.get_providers()
+    if wanted not in used:
+        reason = _first_line(printed.getvalue()) or "its libraries or the driver are missing"
+        raise BackendError(
+            f"{wanted} was asked for, but the session fell back to {', '.join(used)} ({reason}); "
+            "install what is missing, or use --provider cpu"
+        )
+    return session
+
+
+def _with_raw_outputs(path: Path) -> bytes:
+    try:
+        import onnx
+    except ImportError as error:
+        raise BackendError(
+            "raw predictions need the onnx package; install it with pip install 'ssd-deploy[export]'"
+        ) from error
+    model = onnx.load(path)
+    values = {value.name: value for value in model.graph.value_info}
+    missing = [name for name in RAW_NAMES if name not in values]
+    if missing:
+        raise ModelError(f"{path}: has no inner value {', '.join(missing)}; export it again with `ssd-deploy export`")
+    model.graph.output.extend(values[name] for name in RAW_NAMES)
+    return model.SerializeToString()
+
+
+def _first_line(text: str) -> str:
+    """The first line that says something; decoration such as rows of asterisks does not."""
+    return next((line.strip() for line in text.splitlines() if any(map(str.isalpha, line))), "")

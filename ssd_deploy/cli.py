@@ -1,0 +1,438 @@
+"""The command line: parse, call one library function, print its result.
+
+Whatever is heavy is imported inside its command, so that `--help` answers at once.
+"""
+
+import contextlib
+import dataclasses
+import enum
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ssd_train.evaluation.errors import BackendError, DatasetError, SSDDeployError, WeightsError
+
+if TYPE_CHECKING:
+    from ssd_deploy.backends.base import Runner
+    from ssd_train.evaluation.datasets.dataset import Dataset
+    from ssd_train.evaluation.spec import PostprocessSettings
+    from ssd_train.networks.ssd import SSD
+
+
+class Commands(TyperGroup):
+    """Prints a user's mistake as one line and exits with 2; our own mistakes keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SSDDeployError as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Plain text: boxes break long messages and paths apart.
+    rich_markup_mode=None,
+    help="Take a GluonCV-style SSD detector from its weights to a deployed model, and prove that nothing was lost.",
+)
+
+
+class BackendName(enum.StrEnum):
+    AUTO = "auto"
+    TORCH = "torch"
+    ONNXRUNTIME = "onnxruntime"
+
+
+class Provider(enum.StrEnum):
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+
+
+class DatasetKind(enum.StrEnum):
+    VOC = "voc"
+    COCO = "coco"
+
+
+class ProtocolName(enum.StrEnum):
+    STANDARD = "standard"
+    GLUONCV = "gluoncv"
+
+
+NetworkOption = Annotated[str | None, typer.Option("--network", help="Network name; see `ssd-deploy models`.")]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Weight file (.params, .pth, .safetensors) or random[:SEED]; without it the published ones are fetched."
+    ),
+]
+ClassesOption = Annotated[
+    Path | None, typer.Option(help="Class list of a _custom network: a text file, a name a line.")
+]
+ModelOption = Annotated[Path | None, typer.Option("--model", help="An exported .onnx file.")]
+BackendOption = Annotated[BackendName, typer.Option(help="auto: torch for a network, onnxruntime for a model file.")]
+ProviderOption = Annotated[
+    Provider | None, typer.Option(help="Where ONNX Runtime runs; without it cuda with --cuda, else cpu.")
+]
+CudaOption = Annotated[bool, typer.Option("--cuda/--cpu", help="Run on the GPU.")]
+Tf32Option = Annotated[bool, typer.Option("--allow-tf32", help="Let the GPU round FP32 products to TF32.")]
+DatasetOption = Annotated[DatasetKind, typer.Option(help="Annotation format; it decides the metric too.")]
+DataRootOption = Annotated[
+    Path | None, typer.Option(help="The data set's folder; default ~/.torch/datasets/voc or coco.", show_default=False)
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(help="voc: test, 2007_test, 2007_trainval,2012_trainval; coco: val2017.", show_default=False),
+]
+ProtocolOption = Annotated[
+    ProtocolName, typer.Option(help="standard: the data set's own rules; gluoncv: those of GluonCV's published table.")
+]
+BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images a call.")]
+WorkersOption = Annotated[int, typer.Option("-j", "--workers", min=1, help="Threads that load and pre-process.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Use the first N images only.")]
+ScoreOption = Annotated[float, typer.Option("--score-threshold", help="Candidates need a score above it.")]
+NmsOption = Annotated[float, typer.Option("--nms-iou", help="NMS suppresses above this overlap.")]
+TopKOption = Annotated[int, typer.Option("--pre-nms-top-k", help="Candidates an image that enter NMS.")]
+MaxOption = Annotated[int, typer.Option("--max-detections", help="Detections kept an image.")]
+
+
+@app.command()
+def models(
+    root: Annotated[Path | None, typer.Option(help="Folder of fetched weights.", show_default=False)] = None,
+) -> None:
+    """List the networks: size, work, published accuracy, and whether their weights are here."""
+    from ssd_deploy.network_table import network_table
+    from ssd_train.weights.store import default_root
+
+    typer.echo(network_table(root or default_root()))
+
+
+@app.command()
+def doctor() -> None:
+    """Say which backends work on this machine, and why each other does not."""
+    from ssd_deploy.doctor import examine
+    from ssd_deploy.text_table import text_table
+
+    rows = [(finding.backend, "yes" if finding.works else "no", finding.detail) for finding in examine()]
+    typer.echo(text_table(("backend", "works", "detail"), rows, left=3))
+
+
+@app.command()
+def fetch(
+    network: Annotated[str, typer.Argument(help="Network name; see `ssd-deploy models`.")],
+    root: Annotated[Path | None, typer.Option(help="Folder to keep the weights in.", show_default=False)] = None,
+) -> None:
+    """Download a network's published weights, check and convert them."""
+    from ssd_deploy.detector import fetch_weights
+    from ssd_deploy.progress import download_progress
+
+    with download_progress(network) as on_progress:
+        path = fetch_weights(network, root, on_progress)
+    typer.echo(f"{path}")
+
+
+@app.command()
+def convert(
+    network: Annotated[str, typer.Option(help="Network that the file was made for.")],
+    weights: Annotated[Path, typer.Option(help="Weight file: .params, .pth or .safetensors, told by its content.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    classes: ClassesOption = None,
+) -> None:
+    """Convert any weight file to this project's safetensors."""
+    from ssd_deploy.detector import load_network
+    from ssd_train.evaluation.files import sha256_of_file
+
+    loaded = load_network(network, weights, _class_list(classes))
+    from ssd_train.weights.convert import save_network
+
+    save_network(loaded, out)
+    typer.echo(f"{out}  ({len(loaded.config.class_names)} classes, SHA-256 {sha256_of_file(out)})")
+
+
+@app.command()
+def export(
+    network: Annotated[str, typer.Option(help="Network name; see `ssd-deploy models`.")],
+    weights: WeightsOption = None,
+    classes: ClassesOption = None,
+    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("."),
+    score_threshold: ScoreOption = 0.01,
+    nms_iou: NmsOption = 0.45,
+    pre_nms_top_k: TopKOption = 400,
+    max_detections: MaxOption = 100,
+) -> None:
+    """Write one ONNX file with decode and NMS inside, checked against PyTorch."""
+    settings = _settings(score_threshold, nms_iou, pre_nms_top_k, max_detections)
+    loaded = _network(network, weights, classes)
+    typer.echo(str(_export(loaded, out, settings)))
+
+
+@app.command("eval")
+def evaluate(
+    dataset: DatasetOption,
+    network: NetworkOption = None,
+    weights: WeightsOption = None,
+    classes: ClassesOption = None,
+    model: ModelOption = None,
+    backend: BackendOption = BackendName.AUTO,
+    provider: ProviderOption = None,
+    cuda: CudaOption = False,
+    allow_tf32: Tf32Option = False,
+    data_root: DataRootOption = None,
+    split: SplitOption = None,
+    protocol: ProtocolOption = ProtocolName.STANDARD,
+    batch_size: BatchOption = 8,
+    data_shape: Annotated[
+        int | None, typer.Option(help="Input size that the detector must have, 300 or 512.", show_default=False)
+    ] = None,
+    workers: WorkersOption = 2,
+    limit: LimitOption = None,
+    json: Annotated[Path | None, typer.Option(help="Write the whole report here.", show_default=False)] = None,
+    detections: Annotated[
+        Path | None, typer.Option(help="Write the detections here, in COCO's result format.", show_default=False)
+    ] = None,
+) -> None:
+    """Score a detector on a data set: VOC07 mAP, or COCO's twelve numbers."""
+    from ssd_deploy.progress import image_progress
+    from ssd_train.evaluation.evaluate import run_detector, score
+    from ssd_train.evaluation.files import write_json
+    from ssd_train.evaluation.protocol import Protocol
+    from ssd_train.evaluation.results_file import write_results
+
+    provider_name = _provider(provider, cuda)
+    with _runner(network, weights, classes, model, backend, provider_name, cuda, allow_tf32) as runner:
+        spec = runner.spec
+        if data_shape is not None and spec.input_size != (data_shape, data_shape):
+            raise DatasetError(
+                f"--data-shape {data_shape} does not fit {spec.network}, whose input is {spec.input_size[0]} pixels; "
+                "leave the option out or choose another network"
+            )
+        data = _dataset(dataset, data_root, split, spec.class_names, limit)
+        with image_progress(runner.name, len(data.samples)) as on_progress:
+            found = run_detector(
+                data.samples,
+                runner.run,
+                spec,
+                batch_size=min(batch_size, runner.max_batch_size or batch_size),
+                workers=workers,
+                on_progress=on_progress,
+            )
+        backend_used = runner.name
+    # Written before the metric is computed: hours of detections outlive whatever goes wrong after them.
+    if detections is not None:
+        write_results(detections, data, found)
+    report = score(data, found, spec, metric=dataset.value, protocol=Protocol(protocol.value))
+    typer.echo(f"backend: {backend_used}, {spec.precision}, weights: {spec.weights}")
+    typer.echo("\n".join(report.lines()))
+    if json is not None:
+        write_json(json, report.to_dict() | {"backend": backend_used, "detector": dataclasses.asdict(spec)})
+
+
+@app.command()
+def parity(
+    network: Annotated[str, typer.Option(help="Network name; see `ssd-deploy models`.")],
+    weights: WeightsOption = None,
+    classes: ClassesOption = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Exported .onnx file to compare; without it one is made.", show_default=False)
+    ] = None,
+    dataset: Annotated[DatasetKind | None, typer.Option(help="Data set with ground truth.", show_default=False)] = None,
+    data_root: DataRootOption = None,
+    split: SplitOption = None,
+    images: Annotated[
+        list[str] | None, typer.Option(help="Instead of a data set: file, folder or pattern.", show_default=False)
+    ] = None,
+    protocol: ProtocolOption = ProtocolName.STANDARD,
+    tolerance: Annotated[float, typer.Option(help="Largest difference of the metric, as a fraction.")] = 1e-4,
+    min_agreement: Annotated[float, typer.Option(help="Lowest agreement AP, as a fraction.")] = 0.999,
+    batch_size: BatchOption = 1,
+    workers: WorkersOption = 2,
+    limit: LimitOption = None,
+    cuda: CudaOption = False,
+    allow_tf32: Tf32Option = False,
+    json: Annotated[Path | None, typer.Option(help="Write all comparisons here.", show_default=False)] = None,
+) -> None:
+    """Compare every backend that works here with PyTorch on the same images; exit 1 where one differs."""
+    from ssd_deploy import parity_run
+    from ssd_deploy.parity import Tolerances
+    from ssd_train.evaluation.files import write_json
+    from ssd_train.evaluation.protocol import Protocol
+
+    if (dataset is None) == (not images):
+        raise DatasetError("name either --dataset (with --data-root) or --images to compare on")
+    tolerances = Tolerances(metric=tolerance, agreement=min_agreement)
+    loaded = _network(network, weights, classes)
+    class_names = loaded.config.class_names
+    data = (
+        _images(images or [], class_names, limit)
+        if dataset is None
+        else _dataset(dataset, data_root, split, class_names, limit)
+    )
+    with _exported(loaded, model) as path:
+        outcome = parity_run.run(
+            loaded,
+            path,
+            data,
+            metric=dataset.value if dataset else None,
+            protocol=Protocol(protocol.value),
+            tolerances=tolerances,
+            batch_size=batch_size,
+            workers=workers,
+            reference_device="cuda" if cuda else "cpu",
+            allow_tf32=allow_tf32,
+        )
+    typer.echo(outcome.text())
+    if json is not None:
+        write_json(json, outcome.to_dict())
+    if not outcome.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def detect(
+    images: Annotated[list[str], typer.Option(help="Image file, folder or pattern; may be repeated.")],
+    more_images: Annotated[list[str] | None, typer.Argument(help="Further images.", show_default=False)] = None,
+    network: NetworkOption = None,
+    weights: WeightsOption = None,
+    classes: ClassesOption = None,
+    model: ModelOption = None,
+    backend: BackendOption = BackendName.AUTO,
+    provider: ProviderOption = None,
+    cuda: CudaOption = False,
+    out: Annotated[Path, typer.Option(help="Folder for annotated pictures and detections.json.")] = Path("detections"),
+    threshold: Annotated[float, typer.Option(help="Lowest score that is shown.")] = 0.5,
+    batch_size: BatchOption = 8,
+) -> None:
+    """Detect in pictures: write annotated copies and a JSON file."""
+    from ssd_deploy.detect_files import detect_files, find_images
+    from ssd_deploy.detector import Detector
+    from ssd_deploy.progress import image_progress
+
+    paths = find_images([*images, *(more_images or [])])
+    with _runner(network, weights, classes, model, backend, _provider(provider, cuda), cuda, False) as runner:
+        detector = Detector(runner, batch_size=batch_size)
+        with image_progress(runner.name, len(paths)) as on_progress:
+            result = detect_files(detector, paths, out, threshold=threshold, on_progress=on_progress)
+    for picture, count in zip(result.pictures, result.counts, strict=True):
+        typer.echo(f"{picture}  {count} detections of at least {threshold:g}")
+    typer.echo(str(result.json_path))
+    for error in result.errors:
+        typer.echo(f"Error: {error}", err=True)
+    if result.errors:
+        raise typer.Exit(2)
+
+
+def _settings(score_threshold: float, nms_iou: float, top_k: int, max_detections: int) -> "PostprocessSettings":
+    from ssd_train.evaluation.spec import PostprocessSettings
+
+    return PostprocessSettings(
+        score_threshold=score_threshold,
+        nms_iou_threshold=nms_iou,
+        pre_nms_top_k=top_k,
+        max_detections=max_detections,
+    )
+
+
+def _class_list(path: Path | None) -> Sequence[str] | None:
+    if path is None:
+        return None
+    from ssd_train.evaluation.class_list import read_class_list
+
+    return read_class_list(path)
+
+
+def _network(name: str, weights: str | None, classes: Path | None) -> "SSD":
+    from ssd_deploy.detector import load_network
+    from ssd_deploy.progress import download_progress
+
+    with download_progress(name) as on_progress:
+        return load_network(name, weights, _class_list(classes), on_progress=on_progress)
+
+
+def _export(network: "SSD", out: Path, settings: "PostprocessSettings") -> Path:
+    from ssd_deploy.requirements import require
+
+    require("onnx", "export", "Exporting")
+    require("onnxscript", "export", "Exporting")
+    from export.onnx_export import export_onnx
+
+    return export_onnx(network, out, settings=settings)
+
+
+@contextlib.contextmanager
+def _exported(network: "SSD", model: Path | None) -> Iterator[Path]:
+    """Yield the model file that was named, or one that is made for the moment."""
+    if model is not None:
+        yield model
+        return
+    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
+        yield _export(network, Path(folder), network.spec.postprocess)
+
+
+def _provider(provider: Provider | None, cuda: bool) -> str:
+    if provider is not None:
+        return provider.value
+    return "cuda" if cuda else "cpu"
+
+
+@contextlib.contextmanager
+def _runner(
+    network: str | None,
+    weights: str | None,
+    classes: Path | None,
+    model: Path | None,
+    backend: BackendName,
+    provider: str,
+    cuda: bool,
+    allow_tf32: bool,
+) -> Iterator["Runner"]:
+    """Yield the runner that a command's options describe."""
+    if (network is None) == (model is None):
+        raise BackendError("name either --network (with --weights) or --model FILE.onnx")
+    if model is not None:
+        if weights is not None or classes is not None:
+            raise WeightsError("--weights and --classes belong to --network; an exported model has its own")
+        if backend is BackendName.TORCH:
+            raise BackendError(f"{model}: --backend torch runs a --network; a model file runs in onnxruntime")
+        from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
+
+        yield OnnxRuntimeRunner(model, provider=provider, allow_tf32=allow_tf32)
+        return
+    loaded = _network(str(network), weights, classes)
+    if backend is BackendName.ONNXRUNTIME:
+        from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
+
+        with _exported(loaded, None) as path:
+            yield OnnxRuntimeRunner(path, provider=provider, allow_tf32=allow_tf32)
+        return
+    from ssd_deploy.backends.pytorch import TorchRunner
+
+    yield TorchRunner(loaded, device="cuda" if cuda else "cpu", allow_tf32=allow_tf32)
+
+
+def _dataset(
+    kind: DatasetKind, root: Path | None, split: str | None, class_names: tuple[str, ...], limit: int | None
+) -> "Dataset":
+    from ssd_train.evaluation.datasets.load import load_dataset
+
+    folder = root or Path.home() / ".torch" / "datasets" / kind.value
+    return load_dataset(kind.value, folder, split, class_names).limited(limit)
+
+
+def _images(patterns: Sequence[str], class_names: tuple[str, ...], limit: int | None) -> "Dataset":
+    from ssd_deploy.detect_files import find_images
+    from ssd_deploy.parity import images_as_dataset
+
+    return images_as_dataset(find_images(patterns)[:limit], class_names)
+
+
+def main() -> None:
+    """Entry point of the `ssd-deploy` script."""
+    app()

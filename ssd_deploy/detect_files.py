@@ -1,0 +1,161 @@
+"""Image files -> annotated pictures and one JSON file."""
+
+import dataclasses
+import glob
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ssd_deploy.detector import Detector
+from ssd_deploy.draw import draw
+from ssd_train.evaluation.detections import Detections
+from ssd_train.evaluation.errors import ImageError, SSDDeployError
+from ssd_train.evaluation.files import write_json, written_atomically
+from ssd_train.evaluation.preprocess import IMAGE_SUFFIXES, load_image
+
+RESULTS_NAME = "detections.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DetectedFiles:
+    """What `detect_files` did.
+
+    Attributes:
+        json_path: the results of every image that could be read.
+        pictures: annotated pictures, in the order of the images.
+        counts: detections above the threshold in each.
+        errors: one sentence for each image that could not be read.
+    """
+
+    json_path: Path
+    pictures: tuple[Path, ...]
+    counts: tuple[int, ...]
+    errors: tuple[str, ...]
+
+
+def find_images(patterns: Sequence[str]) -> list[Path]:
+    """Expand files, folders (their images, not those of sub-folders) and glob patterns, each image once.
+
+    Raises:
+        ImageError: a pattern stands for nothing.
+    """
+    found: list[Path] = []
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            matches = sorted(child for child in path.iterdir() if child.suffix.lower() in IMAGE_SUFFIXES)
+            if not matches:
+                raise ImageError(f"{path}: the folder has no images ({', '.join(IMAGE_SUFFIXES)}); name another one")
+        elif path.exists():
+            matches = [path]
+        else:
+            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+            if not matches:
+                raise ImageError(f"{pattern}: no such file or folder, and no file matches it as a pattern")
+        found += [match for match in matches if match.is_file()]
+    return list(dict.fromkeys(found))
+
+
+def detect_files(
+    detector: Detector,
+    paths: Sequence[Path],
+    out_dir: Path,
+    *,
+    threshold: float = 0.5,
+    on_progress: Callable[[int], None] | None = None,
+) -> DetectedFiles:
+    """Detect in image files and write annotated pictures and `detections.json`.
+
+    An image that cannot be read is reported and the others go on. Boxes in the JSON are xyxy in pixels
+    of the (upright) image, clipped to it.
+
+    Args:
+        paths: image files.
+        out_dir: made if missing; pictures of the same name are replaced, the inputs never.
+        threshold: lowest score that is drawn and written, 0 to 1.
+        on_progress: called after each batch with the number of images done so far.
+
+    Raises:
+        SSDDeployError: the folder cannot be written, or a picture would replace its own image; a
+            threshold outside 0 to 1.
+    """
+    if not 0 <= threshold <= 1:
+        raise SSDDeployError(f"a threshold of {threshold} is not in 0 to 1")
+    targets = _targets(paths, out_dir)
+    results: list[dict[str, Any]] = []
+    pictures: list[Path] = []
+    counts: list[int] = []
+    errors: list[str] = []
+    for start in range(0, len(paths), detector.batch_size):
+        loaded = []
+        for path, target in list(zip(paths, targets, strict=True))[start : start + detector.batch_size]:
+            try:
+                loaded.append((path, target, load_image(path)))
+            except ImageError as error:
+                errors.append(str(error))
+        for (path, target, image), found in zip(
+            loaded, detector.detect([image for _, _, image in loaded]), strict=True
+        ):
+            shown = found.clipped(image.shape[:2]).select(found.scores >= threshold)
+            _write_picture(target, draw(image, shown, detector.spec.class_names))
+            results.append(_result(path, image.shape[:2], shown, detector.spec.class_names))
+            pictures.append(target)
+            counts.append(len(shown))
+        if on_progress is not None:
+            on_progress(min(start + detector.batch_size, len(paths)))
+    spec = detector.spec
+    json_path = out_dir / RESULTS_NAME
+    write_json(
+        json_path,
+        {
+            "backend": detector.runner.name,
+            "detector": dataclasses.asdict(spec),
+            "threshold": threshold,
+            "images": results,
+            "errors": errors,
+        },
+    )
+    return DetectedFiles(json_path=json_path, pictures=tuple(pictures), counts=tuple(counts), errors=tuple(errors))
+
+
+def _targets(paths: Sequence[Path], out_dir: Path) -> list[Path]:
+    """Name a picture for each image: its own name, numbered where folders share one."""
+    inputs = {path.resolve() for path in paths}
+    taken: set[str] = set()
+    targets = []
+    for path in paths:
+        suffix = path.suffix.lower() if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
+        name, number = f"{path.stem}{suffix}", 2
+        while name in taken:
+            name, number = f"{path.stem}-{number}{suffix}", number + 1
+        taken.add(name)
+        target = out_dir / name
+        if target.resolve() in inputs:
+            raise SSDDeployError(f"{target}: the annotated picture would replace an image; choose another --out")
+        targets.append(target)
+    return targets
+
+
+def _write_picture(path: Path, image: np.ndarray) -> None:
+    with written_atomically(path) as temporary:
+        ok, data = cv2.imencode(path.suffix, image[:, :, ::-1])
+        if not ok:
+            raise SSDDeployError(f"{path}: OpenCV cannot write a picture of {image.shape[1]}x{image.shape[0]} pixels")
+        temporary.write_bytes(data.tobytes())
+
+
+def _result(path: Path, image_size: tuple[int, int], found: Detections, class_names: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "height": image_size[0],
+        "width": image_size[1],
+        "detections": [
+            {"box": box, "score": score, "label": label, "class_name": class_names[label]}
+            for box, score, label in zip(
+                found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+            )
+        ],
+    }

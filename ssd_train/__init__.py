@@ -1,0 +1,38 @@
+"""Networks, weights and training of SSD detectors, and the evaluation that every backend shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ssd_train.networks.ssd import SSD
+
+__all__ = ["build_network"]
+
+
+def build_network(name: str, weights: str | Path | None = None, classes: Sequence[str] | None = None) -> SSD:
+    """Build an SSD network.
+
+    Args:
+        name: a network that `ssd-deploy models` lists, for example `ssd_512_resnet50_v1_coco`.
+        weights: None for fresh initial weights; `"random"` or `"random:SEED"` for seeded ones with
+            scores like a trained detector's; else a file: MXNet `.params` in either naming scheme, a
+            pytorch-cv checkpoint, or this project's `.safetensors` / `.pth`, told apart by content.
+        classes: class names, for the `_custom` networks; where it is None, a file of this project
+            brings its own list.
+
+    Returns:
+        The network in evaluation mode on the CPU. Called on (N, 3, S, S) float32 it returns logits
+        (N, A, C + 1) and offsets (N, A, 4); `.anchors` is (A, 4) cx, cy, w, h in input pixels and
+        `.spec` the description that travels with an exported model.
+
+    Raises:
+        NetworkError: no such network, or a class list that does not belong to it.
+        WeightsError: the file cannot be read or does not fit.
+    """
+    # torch takes seconds to import, and the torch-free parts live in this package too.
+    from ssd_train.weights.load import load_network
+
+    return load_network(name, weights, classes)

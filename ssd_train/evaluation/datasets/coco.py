@@ -1,0 +1,143 @@
+"""COCO annotation files -> Dataset; no pycocotools needed to read one."""
+
+import json
+import math
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from ssd_train.evaluation.datasets.dataset import Dataset, Sample, make_ground_truth
+from ssd_train.evaluation.errors import DatasetError
+
+DEFAULT_SPLIT = "val2017"
+
+
+def load_coco(root: Path, split: str | None, class_names: Sequence[str]) -> Dataset:
+    """Read `annotations/instances_<split>.json`; images lie in `<root>/<split>`.
+
+    A label is the rank of a category by its id. Images without annotations are kept. Objects without
+    width or height are left out with a note, since nothing can be found there. A missing `area` is
+    the box's, a missing `iscrowd` is 0.
+
+    Args:
+        root: the folder with `annotations` and the image folder.
+        split: for example `val2017`, which None stands for.
+        class_names: must be the file's category names in order of category id.
+
+    Raises:
+        DatasetError: a folder or file is missing or unusable, the class lists differ, there are no
+            images, or an annotation names an image or category that does not exist.
+    """
+    split = split or DEFAULT_SPLIT
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder; pass the COCO folder with --data-root")
+    path = root / "annotations" / f"instances_{split}.json"
+    content = _read_json(path)
+    try:
+        categories = {int(category["id"]): str(category["name"]) for category in content["categories"]}
+        images = {int(image["id"]): image for image in content["images"]}
+        if len(images) < len(content["images"]):
+            raise DatasetError(f"{path}: two images have the same id; mend the annotation file")
+        labels = _labels_by_category(categories, class_names, path)
+        rows, without_area = _rows_by_image(content["annotations"], images, labels, path)
+        samples = tuple(_sample(images[key], rows.get(key, []), root / split, path) for key in sorted(images))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DatasetError(
+            f"{path}: not a COCO instances file ({type(error).__name__}: {error}); expected images, categories and "
+            "annotations as COCO's format page lists them"
+        ) from error
+    if not samples:
+        raise DatasetError(f"{path}: there are no images in it; choose another split")
+    return Dataset(
+        name=f"coco {split}",
+        class_names=tuple(class_names),
+        samples=samples,
+        category_ids=tuple(sorted(categories)),
+        notes=tuple(_notes(without_area)),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DatasetError(
+            f"{path}: the annotation file cannot be read ({error.strerror}); "
+            "choose another split or pass the COCO folder with --data-root"
+        ) from error
+    except ValueError as error:
+        raise DatasetError(f"{path}: not JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path}: holds a JSON {type(content).__name__}, expected an object; is it a result file?")
+    return content
+
+
+def _labels_by_category(categories: dict[int, str], class_names: Sequence[str], path: Path) -> dict[int, int]:
+    ordered = sorted(categories)
+    names = [categories[category_id] for category_id in ordered]
+    for label, (found, expected) in enumerate(zip_longest(names, class_names)):
+        if found != expected:
+            raise DatasetError(
+                f"{path}: class {label} is {found!r}, but the detector's is {expected!r} ({len(names)} and "
+                f"{len(class_names)} classes); pass the data set's classes with --classes"
+            )
+    return {category_id: label for label, category_id in enumerate(ordered)}
+
+
+def _rows_by_image(
+    annotations: list[dict[str, Any]], images: dict[int, Any], labels: dict[int, int], path: Path
+) -> tuple[dict[int, list[dict[str, Any]]], list[int]]:
+    """Return the rows of `make_ground_truth` for every image, and the ids of annotations left out."""
+    rows: dict[int, list[dict[str, Any]]] = {}
+    without_area = []
+    for annotation in annotations:
+        image_id, category_id = int(annotation["image_id"]), int(annotation["category_id"])
+        if image_id not in images:
+            raise DatasetError(
+                f"{path}: annotation {annotation.get('id')} belongs to image {image_id}, which the file does not "
+                "list; mend the annotation file"
+            )
+        if category_id not in labels:
+            raise DatasetError(
+                f"{path}: annotation {annotation.get('id')} has category {category_id}, which the file does not "
+                "list; mend the annotation file"
+            )
+        x, y, width, height = (float(value) for value in annotation["bbox"])
+        area = float(annotation.get("area", width * height))
+        if not all(math.isfinite(value) for value in (x, y, width, height, area)):
+            raise DatasetError(
+                f"{path}: annotation {annotation.get('id')} has bbox {annotation['bbox']} and area {area}, expected "
+                "finite numbers; mend the annotation file"
+            )
+        if width <= 0 or height <= 0:
+            without_area.append(int(annotation["id"]))
+            continue
+        rows.setdefault(image_id, []).append({
+            "box": (x, y, x + width, y + height),
+            "label": labels[category_id],
+            "is_difficult": False,
+            "is_crowd": bool(annotation.get("iscrowd", 0)),
+            "area": area,
+        })  # fmt: skip
+    return rows, without_area
+
+
+def _sample(image: dict[str, Any], rows: list[dict[str, Any]], folder: Path, annotation_path: Path) -> Sample:
+    path = folder / image["file_name"]
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such image, but {annotation_path} lists it; download the images of this split")
+    return Sample(
+        image_id=int(image["id"]),
+        path=path,
+        image_size=(int(image["height"]), int(image["width"])),
+        ground_truth=make_ground_truth(rows),
+    )
+
+
+def _notes(without_area: list[int]) -> list[str]:
+    if not without_area:
+        return []
+    named = ", ".join(str(annotation_id) for annotation_id in without_area[:5])
+    more = f" and {len(without_area) - 5} more" if len(without_area) > 5 else ""
+    return [f"left out {len(without_area)} objects without width or height: annotations {named}{more}"]

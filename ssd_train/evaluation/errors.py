@@ -1,0 +1,37 @@
+"""The errors that a user can cause and mend.
+
+Each message is a complete sentence: which file or option, what was expected, what to do next.
+Library code raises them; only the command line prints them (exit code 2, no traceback).
+"""
+
+
+class SSDDeployError(Exception):
+    """Base of every error that is a user's to mend; anything else that is raised is a bug of ours."""
+
+
+class SpecError(SSDDeployError):
+    """A detector description that contradicts itself: thresholds, sizes, class names."""
+
+
+class ImageError(SSDDeployError):
+    """An image that cannot be read whole, or an array that is not an RGB uint8 image."""
+
+
+class DatasetError(SSDDeployError):
+    """A data set folder, annotation file or class list that cannot be used."""
+
+
+class NetworkError(SSDDeployError):
+    """A network name or configuration that does not exist, or an input that does not fit it."""
+
+
+class WeightsError(SSDDeployError):
+    """A weight file that is missing, broken, foreign, or does not fit the network."""
+
+
+class ModelError(SSDDeployError):
+    """An exported model file that is missing, broken, or lacks what a runner needs."""
+
+
+class BackendError(SSDDeployError):
+    """A backend that is not installed, or is not doing what was asked of it."""

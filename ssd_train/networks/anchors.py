@@ -1,0 +1,34 @@
+"""Anchors, the SSD paper's default boxes (Liu et al., SSD, section 2.2), with GluonCV's sizes. NumPy only."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_train.networks.zoo import NetworkConfig
+
+
+def generate_anchors(config: NetworkConfig) -> NDArray[np.float32]:
+    """Return all anchors of a network.
+
+    A cell of level i has, in this order, a square of sizes[i], a square of the geometric mean of
+    sizes[i] and sizes[i + 1], and one box of sizes[i] for every further aspect ratio. The steps are
+    used as given, also where they do not divide the input (level 4 of the 300 networks).
+
+    Returns:
+        (A, 4) float32 cx, cy, w, h in input pixels, not clipped; level by level, then row, column,
+        anchor of the cell. Computed in float64 and rounded once.
+    """
+    levels = []
+    for level, (cells, step, ratios) in enumerate(zip(config.feature_sizes, config.steps, config.ratios, strict=True)):
+        size, next_size = config.sizes[level], config.sizes[level + 1]
+        mean_size = math.sqrt(size * next_size)
+        shapes = [(size, size), (mean_size, mean_size)]
+        shapes += [(size * math.sqrt(ratio), size / math.sqrt(ratio)) for ratio in ratios[1:]]
+        centres = (np.arange(cells) + 0.5) * step
+        anchors = np.empty((cells, cells, len(shapes), 4))
+        anchors[..., 0] = centres[None, :, None]
+        anchors[..., 1] = centres[:, None, None]
+        anchors[..., 2:] = shapes
+        levels.append(anchors.reshape(-1, 4))
+    return np.concatenate(levels).astype(np.float32)

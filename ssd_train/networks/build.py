@@ -1,0 +1,30 @@
+"""Name -> network: the one place where a row of the table meets its backbone's module."""
+
+from collections.abc import Callable
+
+from ssd_train.networks.feature_expander import Backbone, ExpandedFeatures
+from ssd_train.networks.mobilenet import MobileNet
+from ssd_train.networks.resnet import RESNET18_V1, RESNET50_V1, RESNET50_V1S, ResNet, ResNet34Features
+from ssd_train.networks.resnet_v2 import ResNet101V2
+from ssd_train.networks.ssd import SSD
+from ssd_train.networks.vgg_atrous import EXTRAS_300, EXTRAS_512, VGGAtrousFeatures
+from ssd_train.networks.zoo import NetworkConfig
+
+FILTERS = (512, 512, 256, 256)
+
+# Input size -> feature module; only VGG's levels depend on the size.
+BACKBONES: dict[str, Callable[[int], Backbone]] = {
+    "vgg16_atrous": lambda size: VGGAtrousFeatures(EXTRAS_300 if size == 300 else EXTRAS_512),
+    "resnet50_v1": lambda size: ExpandedFeatures(ResNet(RESNET50_V1), FILTERS),
+    "resnet50_v1s": lambda size: ExpandedFeatures(ResNet(RESNET50_V1S), FILTERS),
+    "resnet18_v1": lambda size: ExpandedFeatures(ResNet(RESNET18_V1), FILTERS),
+    "resnet34_v1b": lambda size: ResNet34Features(),
+    "resnet101_v2": lambda size: ExpandedFeatures(ResNet101V2(), FILTERS),
+    "mobilenet1.0": lambda size: ExpandedFeatures(MobileNet(1.0), FILTERS),
+    "mobilenet0.25": lambda size: ExpandedFeatures(MobileNet(0.25), (256, 256, 128, 128)),
+}
+
+
+def build_ssd(config: NetworkConfig) -> SSD:
+    """Build the network of a row, with freshly initialised parameters, in evaluation mode."""
+    return SSD(config, BACKBONES[config.backbone](config.input_size)).eval()

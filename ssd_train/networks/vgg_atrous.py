@@ -1,0 +1,94 @@
+"""VGG-16 atrous features: the network of the SSD paper (Liu et al., section 3 and figure 2)."""
+
+import torch
+from torch import Tensor, nn
+
+from ssd_train.evaluation.spec import IMAGENET_STD
+
+CONVS_OF_GROUP = (2, 2, 3, 3, 3)
+CHANNELS_OF_GROUP = (64, 128, 256, 512, 512)
+
+# An extra level is a 1x1 then a kxk convolution: (1x1 channels, channels, kernel, stride, padding).
+Extra = tuple[int, int, int, int, int]
+EXTRAS_300: tuple[Extra, ...] = ((256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 1, 0), (128, 256, 3, 1, 0))
+EXTRAS_512: tuple[Extra, ...] = (
+    (256, 512, 3, 2, 1),
+    (128, 256, 3, 2, 1),
+    (128, 256, 3, 2, 1),
+    (128, 256, 3, 2, 1),
+    (128, 256, 4, 1, 1),
+)
+
+
+class L2Normalize(nn.Module):
+    """Scale every pixel's feature vector to a learned length per channel (Liu et al., ParseNet, section 3.3)."""
+
+    def __init__(self, channels: int, initial_scale: float = 20.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((1, channels, 1, 1), initial_scale))
+
+    def forward(self, features: Tensor) -> Tensor:
+        # The epsilon stands inside the root, as in the reference; outside, small inputs differ.
+        return features / torch.sqrt(features.square().sum(dim=1, keepdim=True) + 1e-5) * self.scale
+
+
+class VGGAtrousFeatures(nn.Module):
+    """Image -> feature maps: normalised conv4_3, fc7, then the extra levels.
+
+    Attributes:
+        channels: channels of each returned map.
+    """
+
+    init_scale: Tensor
+
+    def __init__(self, extras: tuple[Extra, ...]) -> None:
+        super().__init__()
+        # The VGG weights expect mean-subtracted RGB in 0..255, so this undoes the division by 255 * std.
+        self.register_buffer("init_scale", 255 * torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1))
+        stages: list[nn.Module] = []
+        in_channels = 3
+        for convs, channels in zip(CONVS_OF_GROUP, CHANNELS_OF_GROUP, strict=True):
+            layers: list[nn.Module] = []
+            for _ in range(convs):
+                layers += [nn.Conv2d(in_channels, channels, 3, padding=1), nn.ReLU(inplace=True)]
+                in_channels = channels
+            stages.append(nn.Sequential(*layers))
+        stages.append(
+            nn.Sequential(
+                nn.Conv2d(512, 1024, 3, padding=6, dilation=6),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(1024, 1024, 1),
+                nn.ReLU(inplace=True),
+            )
+        )
+        self.stages = nn.ModuleList(stages)
+        self.norm4 = L2Normalize(512)
+        self.pool = nn.MaxPool2d(2, 2, ceil_mode=True)
+        self.pool5 = nn.MaxPool2d(3, 1, padding=1)
+        self.extras = nn.ModuleList()
+        in_channels = 1024
+        for reduced, channels, kernel, stride, padding in extras:
+            self.extras.append(
+                nn.Sequential(
+                    nn.Conv2d(in_channels, reduced, 1),
+                    nn.ReLU(inplace=True),
+                    nn.Conv2d(reduced, channels, kernel, stride, padding),
+                    nn.ReLU(inplace=True),
+                )
+            )
+            in_channels = channels
+        self.channels: tuple[int, ...] = (512, 1024, *(extra[1] for extra in extras))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = images * self.init_scale
+        for stage in self.stages[:3]:
+            x = self.pool(stage(x))
+        x = self.stages[3](x)
+        features = [self.norm4(x)]
+        x = self.pool5(self.stages[4](self.pool(x)))
+        x = self.stages[5](x)
+        features.append(x)
+        for extra in self.extras:
+            x = extra(x)
+            features.append(x)
+        return features

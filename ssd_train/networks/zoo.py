@@ -1,0 +1,270 @@
+"""The table of networks: one row a backbone, input size and data set. No torch needed to read it.
+
+A new backbone is one file beside this one, one entry in `build.BACKBONES`, and one row here.
+Numbers are GluonCV's presets (Liu et al., SSD, section 2.2 and 3.1 for the VGG rows).
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+
+from ssd_train.evaluation.errors import NetworkError
+from ssd_train.evaluation.spec import check_class_names
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+COCO_CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
+    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
+    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard",
+    "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
+    "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+
+# Aspect ratios of a level, the first being the square box: 4 and 6 anchors a cell.
+R3 = (1.0, 2.0, 0.5)
+R5 = (1.0, 2.0, 0.5, 3.0, 1.0 / 3.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """One row of the table; L feature maps.
+
+    Attributes:
+        name: what the command line and the weight files call it.
+        backbone: key of `build.BACKBONES`.
+        input_size: side of the square network input in pixels.
+        class_names: empty for `_custom` rows until a class list is given.
+        feature_sizes: side of each of the L square feature maps in cells.
+        sizes: L + 1 anchor sizes in input pixels; level i uses sizes[i] and sizes[i + 1].
+        ratios: L tuples of aspect ratios.
+        steps: L distances between cells in input pixels.
+        published_voc07: VOC07 mAP in percent that GluonCV published, None where it published none.
+        published_coco: AP, AP50, AP75 in percent, likewise.
+        params_sha1: SHA-1 of GluonCV's published `.params` file; None where there is none.
+    """
+
+    name: str
+    backbone: str
+    input_size: int
+    class_names: tuple[str, ...]
+    feature_sizes: tuple[int, ...]
+    sizes: tuple[float, ...]
+    ratios: tuple[tuple[float, ...], ...]
+    steps: tuple[int, ...]
+    published_voc07: float | None = None
+    published_coco: tuple[float, float, float] | None = None
+    params_sha1: str | None = None
+
+    def __post_init__(self) -> None:
+        levels = len(self.feature_sizes)
+        if not len(self.ratios) == len(self.steps) == len(self.sizes) - 1 == levels:
+            raise NetworkError(f"{self.name}: feature sizes, anchor sizes, ratios and steps do not fit together")
+
+    @property
+    def anchors_per_cell(self) -> tuple[int, ...]:
+        return tuple(len(ratios) + 1 for ratios in self.ratios)
+
+    @property
+    def num_anchors(self) -> int:
+        return sum(size * size * count for size, count in zip(self.feature_sizes, self.anchors_per_cell, strict=True))
+
+
+SIX_LEVELS = (R3, R5, R5, R5, R3, R3)
+SEVEN_LEVELS = (R3, R5, R5, R5, R5, R3, R3)
+
+STEPS_300 = (8, 16, 32, 64, 100, 300)
+STEPS_512_FROM_8 = (8, 16, 32, 64, 128, 256, 512)
+STEPS_512_FROM_16 = (16, 32, 64, 128, 256, 512)
+
+SIZES_300_VOC = (30.0, 60.0, 111.0, 162.0, 213.0, 264.0, 315.0)
+SIZES_300_COCO = (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0)
+SIZES_512_VGG = (51.2, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6)
+SIZES_512_VOC = (51.2, 102.4, 189.4, 276.4, 363.52, 450.6, 492.0)
+SIZES_512_COCO = (51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Family:
+    """The rows of one backbone: everything that its data sets share, then what differs."""
+
+    backbone: str
+    input_size: int
+    feature_sizes: tuple[int, ...]
+    ratios: tuple[tuple[float, ...], ...]
+    steps: tuple[int, ...]
+    sizes: dict[str, tuple[float, ...]]
+    published_voc07: float | None = None
+    published_coco: tuple[float, float, float] | None = None
+    sha1: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def rows(self) -> Iterable[NetworkConfig]:
+        classes = {"voc": VOC_CLASSES, "coco": COCO_CLASSES, "custom": ()}
+        for dataset, sizes in self.sizes.items():
+            yield NetworkConfig(
+                name=f"ssd_{self.input_size}_{self.backbone}_{dataset}",
+                backbone=self.backbone,
+                input_size=self.input_size,
+                class_names=classes[dataset],
+                feature_sizes=self.feature_sizes,
+                sizes=sizes,
+                ratios=self.ratios,
+                steps=self.steps,
+                published_voc07=self.published_voc07 if dataset == "voc" else None,
+                published_coco=self.published_coco if dataset == "coco" else None,
+                params_sha1=self.sha1.get(dataset),
+            )
+
+
+_FAMILIES = (
+    _Family(
+        backbone="vgg16_atrous",
+        input_size=300,
+        feature_sizes=(38, 19, 10, 5, 3, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_300,
+        sizes={"voc": SIZES_300_VOC, "coco": SIZES_300_COCO, "custom": SIZES_300_COCO},
+        published_voc07=77.6,
+        published_coco=(25.1, 42.9, 25.8),
+        sha1={
+            "voc": "0e169fbb64efdee6985c3c175ec4298c4bda0298",
+            "coco": "b302ad8a8660345c368448141d8acf30b5a3801d",
+        },
+    ),
+    _Family(
+        backbone="vgg16_atrous",
+        input_size=512,
+        feature_sizes=(64, 32, 16, 8, 4, 2, 1),
+        ratios=SEVEN_LEVELS,
+        steps=STEPS_512_FROM_8,
+        sizes={"voc": SIZES_512_VGG, "coco": SIZES_512_VGG, "custom": SIZES_512_VGG},
+        published_voc07=79.2,
+        published_coco=(28.9, 47.9, 30.6),
+        sha1={
+            "voc": "daf8181b615b480236fcb8474545077891276945",
+            "coco": "5c86064290c05eccbdd88475376c71c595c8325c",
+        },
+    ),
+    _Family(
+        backbone="resnet50_v1",
+        input_size=512,
+        feature_sizes=(32, 16, 8, 4, 2, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_512_FROM_16,
+        sizes={"voc": SIZES_512_VOC, "coco": SIZES_512_COCO, "custom": SIZES_512_COCO},
+        published_voc07=80.1,
+        published_coco=(30.6, 50.0, 32.2),
+        sha1={
+            "voc": "9c8b225a552614e4284a0f647331bfdc6940eb4a",
+            "coco": "c48351620d4f0cbc49e4f7a84c8e67ef8fdc6e09",
+        },
+    ),
+    _Family(
+        backbone="mobilenet1.0",
+        input_size=512,
+        feature_sizes=(32, 16, 8, 4, 2, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_512_FROM_16,
+        sizes={"voc": SIZES_512_VOC, "coco": SIZES_512_VOC, "custom": SIZES_512_VOC},
+        published_voc07=75.4,
+        published_coco=(21.7, 39.2, 21.3),
+        sha1={
+            "voc": "37c180765a4eb3e67751d6bacac47bb9156f5fff",
+            "coco": "da9756faa5b9b4e34dedcf83ee0733d5895796ad",
+        },
+    ),
+    _Family(
+        backbone="resnet50_v1s",
+        input_size=512,
+        feature_sizes=(32, 16, 8, 4, 2, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_512_FROM_16,
+        sizes={"voc": SIZES_512_VOC, "custom": SIZES_512_COCO},
+    ),
+    _Family(
+        backbone="resnet34_v1b",
+        input_size=300,
+        feature_sizes=(38, 19, 10, 5, 3, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_300,
+        sizes={"voc": SIZES_300_COCO, "coco": SIZES_300_COCO, "custom": SIZES_300_COCO},
+        published_coco=(25.1, 41.7, 26.2),
+        sha1={"coco": "ade34ff72a2418fac94afe1048bc305b980c83c5"},
+    ),
+    _Family(
+        backbone="resnet18_v1",
+        input_size=512,
+        feature_sizes=(32, 16, 8, 4, 2, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_512_FROM_16,
+        sizes={"voc": SIZES_512_VOC, "coco": SIZES_512_VOC, "custom": SIZES_512_VOC},
+    ),
+    _Family(
+        backbone="resnet101_v2",
+        input_size=512,
+        feature_sizes=(32, 16, 8, 4, 2, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_512_FROM_16,
+        sizes={"voc": SIZES_512_VOC, "custom": SIZES_512_VOC},
+        sha1={"voc": "2cc0f93edf1467f428018cc7261d3246dfa15259"},
+    ),
+    _Family(
+        backbone="mobilenet0.25",
+        input_size=300,
+        feature_sizes=(19, 10, 5, 3, 2, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_300,
+        sizes={"voc": SIZES_300_COCO, "coco": SIZES_300_COCO, "custom": SIZES_300_COCO},
+    ),
+)
+
+NETWORKS: dict[str, NetworkConfig] = {row.name: row for family in _FAMILIES for row in family.rows()}
+
+
+def find_network(name: str) -> NetworkConfig:
+    """Return a network's row, whether or not it has a class list yet.
+
+    Raises:
+        NetworkError: no such network; the message names the closest ones.
+    """
+    config = NETWORKS.get(name.lower())
+    if config is None:
+        close = difflib.get_close_matches(name.lower(), NETWORKS, n=3)
+        hint = f"did you mean {', '.join(close)}? " if close else ""
+        raise NetworkError(f"there is no network {name!r}; {hint}`ssd-deploy models` lists them all")
+    return config
+
+
+def network_config(name: str, class_names: Iterable[str] | None = None) -> NetworkConfig:
+    """Look a network up and give it its class list.
+
+    Args:
+        name: a key of `NETWORKS`, upper or lower case, as GluonCV accepts it.
+        class_names: required for `_custom` networks; for the others it may only repeat their own list.
+
+    Raises:
+        NetworkError: no such network, no class list for a custom one, or another list for a fixed one.
+        SpecError: the list is empty or repeats a name.
+    """
+    config = find_network(name)
+    if class_names is None:
+        if not config.class_names:
+            raise NetworkError(
+                f"{config.name} has no class list of its own; name a file with --classes, a line a class"
+            )
+        return config
+    classes = tuple(class_names)
+    if config.class_names and classes != config.class_names:
+        custom = config.name.rsplit("_", 1)[0] + "_custom"
+        raise NetworkError(
+            f"{config.name} has {len(config.class_names)} fixed classes, but another list of {len(classes)} was given; "
+            f"use {custom} for a class list of your own"
+        )
+    return dataclasses.replace(config, class_names=check_class_names(classes))

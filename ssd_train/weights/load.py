@@ -1,0 +1,69 @@
+"""Name and weights -> a network that knows where its weights came from."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ssd_train.evaluation.errors import WeightsError
+from ssd_train.networks.build import build_ssd
+from ssd_train.networks.ssd import SSD
+from ssd_train.networks.zoo import NetworkConfig, network_config
+from ssd_train.weights import store
+from ssd_train.weights.checkpoint import read_tensors
+from ssd_train.weights.convert import save_network, state_for, stored_classes
+from ssd_train.weights.random_weights import randomise, state_sha256
+
+
+def load_network(name: str, weights: str | Path | None, classes: Sequence[str] | None) -> SSD:
+    """Build a network with weights; see `ssd_train.build_network`, which is this without its imports."""
+    seed = random_seed(weights)
+    if weights is None or seed is not None:
+        network = build_ssd(network_config(name, classes))
+        origin = "initial, untrained"
+        if seed is not None:
+            randomise(network, seed)
+            origin = f"random, seed {seed}"
+        sha256 = state_sha256(network)
+    else:
+        file = read_tensors(Path(weights))
+        config = network_config(name, stored_classes(file) if classes is None else classes)
+        # On the meta device nothing is initialised that the file replaces anyway.
+        with torch.device("meta"):
+            network = build_ssd(config)
+        network.load_state_dict(state_for(network, file), assign=True)
+        origin, sha256 = file.path.name, file.sha256
+    network.spec = dataclasses.replace(network.spec, weights=origin, weights_sha256=sha256)
+    return network
+
+
+def random_seed(weights: str | Path | None) -> int | None:
+    """Return the seed of `random` (0) or `random:SEED`, None where `weights` names no random weights.
+
+    Raises:
+        WeightsError: the seed is not a whole number.
+    """
+    match = re.fullmatch(r"random(?::(.*))?", str(weights))
+    if match is None:
+        return None
+    seed = match[1] or "0"
+    if not seed.isdecimal():
+        raise WeightsError(f"--weights {weights}: the seed {seed!r} is not a whole number; write random:0")
+    return int(seed)
+
+
+def published_weights(config: NetworkConfig, root: Path, on_progress: store.Progress = store.silent) -> Path:
+    """Return a network's published weights, converted; downloads and converts them where `root` lacks them.
+
+    Raises:
+        WeightsError: none were published, or they cannot be had; the message says where to put them by hand.
+    """
+    cached = store.cached_weights(config, root)
+    if cached is not None:
+        return cached
+    params = store.fetch_params(config, root, on_progress)
+    path = store.weights_path(config, root)
+    save_network(load_network(config.name, params, None), path)
+    return path

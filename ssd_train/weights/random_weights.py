@@ -1,0 +1,78 @@
+"""Seeded random weights whose scores look like a trained detector's, for latency work and demonstrations.
+
+Plain initial weights score all classes alike, which is no work load that a deployed detector has:
+every candidate passes the threshold, or none does.
+"""
+
+import hashlib
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ssd_train.networks.ssd import SSD, ConvPredictor
+from ssd_train.networks.vgg_atrous import L2Normalize
+
+# Spread of logits and offsets, and the background's lead, that leave a few hundred candidates an image.
+LOGIT_STD = 1.6
+OFFSET_STD = 0.8
+BACKGROUND_LEAD = 6.0
+
+
+@torch.no_grad()
+def randomise(network: SSD, seed: int) -> None:
+    """Replace a network's weights in place, the same for the same seed; anchors stay.
+
+    Convolutions are drawn as in He et al., Delving Deep into Rectifiers, section 2.2; then each
+    predictor is scaled by what it gives for random images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_in = module.weight[0].numel()
+            module.weight.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+        elif isinstance(module, L2Normalize):
+            module.scale.fill_(20.0)
+    side = network.config.input_size
+    features = network.features(_noise_images(side, generator))
+    for feature, class_head, box_head in zip(features, network.class_predictors, network.box_predictors, strict=True):
+        _scale_output(cast(ConvPredictor, class_head), feature, LOGIT_STD)
+        _scale_output(cast(ConvPredictor, box_head), feature, OFFSET_STD)
+        _lead_background(cast(ConvPredictor, class_head))
+
+
+def _scale_output(head: ConvPredictor, feature: Tensor, std: float) -> None:
+    # The mean square and not the deviation: the last map has one cell, too few to measure a spread by.
+    head.predictor.weight.mul_(std / head(feature).square().mean().sqrt().clamp(min=1e-6))
+
+
+def _lead_background(head: ConvPredictor) -> None:
+    assert head.predictor.bias is not None
+    head.predictor.bias.view(-1, head.values)[:, 0] = BACKGROUND_LEAD + 0.5 * math.log(head.values)
+
+
+def _noise_images(side: int, generator: torch.Generator) -> Tensor:
+    """Noise with the same power in every octave, the constant one too, as natural images roughly have it.
+
+    Returns (4, 3, side, side) with a variance of about 1, like normalised images.
+    """
+    cells = [2**octave for octave in range(side.bit_length())]
+    octaves = [
+        nn.functional.interpolate(torch.randn(4, 3, count, count, generator=generator), size=(side, side))
+        for count in cells
+    ]
+    return torch.stack(octaves).sum(dim=0) / len(octaves) ** 0.5
+
+
+def state_sha256(network: SSD) -> str:
+    """Return a SHA-256 over names and values of a network's tensors, for weights that came from no file."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
