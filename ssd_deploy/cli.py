@@ -32,6 +32,12 @@ class Commands(TyperGroup):
         except SSDDeployError as error:
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(2) from error
+        except OSError as error:
+            # What the system refuses about a file that was named: no permission, a name too long, a full disk.
+            if error.filename is None:
+                raise
+            typer.echo(f"Error: {error.filename}: {error.strerror}; check the path", err=True)
+            raise typer.Exit(2) from error
 
 
 app = typer.Typer(
@@ -206,8 +212,7 @@ def evaluate(
     from ssd_train.evaluation.protocol import Protocol
     from ssd_train.evaluation.results_file import write_results
 
-    provider_name = _provider(provider, cuda)
-    with _runner(network, weights, classes, model, backend, provider_name, cuda, allow_tf32) as runner:
+    with _runner(network, weights, classes, model, backend, provider, cuda, allow_tf32) as runner:
         spec = runner.spec
         if data_shape is not None and spec.input_size != (data_shape, data_shape):
             raise DatasetError(
@@ -260,7 +265,6 @@ def parity(
     json: Annotated[Path | None, typer.Option(help="Write all comparisons here.", show_default=False)] = None,
 ) -> None:
     """Compare every backend that works here with PyTorch on the same images; exit 1 where one differs."""
-    from ssd_deploy import parity_run
     from ssd_deploy.parity import Tolerances
     from ssd_train.evaluation.files import write_json
     from ssd_train.evaluation.protocol import Protocol
@@ -275,6 +279,8 @@ def parity(
         if dataset is None
         else _dataset(dataset, data_root, split, class_names, limit)
     )
+    from ssd_deploy import parity_run  # needs torch, which loading the network has asked for
+
     with _exported(loaded, model) as path:
         outcome = parity_run.run(
             loaded,
@@ -316,7 +322,7 @@ def detect(
     from ssd_deploy.progress import image_progress
 
     paths = find_images([*images, *(more_images or [])])
-    with _runner(network, weights, classes, model, backend, _provider(provider, cuda), cuda, False) as runner:
+    with _runner(network, weights, classes, model, backend, provider, cuda, False) as runner:
         detector = Detector(runner, batch_size=batch_size)
         with image_progress(runner.name, len(paths)) as on_progress:
             result = detect_files(detector, paths, out, threshold=threshold, on_progress=on_progress)
@@ -376,12 +382,6 @@ def _exported(network: "SSD", model: Path | None) -> Iterator[Path]:
         yield _export(network, Path(folder), network.spec.postprocess)
 
 
-def _provider(provider: Provider | None, cuda: bool) -> str:
-    if provider is not None:
-        return provider.value
-    return "cuda" if cuda else "cpu"
-
-
 @contextlib.contextmanager
 def _runner(
     network: str | None,
@@ -389,13 +389,14 @@ def _runner(
     classes: Path | None,
     model: Path | None,
     backend: BackendName,
-    provider: str,
+    provider: Provider | None,
     cuda: bool,
     allow_tf32: bool,
 ) -> Iterator["Runner"]:
     """Yield the runner that a command's options describe."""
     if (network is None) == (model is None):
         raise BackendError("name either --network (with --weights) or --model FILE.onnx")
+    provider_name = (provider or (Provider.CUDA if cuda else Provider.CPU)).value
     if model is not None:
         if weights is not None or classes is not None:
             raise WeightsError("--weights and --classes belong to --network; an exported model has its own")
@@ -403,14 +404,19 @@ def _runner(
             raise BackendError(f"{model}: --backend torch runs a --network; a model file runs in onnxruntime")
         from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 
-        yield OnnxRuntimeRunner(model, provider=provider, allow_tf32=allow_tf32)
+        yield OnnxRuntimeRunner(model, provider=provider_name, allow_tf32=allow_tf32)
         return
+    if provider is not None and backend is not BackendName.ONNXRUNTIME:
+        raise BackendError(
+            f"--provider {provider.value} is for ONNX Runtime, but --network runs in PyTorch; "
+            "add --backend onnxruntime, or choose with --cuda/--cpu"
+        )
     loaded = _network(str(network), weights, classes)
     if backend is BackendName.ONNXRUNTIME:
         from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 
         with _exported(loaded, None) as path:
-            yield OnnxRuntimeRunner(path, provider=provider, allow_tf32=allow_tf32)
+            yield OnnxRuntimeRunner(path, provider=provider_name, allow_tf32=allow_tf32)
         return
     from ssd_deploy.backends.pytorch import TorchRunner
 

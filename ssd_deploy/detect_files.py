@@ -46,16 +46,18 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         path = Path(pattern).expanduser()
         if path.is_dir():
-            matches = sorted(child for child in path.iterdir() if child.suffix.lower() in IMAGE_SUFFIXES)
+            matches = sorted(
+                child for child in path.iterdir() if child.suffix.lower() in IMAGE_SUFFIXES and child.is_file()
+            )
             if not matches:
                 raise ImageError(f"{path}: the folder has no images ({', '.join(IMAGE_SUFFIXES)}); name another one")
         elif path.exists():
             matches = [path]
         else:
-            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+            matches = [match for match in sorted(map(Path, glob.glob(str(path), recursive=True))) if match.is_file()]
             if not matches:
                 raise ImageError(f"{pattern}: no such file or folder, and no file matches it as a pattern")
-        found += [match for match in matches if match.is_file()]
+        found += matches
     return list(dict.fromkeys(found))
 
 

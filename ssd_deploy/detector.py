@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.requirements import require
 from ssd_train.evaluation.detections import Detections
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.evaluation.errors import BackendError, WeightsError
 from ssd_train.evaluation.preprocess import preprocess
 from ssd_train.evaluation.spec import DetectorSpec, PostprocessSettings
 
@@ -91,7 +91,8 @@ def load_detector(
         settings: thresholds of a network; a file has its own.
 
     Raises:
-        BackendError: no such backend, or it does not fit the model or does not work here.
+        BackendError: no such backend, or it or an option of another one does not fit the model, or it
+            does not work here.
         ModelError, NetworkError, WeightsError: the model cannot be loaded.
     """
     is_file = Path(model).suffix == ".onnx"
@@ -102,12 +103,18 @@ def load_detector(
     if backend == "onnxruntime":
         if not is_file:
             raise BackendError(f"{model}: the onnxruntime backend runs a .onnx file; make it with `ssd-deploy export`")
+        if weights is not None or classes is not None:
+            raise WeightsError(f"{model}: an exported model has its own weights and classes; leave yours out")
+        if device != "cpu":
+            raise BackendError(f"device {device!r} is for PyTorch; choose ONNX Runtime's provider, such as 'cuda'")
         from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 
         runner: Runner = OnnxRuntimeRunner(Path(model), provider=provider, allow_tf32=allow_tf32)
         return Detector(runner, batch_size=batch_size)
     if is_file:
         raise BackendError(f"{model}: the torch backend runs a network and its weights; name them, or use onnxruntime")
+    if provider != "cpu":
+        raise BackendError(f"provider {provider!r} is for ONNX Runtime; choose PyTorch's device, such as 'cuda'")
     network = load_network(str(model), weights, classes)
     from ssd_deploy.backends.pytorch import TorchRunner
 

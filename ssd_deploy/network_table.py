@@ -28,10 +28,8 @@ def _row(config: NetworkConfig, root: Path) -> tuple[str, ...]:
     parameters, gflops = _complexity(config)
     voc = "-" if config.published_voc07 is None else f"{config.published_voc07:.1f}"
     coco = "-" if config.published_coco is None else "/".join(f"{value:.1f}" for value in config.published_coco)
-    if cached_weights(config, root):
-        weights = "cached"
-    else:
-        weights = "-" if config.params_sha1 is None else "published"
+    published = "-" if config.params_sha1 is None else "published"
+    weights = "cached" if cached_weights(config, root) else published
     classes = str(len(config.class_names)) if config.class_names else "any"
     side = str(config.input_size)
     return config.name, side, classes, parameters, str(config.num_anchors), gflops, voc, coco, weights

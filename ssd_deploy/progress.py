@@ -41,6 +41,16 @@ def image_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
 def download_progress(title: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a bar that appears with the first bytes; the yielded function is told bytes done and in all."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=None, visible=False)
-        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+    progress = Progress(*columns, console=Console(stderr=True))
+    task = progress.add_task(title, total=None)
+
+    def on_progress(done: int, total: int | None) -> None:
+        progress.start()
+        progress.update(task, completed=done, total=total)
+
+    try:
+        yield on_progress
+    finally:
+        # Only what was started: stopping prints an empty line.
+        if progress.live.is_started:
+            progress.stop()

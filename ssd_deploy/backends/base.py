@@ -1,6 +1,6 @@
 """The contract that every backend fulfils, and the checks they share.
 
-`tests/test_backend_contract.py` runs over all of them.
+`tests/deploy/test_backend_contract.py` runs over all of them.
 """
 
 from typing import NamedTuple, Protocol

@@ -42,8 +42,14 @@ class TorchRunner:
             raise BackendError(f"torch {torch.__version__} finds no CUDA device; use --cpu, or see `ssd-deploy doctor`")
         torch.backends.cuda.matmul.allow_tf32 = allow_tf32
         torch.backends.cudnn.allow_tf32 = allow_tf32
-        self.device = torch.device(device)
-        self.network = network.eval().to(self.device)
+        try:
+            self.device = torch.device(device)
+            self.network = network.eval().to(self.device)
+        except RuntimeError as error:
+            raise BackendError(
+                f"torch {torch.__version__} cannot use device {device!r} ({str(error).splitlines()[0]}); "
+                "use cpu or cuda, or see `ssd-deploy doctor`"
+            ) from error
         self.postprocess = Postprocess(settings)
         self.spec = dataclasses.replace(network.spec, postprocess=settings, precision="tf32" if allow_tf32 else "fp32")
         self.name = f"torch ({self.device})"

@@ -24,8 +24,9 @@ MAX_LOG_SCALE = 16.0
 MAX_CENTER_SHIFT = 1e6
 
 # Rounds of suppression. Round t settles every candidate whose fate hangs on a chain of at most t
-# earlier ones, so chains of up to 65 boxes come out exactly as greedy NMS does them. A chain needs
-# that many boxes of one class, each overlapping the next above the threshold but not the one after.
+# earlier ones, so chains of up to 65 boxes come out exactly as greedy NMS does them. A longer one
+# would need 66 boxes of one class in one image, each overlapping the next above the threshold, with
+# every second one dropped; the count is even, so that then boxes are kept too many, never too few.
 SUPPRESSION_ROUNDS = 64
 
 

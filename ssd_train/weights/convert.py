@@ -17,9 +17,6 @@ def state_for(network: SSD, file: WeightFile) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file is for another network, or parameters are missing, unexpected or misshapen.
     """
-    made_for = file.metadata.get("network", network.config.name)
-    if made_for != network.config.name:
-        raise WeightsError(f"{file.path}: holds weights of {made_for}, not of {network.config.name}; name that network")
     if file.format == "params":
         return mxnet_state(file.tensors, network, file.path)
     if is_pytorch_cv(file.tensors):
@@ -31,6 +28,13 @@ def state_for(network: SSD, file: WeightFile) -> dict[str, Tensor]:
             "leave --classes out to use the file's own"
         )
     return own_state(file.tensors, network, file.path)
+
+
+def check_made_for(name: str, file: WeightFile) -> None:
+    """Raise WeightsError where one of this project's own files says that it is for another network."""
+    made_for = file.metadata.get("network", name)
+    if made_for != name:
+        raise WeightsError(f"{file.path}: holds weights of {made_for}, not of {name}; name that network")
 
 
 def stored_classes(file: WeightFile) -> tuple[str, ...] | None:

@@ -10,10 +10,10 @@ import torch
 from ssd_train.evaluation.errors import WeightsError
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
-from ssd_train.networks.zoo import NetworkConfig, network_config
+from ssd_train.networks.zoo import NetworkConfig, find_network, network_config
 from ssd_train.weights import store
 from ssd_train.weights.checkpoint import read_tensors
-from ssd_train.weights.convert import save_network, state_for, stored_classes
+from ssd_train.weights.convert import check_made_for, save_network, state_for, stored_classes
 from ssd_train.weights.random_weights import randomise, state_sha256
 
 
@@ -29,6 +29,7 @@ def load_network(name: str, weights: str | Path | None, classes: Sequence[str] |
         sha256 = state_sha256(network)
     else:
         file = read_tensors(Path(weights))
+        check_made_for(find_network(name).name, file)
         config = network_config(name, stored_classes(file) if classes is None else classes)
         # On the meta device nothing is initialised that the file replaces anyway.
         with torch.device("meta"):

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,32 @@ from ssd_train.evaluation.errors import DatasetError
 
 DEFAULT_SPLIT = "val2017"
 
+# Pascal VOC's names of six classes that COCO calls otherwise, so that a VOC detector runs on COCO images.
+COCO_NAME_OF_VOC = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+
 
 def load_coco(root: Path, split: str | None, class_names: Sequence[str]) -> Dataset:
     """Read `annotations/instances_<split>.json`; images lie in `<root>/<split>`.
 
-    A label is the rank of a category by its id. Images without annotations are kept. Objects without
-    width or height are left out with a note, since nothing can be found there. A missing `area` is
-    the box's, a missing `iscrowd` is 0.
+    Categories are matched to the detector's classes by name. A detector may know fewer of them, as one
+    trained on VOC does: objects of the others are then left out with a note. Images without
+    annotations are kept. Objects without width or height are left out with a note, since nothing can
+    be found there. A missing `area` is the box's, a missing `iscrowd` is 0.
 
     Args:
         root: the folder with `annotations` and the image folder.
         split: for example `val2017`, which None stands for.
-        class_names: must be the file's category names in order of category id.
+        class_names: the detector's; each must be a category of the file, or VOC's name of one.
 
     Raises:
-        DatasetError: a folder or file is missing or unusable, the class lists differ, there are no
+        DatasetError: a folder or file is missing or unusable, a class is no category, there are no
             images, or an annotation names an image or category that does not exist.
     """
     split = split or DEFAULT_SPLIT
@@ -40,7 +50,7 @@ def load_coco(root: Path, split: str | None, class_names: Sequence[str]) -> Data
         if len(images) < len(content["images"]):
             raise DatasetError(f"{path}: two images have the same id; mend the annotation file")
         labels = _labels_by_category(categories, class_names, path)
-        rows, without_area = _rows_by_image(content["annotations"], images, labels, path)
+        rows, without_area, unknown = _rows_by_image(content["annotations"], images, categories, labels, path)
         samples = tuple(_sample(images[key], rows.get(key, []), root / split, path) for key in sorted(images))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetError(
@@ -53,8 +63,8 @@ def load_coco(root: Path, split: str | None, class_names: Sequence[str]) -> Data
         name=f"coco {split}",
         class_names=tuple(class_names),
         samples=samples,
-        category_ids=tuple(sorted(categories)),
-        notes=tuple(_notes(without_area)),
+        category_ids=tuple(labels),
+        notes=tuple(_notes(without_area, unknown, len(categories) - len(labels))),
     )
 
 
@@ -74,23 +84,37 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _labels_by_category(categories: dict[int, str], class_names: Sequence[str], path: Path) -> dict[int, int]:
-    ordered = sorted(categories)
-    names = [categories[category_id] for category_id in ordered]
-    for label, (found, expected) in enumerate(zip_longest(names, class_names)):
-        if found != expected:
+    """Return category id -> label in label order, for the classes that the detector knows."""
+    id_of_name = {name: category_id for category_id, name in categories.items()}
+    if len(id_of_name) < len(categories):
+        raise DatasetError(f"{path}: two categories have the same name; mend the annotation file")
+    labels = {}
+    for label, name in enumerate(class_names):
+        category_id = id_of_name.get(name, id_of_name.get(COCO_NAME_OF_VOC.get(name, name)))
+        if category_id is None:
+            known = ", ".join(categories[key] for key in sorted(categories)[:5])
             raise DatasetError(
-                f"{path}: class {label} is {found!r}, but the detector's is {expected!r} ({len(names)} and "
-                f"{len(class_names)} classes); pass the data set's classes with --classes"
+                f"{path}: has no category {name!r}, which is class {label} of the detector; it has {len(categories)} "
+                f"({known}, ...): evaluate a detector of this data set, or give its class list with --classes"
             )
-    return {category_id: label for label, category_id in enumerate(ordered)}
+        labels[category_id] = label
+    return labels
 
 
 def _rows_by_image(
-    annotations: list[dict[str, Any]], images: dict[int, Any], labels: dict[int, int], path: Path
-) -> tuple[dict[int, list[dict[str, Any]]], list[int]]:
-    """Return the rows of `make_ground_truth` for every image, and the ids of annotations left out."""
+    annotations: list[dict[str, Any]],
+    images: dict[int, Any],
+    categories: dict[int, str],
+    labels: dict[int, int],
+    path: Path,
+) -> tuple[dict[int, list[dict[str, Any]]], list[int], int]:
+    """Return the rows of `make_ground_truth` for every image, and what was left out.
+
+    The latter are the ids of annotations without area, and the number of those of unknown classes.
+    """
     rows: dict[int, list[dict[str, Any]]] = {}
     without_area = []
+    unknown = 0
     for annotation in annotations:
         image_id, category_id = int(annotation["image_id"]), int(annotation["category_id"])
         if image_id not in images:
@@ -98,11 +122,14 @@ def _rows_by_image(
                 f"{path}: annotation {annotation.get('id')} belongs to image {image_id}, which the file does not "
                 "list; mend the annotation file"
             )
-        if category_id not in labels:
+        if category_id not in categories:
             raise DatasetError(
                 f"{path}: annotation {annotation.get('id')} has category {category_id}, which the file does not "
                 "list; mend the annotation file"
             )
+        if category_id not in labels:
+            unknown += 1
+            continue
         x, y, width, height = (float(value) for value in annotation["bbox"])
         area = float(annotation.get("area", width * height))
         if not all(math.isfinite(value) for value in (x, y, width, height, area)):
@@ -120,7 +147,7 @@ def _rows_by_image(
             "is_crowd": bool(annotation.get("iscrowd", 0)),
             "area": area,
         })  # fmt: skip
-    return rows, without_area
+    return rows, without_area, unknown
 
 
 def _sample(image: dict[str, Any], rows: list[dict[str, Any]], folder: Path, annotation_path: Path) -> Sample:
@@ -135,9 +162,12 @@ def _sample(image: dict[str, Any], rows: list[dict[str, Any]], folder: Path, ann
     )
 
 
-def _notes(without_area: list[int]) -> list[str]:
-    if not without_area:
-        return []
-    named = ", ".join(str(annotation_id) for annotation_id in without_area[:5])
-    more = f" and {len(without_area) - 5} more" if len(without_area) > 5 else ""
-    return [f"left out {len(without_area)} objects without width or height: annotations {named}{more}"]
+def _notes(without_area: list[int], unknown: int, unknown_categories: int) -> list[str]:
+    notes = []
+    if unknown_categories:
+        notes.append(f"left out {unknown} objects of {unknown_categories} categories that the detector does not know")
+    if without_area:
+        named = ", ".join(str(annotation_id) for annotation_id in without_area[:5])
+        more = f" and {len(without_area) - 5} more" if len(without_area) > 5 else ""
+        notes.append(f"left out {len(without_area)} objects without width or height: annotations {named}{more}")
+    return notes

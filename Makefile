@@ -1,0 +1,48 @@
+# `make test` and `make demo` need Python 3.11 to 3.13, make and a package index; they install what is missing.
+PYTHON ?= python3
+# GluonCV's NumPy has no wheels for a newer Python.
+ORACLE_PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_NETWORK := ssd_512_mobilenet1.0_voc
+
+.PHONY: install demo test test-oracle lint types light clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+# An untrained network on generated pictures: what it finds means nothing, that both backends find the same does.
+demo: $(VENV)/installed
+	$(BIN)/python examples/make_pictures.py .demo/pictures
+	$(BIN)/ssd-deploy export --network $(DEMO_NETWORK) --weights random --out .demo
+	$(BIN)/ssd-deploy parity --network $(DEMO_NETWORK) --weights random \
+		--model .demo/$(DEMO_NETWORK).fp32.onnx --images .demo/pictures
+	$(BIN)/ssd-deploy detect --model .demo/$(DEMO_NETWORK).fp32.onnx --images .demo/pictures \
+		--out .demo/annotated --threshold 0.3
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest --ignore tests/oracle
+
+# Everything against GluonCV itself, in an environment of its own; its outputs are kept in .oracle.
+test-oracle: $(VENV)/installed
+	reference=$$(ORACLE_PYTHON=$(ORACLE_PYTHON) bash tests/oracle/make_reference.sh) && \
+		SSD_ORACLE_DIR=$$reference $(BIN)/python -m pytest tests/oracle
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+# The light installation really has no torch, and runs a model all the same.
+light: $(VENV)/installed
+	bash tests/light_install.sh
+
+clean:
+	rm -rf $(VENV) .venv-oracle .oracle .demo .light build *.egg-info

@@ -1,0 +1,184 @@
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ssd_train.evaluation.errors import ImageError
+from ssd_train.evaluation.preprocess import interpolation_for, load_image, preprocess
+from ssd_train.evaluation.spec import DetectorSpec
+
+
+def spec_of(height: int, width: int) -> DetectorSpec:
+    return DetectorSpec(network="any", class_names=("thing",), input_size=(height, width))
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def encoded(suffix: str, image: np.ndarray) -> bytes:
+    done, data = cv2.imencode(suffix, image)
+    assert done
+    return data.tobytes()
+
+
+def with_orientation(jpeg: bytes, orientation: int) -> bytes:
+    """Insert an Exif APP1 segment whose only entry is tag 0x0112 (Exif 2.3, section 4.6.2)."""
+    entry = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    tiff = b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 0)
+    payload = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(payload) + 2) + payload + jpeg[2:]
+
+
+@pytest.mark.parametrize(
+    ("image_size", "input_size", "code"),
+    [
+        # Golden vector 11, from GluonCV; 1 linear, 2 cubic, 3 area.
+        ((100, 100), (200, 200), 2),
+        ((100, 100), (50, 50), 3),
+        ((100, 100), (200, 50), 1),
+        ((100, 100), (100, 200), 1),
+        ((100, 100), (100, 100), 1),
+        ((100, 100), (50, 100), 1),
+    ],
+)
+def test_interpolation_is_chosen_by_how_both_sides_change(
+    image_size: tuple[int, int], input_size: tuple[int, int], code: int
+) -> None:
+    assert interpolation_for(image_size, input_size) == code
+
+
+@pytest.mark.parametrize(
+    ("input_size", "code"), [((60, 80), cv2.INTER_CUBIC), ((12, 9), cv2.INTER_AREA), ((60, 9), cv2.INTER_LINEAR)]
+)
+def test_resize_happens_on_8_bit_pixels_with_the_chosen_interpolation(input_size: tuple[int, int], code: int) -> None:
+    image = noise(30, 40)
+    height, width = input_size
+    resized = cv2.resize(image, (width, height), interpolation=code)
+    assert resized.dtype == np.uint8
+    expected = (resized / 255.0 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    result = preprocess(image, spec_of(height, width))
+    assert result.shape == (3, height, width)
+    # float32 rounding of values up to 2.7.
+    np.testing.assert_allclose(result, expected.transpose(2, 0, 1), atol=1e-6)
+
+
+def test_a_grey_pixel_normalises_to_the_golden_values() -> None:
+    result = preprocess(np.full((7, 5, 3), 128, np.uint8), spec_of(3, 4))
+    assert result.dtype == np.float32
+    assert result.flags.c_contiguous
+    # Golden vector 12, from GluonCV; six decimals are given.
+    np.testing.assert_allclose(result[:, 0, 0], (0.074065, 0.205182, 0.426493), atol=1e-6)
+
+
+def test_channels_are_red_green_blue(tmp_path: Path) -> None:
+    red = np.zeros((4, 4, 3), np.uint8)
+    red[:, :, 2] = 255  # OpenCV writes BGR
+    (tmp_path / "a.png").write_bytes(encoded(".png", red))
+    assert load_image(tmp_path / "a.png")[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
+def test_a_file_cut_off_anywhere_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
+    data = encoded(suffix, noise(64, 64))
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(data)
+    assert load_image(path).shape == (64, 64, 3)
+    for part in (0.02, 0.3, 0.6, 0.95):
+        path.write_bytes(data[: int(len(data) * part)])
+        with pytest.raises(ImageError, match=path.name):
+            load_image(path)
+
+
+def test_a_cut_off_jpeg_with_a_whole_thumbnail_is_refused(tmp_path: Path) -> None:
+    thumbnail, data = encoded(".jpg", noise(8, 8)), encoded(".jpg", noise(64, 64))
+    payload = b"Thumb\0" + thumbnail
+    data = data[:2] + b"\xff\xe2" + struct.pack(">H", len(payload) + 2) + payload + data[2:]
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data)
+    assert load_image(path).shape == (64, 64, 3)
+    path.write_bytes(data[: len(data) * 3 // 4])
+    with pytest.raises(ImageError, match="cut off"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image at all"])
+def test_files_that_are_no_image_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(ImageError, match="a.jpg"):
+        load_image(tmp_path / "a.jpg")
+
+
+def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="b.jpg: cannot be read"):
+        load_image(tmp_path / "b.jpg")
+    with pytest.raises(ImageError, match="cannot be read"):
+        load_image(tmp_path)
+
+
+def test_a_grey_image_is_repeated_over_three_channels(tmp_path: Path) -> None:
+    grey = noise(5, 6)[:, :, 0]
+    (tmp_path / "a.png").write_bytes(encoded(".png", grey))
+    image = load_image(tmp_path / "a.png")
+    assert image.shape == (5, 6, 3)
+    assert all((image[:, :, channel] == grey).all() for channel in range(3))
+
+
+def test_an_alpha_channel_is_dropped_without_blending(tmp_path: Path) -> None:
+    image = np.dstack([noise(5, 6), np.zeros((5, 6), np.uint8)])
+    (tmp_path / "a.png").write_bytes(encoded(".png", image))
+    assert (load_image(tmp_path / "a.png") == image[:, :, 2::-1]).all()
+
+
+def test_16_bit_values_keep_their_upper_byte(tmp_path: Path) -> None:
+    image = np.zeros((2, 2, 3), np.uint16)
+    image[0, 0] = (0x12FF, 0x3400, 0xFFFF)  # BGR
+    (tmp_path / "a.png").write_bytes(encoded(".png", image))
+    assert load_image(tmp_path / "a.png")[0, 0].tolist() == [0xFF, 0x34, 0x12]
+
+
+def test_exif_orientation_turns_the_picture_unless_told_not_to(tmp_path: Path) -> None:
+    image = np.zeros((16, 32, 3), np.uint8)
+    image[:, :16] = 255  # the left half is white
+    path = tmp_path / "a.jpg"
+    path.write_bytes(with_orientation(encoded(".jpg", image), 6))
+    turned = load_image(path)
+    # Orientation 6: turn clockwise by 90 degrees, so left becomes top.
+    assert turned.shape == (32, 16, 3)
+    assert turned[:14].min() > 240
+    assert turned[18:].max() < 15
+    stored = load_image(path, apply_orientation=False)
+    assert stored.shape == (16, 32, 3)
+    assert stored[:, :14].min() > 240
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 10000), (3, 10000)])
+def test_extreme_sizes_become_a_network_input(tmp_path: Path, size: tuple[int, int]) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(".png", np.full((*size, 3), 128, np.uint8)))
+    result = preprocess(load_image(tmp_path / "a.png"), spec_of(300, 300))
+    assert result.shape == (3, 300, 300)
+    np.testing.assert_allclose(result[0], 0.074065, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+        [[[0, 0, 0]]],
+    ],
+)
+def test_other_arrays_are_refused_with_what_was_expected(image: np.ndarray) -> None:
+    with pytest.raises(ImageError, match=r"RGB uint8.*\(H, W, 3\)"):
+        preprocess(image, spec_of(8, 8))
+
+
+def test_the_input_image_is_not_changed() -> None:
+    image = noise(8, 8)
+    before = image.copy()
+    preprocess(image, spec_of(8, 8))
+    assert (image == before).all()

@@ -1,0 +1,40 @@
+"""Anchors against sums and corner values of GluonCV's own tables."""
+
+import numpy as np
+import pytest
+
+from ssd_train.networks.anchors import generate_anchors
+from ssd_train.networks.zoo import NETWORKS
+
+
+# Sums over all anchors in float64 and the last anchor, printed by GluonCV.
+@pytest.mark.parametrize(
+    ("name", "count", "centre_sum", "size_sum", "last"),
+    [
+        ("ssd_300_vgg16_atrous_voc", 8732, 1333184.0, 453128.788, (150, 150, 186.6762, 373.3524)),
+        ("ssd_300_vgg16_atrous_coco", 8732, 1333184.0, 351659.410, (150, 150, 184.5549, 369.1097)),
+        ("ssd_300_resnet34_v1b_voc", 8732, 1333184.0, 351659.410, (150, 150, 184.5549, 369.1097)),
+        ("ssd_512_vgg16_atrous_coco", 24564, 6288384.0, 1849154.551, (256, 256, 325.8348, 651.6696)),
+        ("ssd_512_resnet50_v1_voc", 6132, 1569792.0, 533403.102, (256, 256, 318.6223, 637.2446)),
+        ("ssd_512_mobilenet1.0_coco", 6132, 1569792.0, 533403.102, (256, 256, 318.6223, 637.2446)),
+        ("ssd_512_resnet50_v1_coco", 6132, 1569792.0, 606995.199, (256, 256, 325.8348, 651.6696)),
+    ],
+)
+def test_anchors_have_gluoncvs_sums_and_last_box(name, count, centre_sum, size_sum, last):
+    anchors = generate_anchors(NETWORKS[name])
+    assert anchors.shape == (count, 4) and anchors.dtype == np.float32
+    sums = anchors.astype(np.float64).sum(axis=0)
+    np.testing.assert_allclose(sums, [centre_sum, centre_sum, size_sum, size_sum], atol=1e-3)
+    np.testing.assert_allclose(anchors[-1], last, atol=1e-4)
+
+
+def test_the_first_cell_has_its_boxes_in_gluoncvs_order():
+    first = generate_anchors(NETWORKS["ssd_300_vgg16_atrous_voc"])[:4]
+    expected = [[4, 4, 30, 30], [4, 4, 42.42641, 42.42641], [4, 4, 42.42641, 21.21320], [4, 4, 21.21320, 42.42641]]
+    np.testing.assert_allclose(first, expected, atol=1e-5)
+
+
+def test_cells_run_along_rows_first():
+    anchors = generate_anchors(NETWORKS["ssd_300_vgg16_atrous_voc"])
+    np.testing.assert_array_equal(anchors[4, :2], [12, 4])
+    np.testing.assert_array_equal(anchors[4 * 38, :2], [4, 12])

@@ -1,0 +1,137 @@
+"""Shapes and sizes of every network in the table, against GluonCV's counts."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ssd_train import build_network
+from ssd_train.evaluation.errors import NetworkError, SpecError, WeightsError
+from ssd_train.networks.build import BACKBONES, build_ssd
+from ssd_train.networks.complexity import measure
+from ssd_train.networks.zoo import NETWORKS, network_config
+from ssd_train.weights.load import random_seed
+
+EXPECTED_NAMES = {
+    *(f"ssd_300_vgg16_atrous_{data}" for data in ("voc", "coco", "custom")),
+    *(f"ssd_512_vgg16_atrous_{data}" for data in ("voc", "coco", "custom")),
+    *(f"ssd_512_resnet50_v1_{data}" for data in ("voc", "coco", "custom")),
+    *(f"ssd_512_mobilenet1.0_{data}" for data in ("voc", "coco", "custom")),
+    *(f"ssd_512_resnet50_v1s_{data}" for data in ("voc", "custom")),
+    *(f"ssd_300_resnet34_v1b_{data}" for data in ("voc", "coco", "custom")),
+    *(f"ssd_512_resnet18_v1_{data}" for data in ("voc", "coco", "custom")),
+    *(f"ssd_512_resnet101_v2_{data}" for data in ("voc", "custom")),
+    *(f"ssd_300_mobilenet0.25_{data}" for data in ("voc", "coco", "custom")),
+}
+
+
+def on_meta(name):
+    with torch.device("meta"):
+        return build_ssd(network_config(name, ["a", "b"] if name.endswith("custom") else None)).to("meta")
+
+
+def test_the_table_has_every_network():
+    assert set(NETWORKS) == EXPECTED_NAMES
+    assert {config.backbone for config in NETWORKS.values()} == set(BACKBONES)
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED_NAMES))
+def test_every_network_gives_logits_offsets_and_maps_of_its_row(name):
+    network = on_meta(name)
+    config = network.config
+    side = config.input_size
+    maps = network.features(torch.empty(2, 3, side, side, device="meta"))
+    assert [tuple(each.shape[2:]) for each in maps] == [(size, size) for size in config.feature_sizes]
+    cls_logits, box_offsets = network(torch.empty(2, 3, side, side, device="meta"))
+    assert cls_logits.shape == (2, config.num_anchors, len(config.class_names) + 1)
+    assert box_offsets.shape == (2, config.num_anchors, 4)
+    assert network.anchors.shape == (config.num_anchors, 4)
+
+
+# Values in GluonCV's files, anchors apart.
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("ssd_300_vgg16_atrous_voc", 26_285_489),
+        ("ssd_300_vgg16_atrous_coco", 34_305_209),
+        ("ssd_512_vgg16_atrous_voc", 27_188_679),
+        ("ssd_512_resnet50_v1_voc", 36_528_238),
+        ("ssd_512_resnet50_v1_coco", 49_801_078),
+        ("ssd_512_mobilenet1.0_voc", 13_809_582),
+        ("ssd_512_mobilenet1.0_coco", 22_658_742),
+        ("ssd_512_resnet50_v1s_voc", 36_633_518),
+        ("ssd_300_resnet34_v1b_voc", 24_752_302),
+        ("ssd_512_resnet18_v1_voc", 20_583_086),
+        ("ssd_512_resnet101_v2_voc", 39_895_994),
+    ],
+)
+def test_networks_hold_as_many_values_as_gluoncvs(name, count):
+    state = on_meta(name).state_dict()
+    values = sum(each.numel() for key, each in state.items() if key != "anchors" and each.dtype == torch.float32)
+    assert values == count
+
+
+def test_work_is_counted_as_two_operations_a_multiply_add():
+    # The SSD paper's VGG-16 network at 300 pixels: 31.4 G multiply-adds, about twice that in operations.
+    assert measure(NETWORKS["ssd_300_vgg16_atrous_voc"]).gflops == pytest.approx(62.7, abs=0.5)
+
+
+def test_a_network_says_what_is_wrong_with_its_input():
+    network = build_network("ssd_300_mobilenet0.25_voc")
+    with pytest.raises(NetworkError, match=r"\(N, 3, 300, 300\), not \(1, 3, 512, 512\)"):
+        network(torch.zeros(1, 3, 512, 512))
+
+
+def test_custom_networks_take_a_class_list_and_fixed_ones_refuse_another():
+    network = build_network("ssd_300_mobilenet0.25_custom", classes=["cat", "dog", "owl"])
+    assert network(torch.zeros(1, 3, 300, 300))[0].shape == (1, 2268, 4)
+    assert network.spec.class_names == ("cat", "dog", "owl")
+    with pytest.raises(NetworkError, match="use ssd_300_mobilenet0.25_custom"):
+        build_network("ssd_300_mobilenet0.25_voc", classes=["cat"])
+    with pytest.raises(NetworkError, match="--classes"):
+        build_network("ssd_300_mobilenet0.25_custom")
+    with pytest.raises(SpecError, match="repeats cat"):
+        build_network("ssd_300_mobilenet0.25_custom", classes=["cat", "cat"])
+
+
+def test_an_unknown_name_is_answered_with_close_ones():
+    with pytest.raises(NetworkError, match="did you mean ssd_512_resnet50_v1_coco"):
+        build_network("ssd_512_resnet50_coco")
+
+
+def test_names_are_found_in_upper_case_too():
+    assert build_network("SSD_300_MobileNet0.25_VOC").config.name == "ssd_300_mobilenet0.25_voc"
+
+
+def test_random_weights_repeat_with_their_seed_and_differ_with_another():
+    first, again, other = (
+        build_network("ssd_300_mobilenet0.25_voc", weights=weights) for weights in ("random", "random:0", "random:1")
+    )
+    assert first.spec.weights == "random, seed 0" and other.spec.weights == "random, seed 1"
+    assert first.spec.weights_sha256 == again.spec.weights_sha256 != other.spec.weights_sha256
+    image = torch.randn(1, 3, 300, 300, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        scores = first(image)[0].softmax(-1)[..., 1:]
+    # A work load like a detector's: neither nothing nor everything passes the threshold.
+    assert 20 < int((scores > 0.01).sum()) < 0.2 * scores.numel()
+
+
+@pytest.mark.parametrize("weights", ["random:x", "random:-1", "random:"])
+def test_a_seed_must_be_a_whole_number(weights):
+    if weights == "random:":
+        assert random_seed(weights) == 0
+    else:
+        with pytest.raises(WeightsError, match="whole number"):
+            random_seed(weights)
+
+
+def test_only_gluoncvs_trained_parameters_are_trainable():
+    network = build_network("ssd_300_mobilenet0.25_voc")
+    fixed = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    assert fixed == {f"features.extras.{i}.{bn}.weight" for i in range(4) for bn in ("trans_bn", "bn")}
+
+
+def test_the_table_is_read_without_torch():
+    code = "import sys, ssd_train.networks.zoo, ssd_train.networks.anchors; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

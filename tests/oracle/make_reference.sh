@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Make GluonCV's reference outputs and print their folder; nothing to do where it is whole already.
+#
+# It is keyed by the script that writes it and by the images it was made from. Photographs come from
+# $SSD_TEST_DATA (default ../shared/data), folder coco_tiny/val2017; without them images are made up.
+# $ORACLE_PYTHON (default python3.11) makes the environment: MXNet 1.9.1 needs NumPy < 1.24, and that
+# needs Python 3.11 at most. Takes 2 minutes on two cores, 3 GB of disk, and 1 GB more for the environment.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+script=tests/oracle/gluoncv_reference.py
+packages="numpy==1.23.5 mxnet==1.9.1 gluoncv==0.10.5.post0"
+photographs="${SSD_TEST_DATA:-../shared/data}/coco_tiny/val2017"
+images=()
+if [ -d "$photographs" ]; then
+    images=(--images "$photographs")
+fi
+
+if [ "$(cat .venv-oracle/packages 2>/dev/null)" != "$packages" ]; then
+    echo "making .venv-oracle: $packages" >&2
+    rm -rf .venv-oracle
+    "${ORACLE_PYTHON:-python3.11}" -m venv .venv-oracle >&2
+    # shellcheck disable=SC2086  # one word a package
+    .venv-oracle/bin/pip install --quiet --disable-pip-version-check $packages >&2
+    echo "$packages" > .venv-oracle/packages # last, so that it marks a whole environment
+fi
+
+key=$({ cat "$script"; echo "$packages"; [ ${#images[@]} -eq 0 ] || ls -l "$photographs"; } | sha256sum | cut -c1-16)
+folder=.oracle/$key
+if [ ! -f "$folder/manifest.json" ]; then
+    rm -rf .oracle # older references, 3 GB each
+    .venv-oracle/bin/python "$script" "$folder" ${images[@]+"${images[@]}"} >&2
+fi
+realpath "$folder"
