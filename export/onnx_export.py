@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -33,6 +34,12 @@ RAW_NAMES = ("cls_logits", "box_offsets")
 # Largest difference between PyTorch and the file, relative to the spread of each raw output. Both
 # compute in float32 in another order; what is seen is about 1e-5.
 RAW_TOLERANCE = 1e-3
+
+# The same for detections, in pixels and in score; and the share of them that may have another partner,
+# since softmax differs in its last bit and the last bit decides which of two equal candidates stays.
+BOX_TOLERANCE = 1e-2
+SCORE_TOLERANCE = 1e-5
+TIED_SHARE = 0.02
 
 # Batch sizes of the check; the trace itself uses 2.
 TRACED_BATCH = 2
@@ -152,19 +159,30 @@ def _check_values(detector: Detector, model: onnx.ModelProto, spec: DetectorSpec
         _check_detections(detector, got, spec, batch)
 
 
-def _check_detections(detector: Detector, got: dict[str, NDArray[np.generic]], spec: DetectorSpec, batch: int) -> None:
-    """Compare the graph's decode and NMS with PyTorch's on the graph's own raw predictions, value by value."""
+def _check_detections(detector: Detector, got: dict[str, NDArray[Any]], spec: DetectorSpec, batch: int) -> None:
+    """Compare the graph's decode and NMS with PyTorch's, both on the graph's own raw predictions."""
     with torch.inference_mode():
         raw = [torch.from_numpy(got[name]) for name in RAW_NAMES]
-        expected = detector.postprocess(*raw, detector.network.anchors)
-    for name, value in zip(OUTPUT_NAMES, expected, strict=True):
-        # Softmax and exp differ in the last bits between the two, which can swap equals; nothing else may.
-        same = np.isclose(got[name], value.numpy(), rtol=1e-4, atol=1e-3)
-        if got[name].shape != value.shape or same.mean() < 0.98:
-            raise ModelError(
-                f"{spec.network}: the exported graph gives other {name} than PyTorch for a batch of {batch}; "
-                "nothing was written"
-            )
+        outputs = detector.postprocess(*raw, detector.network.anchors)
+    expected = dict(zip(OUTPUT_NAMES, (value.numpy() for value in outputs), strict=True))
+    shapes = [
+        (got[name].shape, got[name].dtype) == (expected[name].shape, expected[name].dtype) for name in OUTPUT_NAMES
+    ]
+    alone = _rows_alone(got, expected) + _rows_alone(expected, got) if all(shapes) else 2 * got["labels"].size
+    if alone > TIED_SHARE * 2 * got["labels"].size:
+        raise ModelError(
+            f"{spec.network}: {alone} of {2 * got['labels'].size} detections of the exported graph and of PyTorch have "
+            f"no partner on the other side for a batch of {batch}; nothing was written"
+        )
+
+
+def _rows_alone(rows: dict[str, NDArray[Any]], others: dict[str, NDArray[Any]]) -> int:
+    """Count detections and padding rows that are not among the other side's of the same image, in any order."""
+    boxes, other_boxes = rows["boxes"][:, :, None], others["boxes"][:, None]
+    near = np.isclose(boxes, other_boxes, rtol=1e-5, atol=BOX_TOLERANCE).all(axis=-1)
+    near &= np.abs(rows["scores"][:, :, None] - others["scores"][:, None]) < SCORE_TOLERANCE
+    near &= rows["labels"][:, :, None] == others["labels"][:, None]
+    return int((~near.any(axis=2)).sum())
 
 
 def _versions() -> dict[str, str]:

@@ -45,9 +45,8 @@ def greedy_nms(boxes, labels, valid, threshold):
 
 
 def run_suppress(boxes, labels, valid, threshold):
-    return suppress(
-        torch.tensor(np.asarray(boxes, np.float32))[None], torch.tensor(labels)[None], torch.tensor(valid)[None], threshold
-    )[0].numpy()  # fmt: skip
+    one_image = torch.tensor(np.asarray(boxes, np.float32))[None], torch.tensor(labels)[None], torch.tensor(valid)[None]
+    return suppress(*one_image, threshold)[0].numpy()
 
 
 coordinate = st.one_of(st.integers(0, 12).map(float), st.floats(-5, 30, width=32))
@@ -252,9 +251,15 @@ def exported_postprocess(tmp_path_factory):
     batch = torch.export.Dim("N", min=1)
     path = tmp_path_factory.mktemp("onnx") / "postprocess.onnx"
     torch.onnx.export(
-        WithAnchors().eval(), (logits, offsets), path, dynamo=True, verbose=False, input_names=["cls_logits", "box_offsets"],
-        output_names=["boxes", "scores", "labels", "probabilities"], dynamic_shapes=({0: batch}, {0: batch}),
-    )  # fmt: skip
+        WithAnchors().eval(),
+        (logits, offsets),
+        path,
+        dynamo=True,
+        verbose=False,
+        input_names=["cls_logits", "box_offsets"],
+        output_names=["boxes", "scores", "labels", "probabilities"],
+        dynamic_shapes=({0: batch}, {0: batch}),
+    )
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]), anchors
 
 
