@@ -1,5 +1,6 @@
-"""Every backend that works here, over the same images, against PyTorch."""
+"""Every backend that works here, over the same images, against PyTorch on one device."""
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,6 +100,10 @@ def run(
     settings = OnnxRuntimeRunner(model).spec.postprocess
     reference_runner = TorchRunner(network, settings, device=reference_device, allow_tf32=allow_tf32)
     candidates: list[Runner] = []
+    for device in ("cpu", "cuda"):
+        if device != reference_device and works[f"torch ({device})"].works:
+            # A copy, since a runner moves its network to its device.
+            candidates.append(TorchRunner(copy.deepcopy(network), settings, device=device, allow_tf32=allow_tf32))
     for provider in ("cpu", "cuda"):
         if works[f"onnxruntime ({provider})"].works:
             candidates.append(OnnxRuntimeRunner(model, provider=provider, allow_tf32=allow_tf32))
