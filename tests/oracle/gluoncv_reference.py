@@ -42,7 +42,7 @@ SEED = 20180401
 IMAGES_PER_CASE = 4
 
 # Mean of the background logit over the others. Measured: above 100 detections an image, and below.
-CROWDED, SPARSE = 6.0, 9.0
+CROWDED, SPARSE = 6.0, 10.0
 
 
 @dataclasses.dataclass(frozen=True)
