@@ -10,6 +10,7 @@ from ssd_train import build_network
 from ssd_train.evaluation.errors import NetworkError, SpecError, WeightsError
 from ssd_train.networks.build import BACKBONES, build_ssd
 from ssd_train.networks.complexity import measure
+from ssd_train.networks.vgg_atrous import L2Normalize
 from ssd_train.networks.zoo import NETWORKS, network_config
 from ssd_train.weights.load import random_seed
 
@@ -75,6 +76,14 @@ def test_networks_hold_as_many_values_as_gluoncvs(name, count):
 def test_work_is_counted_as_two_operations_a_multiply_add():
     # The SSD paper's VGG-16 network at 300 pixels: 31.4 G multiply-adds, about twice that in operations.
     assert measure(NETWORKS["ssd_300_vgg16_atrous_voc"]).gflops == pytest.approx(62.7, abs=0.5)
+
+
+def test_the_channel_norm_has_its_epsilon_inside_the_root():
+    norm = L2Normalize(2)
+    # Squares sum to 2e-6: inside the root 1e-5 matters, outside it the result would be 20 / sqrt(2) almost.
+    small = torch.full((1, 2, 1, 1), 1e-3)
+    expected = 20 * 1e-3 / (2e-6 + 1e-5) ** 0.5
+    torch.testing.assert_close(norm(small), torch.full((1, 2, 1, 1), expected))
 
 
 def test_a_network_says_what_is_wrong_with_its_input():
