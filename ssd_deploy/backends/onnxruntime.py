@@ -1,6 +1,7 @@
 """ONNX Runtime on CPU, CUDA or its TensorRT provider. No torch, no onnx."""
 
 import contextlib
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ class OnnxRuntimeRunner:
                 f"{path}: has inputs {sorted(inputs)} and outputs {sorted(outputs)} instead of {INPUT_NAME} -> "
                 f"{', '.join(OUTPUT_NAMES)}; export it again with `ssd-deploy export`"
             )
+        # A report says what was computed in; the TensorRT provider has no switch against TF32.
+        if self.spec.precision == "fp32" and (provider == "tensorrt" or (provider == "cuda" and allow_tf32)):
+            self.spec = dataclasses.replace(self.spec, precision="tf32")
         self.name = f"onnxruntime ({PROVIDERS[provider].removesuffix('ExecutionProvider')})"
 
     def run(self, images: NDArray[np.float32]) -> PaddedDetections:
@@ -143,6 +147,8 @@ def open_session(
             f"{wanted} was asked for, but the session fell back to {', '.join(used)} ({reason}); "
             "install what is missing, or use --provider cpu"
         )
+    # Without this a provider that fails in a later call is replaced by the CPU with no more than a print.
+    session.disable_fallback()
     return session
 
 
@@ -163,5 +169,6 @@ def _with_raw_outputs(path: Path) -> bytes:
 
 
 def _first_line(text: str) -> str:
-    """The first line that says something; decoration such as rows of asterisks does not."""
-    return next((line.strip() for line in text.splitlines() if any(map(str.isalpha, line))), "")
+    """The first line that says something: not empty, not ONNX Runtime's banner between asterisks."""
+    lines = (line.strip() for line in text.splitlines())
+    return next((line for line in lines if line and not line.startswith("*")), "")

@@ -51,7 +51,8 @@ class TorchRunner:
                 "use cpu or cuda, or see `ssd-deploy doctor`"
             ) from error
         self.postprocess = Postprocess(settings)
-        self.spec = dataclasses.replace(network.spec, postprocess=settings, precision="tf32" if allow_tf32 else "fp32")
+        precision = "tf32" if allow_tf32 and self.device.type == "cuda" else "fp32"
+        self.spec = dataclasses.replace(network.spec, postprocess=settings, precision=precision)
         self.name = f"torch ({self.device})"
 
     @torch.inference_mode()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 from tiny_data import Annotated, Image, blocks, write_coco, write_voc
 from typer.testing import CliRunner
 
@@ -25,6 +26,8 @@ NAME = "ssd_300_mobilenet0.25_voc"
 
 @pytest.fixture(scope="session")
 def shared_network() -> "SSD":
+    # Several threads that wait for each other are many times slower where other jobs share the cores.
+    torch.set_num_threads(1)
     return build_network(NAME, weights="random")
 
 
