@@ -24,10 +24,15 @@ def draw(image: NDArray[np.uint8], detections: Detections, class_names: tuple[st
     # Lines and letters keep their share of the picture, from thumbnails to panoramas.
     unit = max(1.0, min(height, width) / 400)
     thickness, scale = round(unit + 0.5), 0.4 * unit
-    for box, score, label in reversed(list(zip(*_rows(detections.clipped((height, width))), strict=True))):
-        left, top, right, bottom = (round(value) for value in box)
+    shown = detections.clipped((height, width))
+    rows = list(
+        zip(shown.boxes.round().astype(int).tolist(), shown.scores.tolist(), shown.labels.tolist(), strict=True)
+    )
+    for (left, top, right, bottom), _, label in reversed(rows):
+        cv2.rectangle(canvas, (left, top), (right, bottom), _color(label), thickness)
+    # Names after all boxes, so that no line runs through one.
+    for (left, top, _, _), score, label in reversed(rows):
         color = _color(label)
-        cv2.rectangle(canvas, (left, top), (right, bottom), color, thickness)
         text = f"{class_names[label]} {score:.2f}"
         (text_width, text_height), baseline = cv2.getTextSize(text, FONT, scale, max(1, thickness - 1))
         # Above the box, or inside it where there is no room; never past the right edge.
@@ -36,10 +41,6 @@ def draw(image: NDArray[np.uint8], detections: Detections, class_names: tuple[st
         cv2.rectangle(canvas, (x, y - text_height - 1), (x + text_width, y + baseline), color, cv2.FILLED)
         cv2.putText(canvas, text, (x, y), FONT, scale, _ink(color), max(1, thickness - 1), cv2.LINE_AA)
     return canvas
-
-
-def _rows(detections: Detections) -> tuple[list[list[float]], list[float], list[int]]:
-    return detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist()
 
 
 def _color(label: int) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 from tiny_data import FakeRunner, Image
 
 from ssd_deploy import load_detector
@@ -130,7 +131,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], list[object
 
         class Pretending:
             def __init__(self, source: object, options: object, providers: list[object]) -> None:
-                print("*** EP Error ***\nlibcudnn.so.9 is missing\n")
+                print("*************** EP Error ***************\n\nEP Error: libcudnn.so.9 is missing\n******")
                 asked.append(providers)
                 names = [entry if isinstance(entry, str) else entry[0] for entry in providers]  # type: ignore[index]
                 self.names = names if works else ["CPUExecutionProvider"]
@@ -156,10 +157,33 @@ def test_a_session_that_silently_falls_back_to_the_cpu_is_an_error(
     model_path: Path, pretend_gpu: Callable[[bool], list[object]], provider: str, name: str
 ) -> None:
     pretend_gpu(False)
-    words = rf"{name}ExecutionProvider was asked for, but the session fell back to CPU.*libcudnn.*--provider cpu"
+    words = (
+        rf"{name}ExecutionProvider was asked for, but the session fell back to CPU.*EP Error: libcudnn.*--provider cpu"
+    )
     with pytest.raises(BackendError, match=words):
         load_detector(model_path, provider=provider)
     assert load_detector(model_path, provider="cpu").runner.name == "onnxruntime (CPU)"
+
+
+def test_a_provider_that_fails_in_a_later_call_is_not_replaced_by_the_cpu(
+    model_path: Path, pretend_gpu: Callable[[bool], list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_gpu(True)
+    detector = load_detector(model_path, provider="cuda")
+
+    session = detector.runner._session.session  # type: ignore[attr-defined]
+    inner = session._sess
+
+    class OutOfMemory:
+        def run(self, *arguments: object) -> object:
+            raise EPFail("CUDA failure 2: out of memory")
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(inner, name)
+
+    monkeypatch.setattr(session, "_sess", OutOfMemory())
+    with pytest.raises(BackendError, match="out of memory"):
+        detector.detect([np.zeros((9, 9, 3), np.uint8)])
 
 
 @pytest.mark.parametrize(
