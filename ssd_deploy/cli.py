@@ -212,6 +212,7 @@ def evaluate(
     from ssd_train.evaluation.protocol import Protocol
     from ssd_train.evaluation.results_file import write_results
 
+    _check_writable(json, detections)
     with _runner(network, weights, classes, model, backend, provider, cuda, allow_tf32) as runner:
         spec = runner.spec
         if data_shape is not None and spec.input_size != (data_shape, data_shape):
@@ -272,6 +273,7 @@ def parity(
     if (dataset is None) == (not images):
         raise DatasetError("name either --dataset (with --data-root) or --images to compare on")
     tolerances = Tolerances(metric=tolerance, agreement=min_agreement)
+    _check_writable(json)
     loaded = _network(network, weights, classes)
     class_names = loaded.config.class_names
     data = (
@@ -437,6 +439,21 @@ def _images(patterns: Sequence[str], class_names: tuple[str, ...], limit: int | 
     from ssd_deploy.parity import images_as_dataset
 
     return images_as_dataset(find_images(patterns)[:limit], class_names)
+
+
+def _check_writable(*paths: Path | None) -> None:
+    """Raise SSDDeployError for a result that could not be written: before hours of work, not after them."""
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise SSDDeployError(f"{path}: is a folder; name a file to write")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise SSDDeployError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
 
 
 def main() -> None:

@@ -69,10 +69,7 @@ class OnnxRuntimeRunner:
     def run(self, images: NDArray[np.float32]) -> PaddedDetections:
         """See `Runner.run`."""
         check_images(images, self.spec, self.max_batch_size)
-        try:
-            return PaddedDetections(*self._session.run(OUTPUT_NAMES, {INPUT_NAME: images}))
-        except Exception as error:  # ONNX Runtime's exceptions share no narrower base
-            raise BackendError(f"{self._path}: ONNX Runtime failed to run it ({_first_line(str(error))})") from error
+        return PaddedDetections(*self._call(self._session, OUTPUT_NAMES, images))
 
     def run_raw(self, images: NDArray[np.float32]) -> RawPredictions:
         """See `Runner.run_raw`. Needs the onnx package, since the raw values are no outputs of the file."""
@@ -81,7 +78,15 @@ class OnnxRuntimeRunner:
             self._raw_session = open_session(
                 _with_raw_outputs(self._path), self._path.name, self._options, self._providers
             )
-        return RawPredictions(*self._raw_session.run(RAW_NAMES, {INPUT_NAME: images}))
+        return RawPredictions(*self._call(self._raw_session, RAW_NAMES, images))
+
+    def _call(
+        self, session: onnxruntime.InferenceSession, names: tuple[str, ...], images: NDArray[np.float32]
+    ) -> list[Any]:
+        try:
+            return session.run(names, {INPUT_NAME: images})
+        except Exception as error:  # ONNX Runtime's exceptions share no narrower base
+            raise BackendError(f"{self._path}: ONNX Runtime failed to run it ({_first_line(str(error))})") from error
 
 
 def session_options(threads: int = 0) -> onnxruntime.SessionOptions:

@@ -33,6 +33,7 @@ from tiny_data import (
 )
 
 from ssd_deploy import load_detector
+from ssd_deploy.progress import download_progress
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, VOC_CLASSES
 
@@ -205,6 +206,20 @@ def test_doctor_names_every_backend_and_why_it_does_not_work(run_cli: Run) -> No
 def test_a_network_without_published_weights_asks_for_a_file(mistake: Mistake, arguments: list[str]) -> None:
     line = mistake(*arguments)
     assert NAME in line and "no published weights" in line
+
+
+def test_where_nothing_is_downloaded_there_is_no_trace_of_a_bar(run_cli: Run) -> None:
+    code, output = run_cli("fetch", NAME)
+    assert code == 2 and output.count("\n") == 1
+
+
+def test_a_download_shows_its_name_and_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with download_progress("some network") as on_progress:
+        on_progress(1_000_000, None)
+        on_progress(2_000_000, 4_000_000)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "some network" in shown.err and "2.0/4.0 MB" in shown.err
 
 
 def test_an_unknown_network_is_a_mistake(mistake: Mistake, tmp_path: Path) -> None:
@@ -389,6 +404,7 @@ def test_eval_on_voc_gives_the_score_that_the_objects_were_made_for_in_both_back
         assert "VOC07 mAP 75.00 %" in output
         assert "protocol standard" in output and "difficult" in output and "score_threshold 0.01" in output
         assert f"backend: {backend} (" in output and "random, seed 0" in output
+        assert " 5/5 " in output and "images/s" in output
         reports.append(read(path))
     for report in reports:
         assert report["headline"] == report["numbers"]["VOC07 mAP"] == pytest.approx(0.75)
@@ -698,6 +714,20 @@ def test_a_gpu_that_is_not_there_is_no_silent_cpu(
     assert "CUDA" in line
 
 
+@pytest.mark.parametrize("option", ["--json", "--detections"])
+@pytest.mark.parametrize("out", ["folder", "file/out.json"])
+def test_a_result_that_cannot_be_written_is_named_before_the_work_begins(
+    mistake: Mistake, voc_root: Path, tmp_path: Path, option: str, out: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    # The model file is missing too, which is noticed later.
+    line = mistake(
+        "eval", "--model", "nosuch.onnx", "--dataset", "voc", "--data-root", voc_root, option, tmp_path / out
+    )
+    assert str(tmp_path / out) in line
+
+
 # --- parity ---------------------------------------------------------------------------------------------------
 
 
@@ -821,6 +851,12 @@ def test_parity_with_another_networks_file_is_a_mistake(
 @pytest.mark.parametrize("arguments", [[], ["--dataset", "voc", "--images", "x.png"]])
 def test_parity_needs_a_data_set_or_images(mistake: Mistake, arguments: list[str]) -> None:
     assert "either --dataset" in mistake("parity", "--network", NAME, "--weights", "random", *arguments)
+
+
+def test_parity_that_cannot_write_its_report_says_so_first(
+    mistake: Mistake, parity_on_voc: list[object], tmp_path: Path
+) -> None:
+    assert str(tmp_path) in mistake(*parity_on_voc, "--model", "nosuch.onnx", "--json", tmp_path)
 
 
 @pytest.mark.parametrize("option", ["--tolerance", "--min-agreement"])
