@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.requirements import require
 from ssd_train.evaluation.detections import Detections
-from ssd_train.evaluation.errors import BackendError, WeightsError
+from ssd_train.evaluation.errors import BackendError, ImageError, WeightsError
 from ssd_train.evaluation.preprocess import preprocess
 from ssd_train.evaluation.spec import DetectorSpec, PostprocessSettings
 
@@ -59,10 +59,17 @@ class Detector:
         found: list[Detections] = []
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size]
-            padded = self.runner.run(np.stack([preprocess(image, self.spec) for image in batch]))
+            inputs = [self._preprocess(start + row, image) for row, image in enumerate(batch)]
+            padded = self.runner.run(np.stack(inputs))
             for row, image in enumerate(batch):
                 found.append(Detections.from_padded(padded, row, self.spec.input_size, image.shape[:2]))
         return found
+
+    def _preprocess(self, index: int, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        try:
+            return preprocess(image, self.spec)
+        except ImageError as error:
+            raise ImageError(f"images[{index}]: {error}") from error
 
 
 def load_detector(

@@ -48,7 +48,9 @@ def randomise(network: SSD, seed: int) -> None:
 
 def _scale_output(head: ConvPredictor, feature: Tensor, std: float) -> None:
     # The mean square and not the deviation: the last map has one cell, too few to measure a spread by.
-    head.predictor.weight.mul_(std / head(feature).square().mean().sqrt().clamp(min=1e-6))
+    spread = float(head(feature).square().mean().sqrt().clamp(min=1e-6))
+    # Rounded, since the last bits depend on the machine and its threads, and weights of a seed should not.
+    head.predictor.weight.mul_(std / float(f"{spread:.3g}"))
 
 
 def _lead_background(head: ConvPredictor) -> None:

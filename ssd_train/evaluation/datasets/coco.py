@@ -88,7 +88,7 @@ def _labels_by_category(categories: dict[int, str], class_names: Sequence[str], 
     id_of_name = {name: category_id for category_id, name in categories.items()}
     if len(id_of_name) < len(categories):
         raise DatasetError(f"{path}: two categories have the same name; mend the annotation file")
-    labels = {}
+    labels: dict[int, int] = {}
     for label, name in enumerate(class_names):
         category_id = id_of_name.get(name, id_of_name.get(COCO_NAME_OF_VOC.get(name, name)))
         if category_id is None:
@@ -96,6 +96,11 @@ def _labels_by_category(categories: dict[int, str], class_names: Sequence[str], 
             raise DatasetError(
                 f"{path}: has no category {name!r}, which is class {label} of the detector; it has {len(categories)} "
                 f"({known}, ...): evaluate a detector of this data set, or give its class list with --classes"
+            )
+        if category_id in labels:
+            raise DatasetError(
+                f"{path}: the detector's classes {class_names[labels[category_id]]!r} and {name!r} are one category, "
+                f"{categories[category_id]!r}; keep one of them in the class list"
             )
         labels[category_id] = label
     return labels

@@ -83,6 +83,13 @@ def test_a_detector_that_knows_fewer_classes_is_scored_on_those_with_a_note(tmp_
     assert f"left out {dogs} objects of 1 categories that the detector does not know" in cats.notes
 
 
+def test_two_classes_of_the_detector_may_not_be_one_category(tmp_path: Path) -> None:
+    content = small_coco()
+    content["categories"].append({"id": 72, "name": "tv"})
+    with pytest.raises(DatasetError, match="'tv' and 'tvmonitor' are one category"):
+        load_coco(write_coco(tmp_path, content), None, ("tv", "cat", "tvmonitor"))
+
+
 def test_a_voc_detector_finds_its_classes_under_cocos_names(real_data: Path) -> None:
     dataset = load_coco(real_data / "coco_tiny", None, VOC_CLASSES)
     coco_ids = {"aeroplane": 5, "bicycle": 2, "diningtable": 67, "motorbike": 4, "pottedplant": 64, "sofa": 63}
