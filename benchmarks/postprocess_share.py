@@ -18,9 +18,10 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from export.onnx_export import OUTPUT_NAMES, RAW_NAMES, export_onnx
+from export.onnx_export import export_onnx
 from ssd_train import build_network
 from ssd_train.evaluation.files import write_json
+from ssd_train.evaluation.spec import OUTPUT_NAMES, RAW_NAMES
 
 WARM_UP = 5
 

@@ -21,15 +21,12 @@ from torch import Tensor, nn
 
 from ssd_train.evaluation.errors import ModelError
 from ssd_train.evaluation.files import written_atomically
-from ssd_train.evaluation.spec import DetectorSpec, PostprocessSettings
+from ssd_train.evaluation.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec, PostprocessSettings
 from ssd_train.networks.postprocess import Postprocess
 from ssd_train.networks.ssd import SSD
 
 # The newest opset that ONNX Runtime, TensorRT 10 and TensorRT for RTX all take with nothing converted.
 OPSET = 18
-
-OUTPUT_NAMES = ("boxes", "scores", "labels")
-RAW_NAMES = ("cls_logits", "box_offsets")
 
 # Largest difference between PyTorch and the file, relative to the spread of each raw output. Both
 # compute in float32 in another order; what is seen is about 1e-5.
@@ -46,7 +43,7 @@ TRACED_BATCH = 2
 CHECKED_BATCHES = (1, 3)
 
 
-class Detector(nn.Module):
+class ExportedGraph(nn.Module):
     """Network and post-processing as one module; also returns the raw predictions."""
 
     def __init__(self, network: SSD, settings: PostprocessSettings) -> None:
@@ -77,22 +74,22 @@ def export_onnx(network: SSD, out_dir: Path, *, settings: PostprocessSettings = 
         ModelError: the exported graph does not compute what the network does.
         SSDDeployError: the folder cannot be written.
     """
-    detector = Detector(network, settings).eval()
+    graph = ExportedGraph(network, settings).eval()
     spec = dataclasses.replace(network.spec, postprocess=settings, precision="fp32", versions=_versions())
-    model = _traced(detector, spec)
+    model = _traced(graph, spec)
     for name in RAW_NAMES:
         _drop_output(model, name)
     _strip_traces(model)
     onnx.helper.set_model_props(model, spec.to_metadata())
     path = out_dir / f"{network.config.name}.fp32.onnx"
     onnx.checker.check_model(model, full_check=True)
-    _check_values(detector, model, spec)
+    _check_values(graph, model, spec)
     with written_atomically(path) as temporary:
         onnx.save(model, temporary)
     return path
 
 
-def _traced(detector: Detector, spec: DetectorSpec) -> onnx.ModelProto:
+def _traced(graph: ExportedGraph, spec: DetectorSpec) -> onnx.ModelProto:
     images = torch.zeros(TRACED_BATCH, 3, *spec.input_size)
     exporter_log = logging.getLogger("torch.onnx")
     level = exporter_log.level
@@ -102,12 +99,12 @@ def _traced(detector: Detector, spec: DetectorSpec) -> onnx.ModelProto:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                detector,
+                graph,
                 (images,),
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
-                input_names=["images"],
+                input_names=[INPUT_NAME],
                 output_names=[*OUTPUT_NAMES, *RAW_NAMES],
                 dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
             )
@@ -135,7 +132,7 @@ def _strip_traces(model: onnx.ModelProto) -> None:
         value.ClearField("metadata_props")
 
 
-def _check_values(detector: Detector, model: onnx.ModelProto, spec: DetectorSpec) -> None:
+def _check_values(graph: ExportedGraph, model: onnx.ModelProto, spec: DetectorSpec) -> None:
     """Compare the graph with PyTorch on inputs that were not traced, raw predictions included."""
     with_raw = onnx.ModelProto()
     with_raw.CopyFrom(model)
@@ -147,7 +144,7 @@ def _check_values(detector: Detector, model: onnx.ModelProto, spec: DetectorSpec
     for batch in CHECKED_BATCHES:
         images = torch.randn(batch, 3, *spec.input_size, generator=generator)
         with torch.inference_mode():
-            expected = dict(zip(names, (value.numpy() for value in detector(images)), strict=True))
+            expected = dict(zip(names, (value.numpy() for value in graph(images)), strict=True))
         got = dict(zip(names, session.run(names, {"images": images.numpy()}), strict=True))
         for name in RAW_NAMES:
             difference = float(np.abs(got[name] - expected[name]).max() / (expected[name].std() + 1e-12))
@@ -156,14 +153,14 @@ def _check_values(detector: Detector, model: onnx.ModelProto, spec: DetectorSpec
                     f"{spec.network}: the exported graph gives other {name} than PyTorch for a batch of {batch} "
                     f"({difference:.1e} of their spread, at most {RAW_TOLERANCE:.0e} is allowed); nothing was written"
                 )
-        _check_detections(detector, got, spec, batch)
+        _check_detections(graph, got, spec, batch)
 
 
-def _check_detections(detector: Detector, got: dict[str, NDArray[Any]], spec: DetectorSpec, batch: int) -> None:
+def _check_detections(graph: ExportedGraph, got: dict[str, NDArray[Any]], spec: DetectorSpec, batch: int) -> None:
     """Compare the graph's decode and NMS with PyTorch's, both on the graph's own raw predictions."""
     with torch.inference_mode():
         raw = [torch.from_numpy(got[name]) for name in RAW_NAMES]
-        outputs = detector.postprocess(*raw, detector.network.anchors)
+        outputs = graph.postprocess(*raw, graph.network.anchors)
     expected = dict(zip(OUTPUT_NAMES, (value.numpy() for value in outputs), strict=True))
     shapes = [
         (got[name].shape, got[name].dtype) == (expected[name].shape, expected[name].dtype) for name in OUTPUT_NAMES

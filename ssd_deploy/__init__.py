@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssd_deploy.detector import load_detector
+    from ssd_train.evaluation.detections import Detections
 
-__all__ = ["load_detector"]
+__all__ = ["Detections", "load_detector"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from ssd_deploy.detector import load_detector
 
         return load_detector
+    if name == "Detections":
+        from ssd_train.evaluation.detections import Detections
+
+        return Detections
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

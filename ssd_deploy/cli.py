@@ -6,6 +6,7 @@ Whatever is heavy is imported inside its command, so that `--help` answers at on
 import contextlib
 import dataclasses
 import enum
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -98,6 +99,8 @@ SplitOption = Annotated[
     str | None,
     typer.Option(help="voc: test, 2007_test, 2007_trainval,2012_trainval; coco: val2017.", show_default=False),
 ]
+# A shell expands `--images *.jpg` to one value of the option and further words.
+MoreImagesArgument = Annotated[list[str] | None, typer.Argument(help="Further images.", show_default=False)]
 ProtocolOption = Annotated[
     ProtocolName, typer.Option(help="standard: the data set's own rules; gluoncv: those of GluonCV's published table.")
 ]
@@ -255,6 +258,7 @@ def parity(
     images: Annotated[
         list[str] | None, typer.Option(help="Instead of a data set: file, folder or pattern.", show_default=False)
     ] = None,
+    more_images: MoreImagesArgument = None,
     protocol: ProtocolOption = ProtocolName.STANDARD,
     tolerance: Annotated[float, typer.Option(help="Largest difference of the metric, as a fraction.")] = 1e-4,
     min_agreement: Annotated[float, typer.Option(help="Lowest agreement AP, as a fraction.")] = 0.999,
@@ -270,14 +274,14 @@ def parity(
     from ssd_train.evaluation.files import write_json
     from ssd_train.evaluation.protocol import Protocol
 
-    if (dataset is None) == (not images):
+    if (dataset is None) == (not images) or (more_images and not images):
         raise DatasetError("name either --dataset (with --data-root) or --images to compare on")
     tolerances = Tolerances(metric=tolerance, agreement=min_agreement)
     _check_writable(json)
     loaded = _network(network, weights, classes)
     class_names = loaded.config.class_names
     data = (
-        _images(images or [], class_names, limit)
+        _images([*(images or []), *(more_images or [])], class_names, limit)
         if dataset is None
         else _dataset(dataset, data_root, split, class_names, limit)
     )
@@ -306,7 +310,7 @@ def parity(
 @app.command()
 def detect(
     images: Annotated[list[str], typer.Option(help="Image file, folder or pattern; may be repeated.")],
-    more_images: Annotated[list[str] | None, typer.Argument(help="Further images.", show_default=False)] = None,
+    more_images: MoreImagesArgument = None,
     network: NetworkOption = None,
     weights: WeightsOption = None,
     classes: ClassesOption = None,
@@ -398,6 +402,8 @@ def _runner(
     """Yield the runner that a command's options describe."""
     if (network is None) == (model is None):
         raise BackendError("name either --network (with --weights) or --model FILE.onnx")
+    if cuda and provider is Provider.CPU:
+        raise BackendError("--cuda and --provider cpu contradict each other; leave one out")
     provider_name = (provider or (Provider.CUDA if cuda else Provider.CPU)).value
     if model is not None:
         if weights is not None or classes is not None:
@@ -442,20 +448,17 @@ def _images(patterns: Sequence[str], class_names: tuple[str, ...], limit: int | 
 
 
 def _check_writable(*paths: Path | None) -> None:
-    """Raise SSDDeployError for a result that could not be written: before hours of work, not after them."""
-    for path in paths:
-        if path is None:
-            continue
-        if path.is_dir():
-            raise SSDDeployError(f"{path}: is a folder; name a file to write")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
-        except OSError as error:
-            raise SSDDeployError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+    from ssd_train.evaluation.files import check_writable
+
+    named = [path for path in paths if path is not None]
+    for path in named:
+        check_writable(path)
+    if len({path.resolve() for path in named}) < len(named):
+        raise SSDDeployError(f"{named[0]}: is named for two results; name a file for each")
 
 
 def main() -> None:
     """Entry point of the `ssd-deploy` script."""
+    # OpenCV, once it is loaded, would print lines of its own around our errors.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     app()

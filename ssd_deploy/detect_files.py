@@ -44,6 +44,8 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     """
     found: list[Path] = []
     for pattern in patterns:
+        if not pattern:
+            raise ImageError("an empty name stands for no image; name a file, a folder or a pattern")
         path = Path(pattern).expanduser()
         if path.is_dir():
             matches = sorted(
@@ -86,40 +88,45 @@ def detect_files(
     """
     if not 0 <= threshold <= 1:
         raise SSDDeployError(f"a threshold of {threshold} is not in 0 to 1")
+    if out_dir.exists() and not out_dir.is_dir():
+        raise SSDDeployError(f"{out_dir}: is a file; name a folder with --out")
     targets = _targets(paths, out_dir)
     results: list[dict[str, Any]] = []
     pictures: list[Path] = []
     counts: list[int] = []
     errors: list[str] = []
-    for start in range(0, len(paths), detector.batch_size):
-        loaded = []
-        for path, target in list(zip(paths, targets, strict=True))[start : start + detector.batch_size]:
-            try:
-                loaded.append((path, target, load_image(path)))
-            except ImageError as error:
-                errors.append(str(error))
-        for (path, target, image), found in zip(
-            loaded, detector.detect([image for _, _, image in loaded]), strict=True
-        ):
-            shown = found.clipped(image.shape[:2]).select(found.scores >= threshold)
-            _write_picture(target, draw(image, shown, detector.spec.class_names))
-            results.append(_result(path, image.shape[:2], shown, detector.spec.class_names))
-            pictures.append(target)
-            counts.append(len(shown))
-        if on_progress is not None:
-            on_progress(min(start + detector.batch_size, len(paths)))
-    spec = detector.spec
+    is_complete = False
     json_path = out_dir / RESULTS_NAME
-    write_json(
-        json_path,
-        {
+    try:
+        for start in range(0, len(paths), detector.batch_size):
+            loaded = []
+            for path, target in list(zip(paths, targets, strict=True))[start : start + detector.batch_size]:
+                try:
+                    loaded.append((path, target, load_image(path)))
+                except ImageError as error:
+                    errors.append(str(error))
+            for (path, target, image), found in zip(
+                loaded, detector.detect([image for _, _, image in loaded]), strict=True
+            ):
+                shown = found.clipped(image.shape[:2]).select(found.scores >= threshold)
+                _write_picture(target, draw(image, shown, detector.spec.class_names))
+                results.append(_result(path, image.shape[:2], shown, detector.spec.class_names))
+                pictures.append(target)
+                counts.append(len(shown))
+            if on_progress is not None:
+                on_progress(min(start + detector.batch_size, len(paths)))
+        is_complete = True
+    finally:
+        # Whatever ends the run, what was found up to then stands beside its pictures.
+        content = {
             "backend": detector.runner.name,
-            "detector": dataclasses.asdict(spec),
+            "detector": dataclasses.asdict(detector.spec),
             "threshold": threshold,
+            "is_complete": is_complete,
             "images": results,
             "errors": errors,
-        },
-    )
+        }
+        write_json(json_path, content)
     return DetectedFiles(json_path=json_path, pictures=tuple(pictures), counts=tuple(counts), errors=tuple(errors))
 
 

@@ -82,7 +82,7 @@ def load_detector(
     device: str = "cpu",
     batch_size: int = 8,
     allow_tf32: bool = False,
-    settings: PostprocessSettings = PostprocessSettings(),
+    settings: PostprocessSettings | None = None,
 ) -> Detector:
     """Load a detector.
 
@@ -95,14 +95,14 @@ def load_detector(
         device: PyTorch's `cpu` or `cuda`.
         batch_size: images a call of the backend.
         allow_tf32: let a GPU compute float32 with TF32 rounding.
-        settings: thresholds of a network; a file has its own.
+        settings: thresholds of a network, GluonCV's where None; an exported file has its own.
 
     Raises:
         BackendError: no such backend, or it or an option of another one does not fit the model, or it
             does not work here.
         ModelError, NetworkError, WeightsError: the model cannot be loaded.
     """
-    is_file = Path(model).suffix == ".onnx"
+    is_file = Path(model).suffix.lower() == ".onnx" or Path(model).is_file()
     if backend == "auto":
         backend = "onnxruntime" if is_file else "torch"
     if backend not in BACKENDS:
@@ -110,8 +110,8 @@ def load_detector(
     if backend == "onnxruntime":
         if not is_file:
             raise BackendError(f"{model}: the onnxruntime backend runs a .onnx file; make it with `ssd-deploy export`")
-        if weights is not None or classes is not None:
-            raise WeightsError(f"{model}: an exported model has its own weights and classes; leave yours out")
+        if weights is not None or classes is not None or settings is not None:
+            raise WeightsError(f"{model}: an exported model has its own weights, classes and settings; leave yours out")
         if device != "cpu":
             raise BackendError(f"device {device!r} is for PyTorch; choose ONNX Runtime's provider, such as 'cuda'")
         from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
@@ -125,7 +125,7 @@ def load_detector(
     network = load_network(str(model), weights, classes)
     from ssd_deploy.backends.pytorch import TorchRunner
 
-    runner = TorchRunner(network, settings, device=device, allow_tf32=allow_tf32)
+    runner = TorchRunner(network, settings or PostprocessSettings(), device=device, allow_tf32=allow_tf32)
     return Detector(runner, batch_size=batch_size)
 
 

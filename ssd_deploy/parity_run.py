@@ -32,12 +32,14 @@ class ParityOutcome:
         reference: PyTorch's run.
         comparisons: one a further backend.
         skipped: backends that do not work here, with the reason.
+        notes: what to know about the comparison, a sentence each.
         dataset, tolerances: what was compared on, and how strictly.
     """
 
     reference: BackendRun
     comparisons: tuple[Comparison, ...]
     skipped: tuple[str, ...]
+    notes: tuple[str, ...]
     dataset: Dataset
     tolerances: Tolerances
 
@@ -48,7 +50,8 @@ class ParityOutcome:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values for JSON."""
         return report_dict(self.reference, self.comparisons, self.dataset, self.tolerances) | {
-            "skipped": list(self.skipped)
+            "skipped": list(self.skipped),
+            "notes": list(self.notes),
         }
 
     def text(self) -> str:
@@ -64,6 +67,7 @@ class ParityOutcome:
         lines += [text_table(HEADER, rows), ""]
         for comparison in self.comparisons:
             lines += _details(comparison)
+        lines += [f"note: {note}" for note in self.notes]
         lines += [f"not run: {reason}" for reason in self.skipped]
         lines.append("PASS: nothing was lost" if self.passed else "FAIL: see above")
         return "\n".join(lines)
@@ -122,12 +126,16 @@ def run(
             )
 
     reference = over_all_images(reference_runner)
-    comparisons = [compare(reference, over_all_images(runner), dataset, tolerances) for runner in candidates]
+    comparisons = [
+        compare(reference, over_all_images(runner), dataset, tolerances, batch_size) for runner in candidates
+    ]
+    notes = _notes_on_weights(reference_runner, candidates)
     skipped = [f"{name}: {finding.detail}" for name, finding in works.items() if not finding.works]
     return ParityOutcome(
         reference=reference,
         comparisons=tuple(comparisons),
         skipped=tuple(skipped),
+        notes=tuple(notes),
         dataset=dataset,
         tolerances=tolerances,
     )
@@ -143,6 +151,17 @@ def _check_same_detector(reference: Runner, candidates: Sequence[Runner], model:
                 f"{model}: was exported from {runner.spec.network} with {len(runner.spec.class_names)} classes, not "
                 f"from {expected.network} with {len(expected.class_names)}; name the network that it was made from"
             )
+
+
+def _notes_on_weights(reference: Runner, candidates: Sequence[Runner]) -> list[str]:
+    """Say where an exported file names other weights: perhaps the same in another format, perhaps not."""
+    ours = reference.spec
+    return [
+        f"{runner.name} runs weights from {runner.spec.weights} (SHA-256 {runner.spec.weights_sha256[:12]}...), "
+        f"PyTorch runs {ours.weights} ({ours.weights_sha256[:12]}...)"
+        for runner in candidates
+        if runner.spec.weights_sha256 != ours.weights_sha256
+    ]
 
 
 def _row(comparison: Comparison) -> tuple[str, ...]:

@@ -65,6 +65,10 @@ def test_the_readmes_table_has_every_backbone_and_its_published_numbers():
             assert cells[4] == " / ".join(f"{value:.1f}" for value in config.published_coco or ())
 
 
+def test_no_figure_was_forgotten():
+    assert not re.findall(r"@[A-Z]+@", README)
+
+
 def test_every_extra_in_the_readme_exists():
     import tomllib
 

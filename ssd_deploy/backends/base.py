@@ -24,7 +24,7 @@ class Runner(Protocol):
     """A detector in one backend.
 
     Attributes:
-        name: backend and where it really runs, for example `onnxruntime (CUDAExecutionProvider)`.
+        name: backend and where it really runs, for example `onnxruntime (CUDA)`.
         spec: what the detector expects and means.
         max_batch_size: most images a call takes; None where there is no limit.
     """

@@ -1,8 +1,6 @@
 """ONNX Runtime on CPU, CUDA or its TensorRT provider. No torch, no onnx."""
 
-import contextlib
 import dataclasses
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ssd_deploy.backends.base import RawPredictions, check_images
+from ssd_train.evaluation.captured_stdout import captured_stdout
 from ssd_train.evaluation.detections import PaddedDetections
 from ssd_train.evaluation.errors import BackendError, ModelError
-from ssd_train.evaluation.spec import DetectorSpec
+from ssd_train.evaluation.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -21,11 +20,8 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 
-INPUT_NAME = "images"
-OUTPUT_NAMES = ("boxes", "scores", "labels")
-RAW_NAMES = ("cls_logits", "box_offsets")
-
-# ONNX Runtime's log level for fatal errors alone: whatever it warns of is raised here, in one sentence.
+# ONNX Runtime's log level for fatal errors alone: whatever it warns of is raised here, in one sentence. Set
+# for the whole process when a session opens, since providers log before they know the session's own level.
 FATAL_ONLY = 4
 
 
@@ -46,6 +42,8 @@ class OnnxRuntimeRunner:
     max_batch_size: int | None = None
 
     def __init__(self, path: Path, *, provider: str = "cpu", allow_tf32: bool = False, threads: int = 0) -> None:
+        if path.is_dir():
+            raise ModelError(f"{path}: is a folder; name the .onnx file in it")
         if not path.is_file():
             raise ModelError(f"{path}: there is no such model file; make one with `ssd-deploy export`")
         self._path = path
@@ -130,14 +128,17 @@ def open_session(
     onnxruntime.set_default_logger_severity(FATAL_ONLY)
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
     source = model if isinstance(model, bytes) else str(model)
-    # ONNX Runtime prints about libraries that it misses; that belongs into the error, not on the screen.
-    printed = io.StringIO()
+    printed = ""
     try:
-        with contextlib.redirect_stdout(printed):
-            if wanted != PROVIDERS["cpu"]:
+        if wanted == PROVIDERS["cpu"]:
+            session = onnxruntime.InferenceSession(source, options, providers=providers)
+        else:
+            # ONNX Runtime prints about libraries that it misses; that belongs into the error, not on the screen.
+            with captured_stdout() as text:
                 # Brings in CUDA and cuDNN from their Python packages where the system has none.
                 onnxruntime.preload_dlls()
-            session = onnxruntime.InferenceSession(source, options, providers=providers)
+                session = onnxruntime.InferenceSession(source, options, providers=providers)
+            printed = text.getvalue()
     except Exception as error:  # ONNX Runtime's exceptions share no narrower base
         if wanted != PROVIDERS["cpu"]:
             raise BackendError(f"{model_name}: {wanted} cannot run it ({_first_line(str(error))})") from error
@@ -147,7 +148,7 @@ def open_session(
         ) from error
     used = session.get_providers()
     if wanted not in used:
-        reason = _first_line(printed.getvalue()) or "its libraries or the driver are missing"
+        reason = _first_line(printed) or "its libraries or the driver are missing"
         raise BackendError(
             f"{wanted} was asked for, but the session fell back to {', '.join(used)} ({reason}); "
             "install what is missing, or use --provider cpu"

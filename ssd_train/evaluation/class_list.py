@@ -13,7 +13,7 @@ def read_class_list(path: Path) -> tuple[str, ...]:
         SpecError: the file cannot be read as text, has no names, or repeats one.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: the class list cannot be read ({error}); give a text file, a name a line") from error
     try:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,24 +22,32 @@ def written_atomically(path: Path) -> Iterator[Path]:
     Raises:
         SSDDeployError: the folder cannot be created or written.
     """
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        raise SSDDeployError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes private files; a result gets the permissions any other new file would have.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         if path.is_dir():
             raise SSDDeployError(f"{path}: is a folder; name a file to write")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        raise SSDDeployError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+    try:
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise SSDDeployError for a file that could not be written: before hours of work, not after them."""
+    try:
+        with written_atomically(path):
+            raise _Writable
+    except _Writable:
+        return
+
+
+class _Writable(Exception):
+    """Ends a trial write before it replaces anything."""
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,6 +5,7 @@ interpolation chosen by how the size changes, then /255, mean and std in float32
 another library moves most pixels by a few grey levels and costs up to a point of AP.
 """
 
+import re
 import struct
 from pathlib import Path
 
@@ -51,15 +52,39 @@ def load_image(path: Path, *, apply_orientation: bool = True) -> NDArray[np.uint
 
 
 def _is_cut_off(data: bytes) -> bool:
-    """True where the container's end marker is missing: OpenCV fills the rest with grey and says nothing."""
-    if data.startswith(b"\xff\xd8"):  # JPEG: an end-of-image marker must follow the last start of scan
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda") or b"\xff\xda" not in data
+    """True where the container ends too early: OpenCV fills the rest with grey and says nothing."""
+    if data.startswith(b"\xff\xd8"):
+        return not _jpeg_ends(data)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return b"IEND" not in data[-64:] and b"IEND\xaeB`\x82" not in data
+        return b"IEND\xaeB`\x82" not in data
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return len(data) < 8 + struct.unpack("<I", data[4:8])[0]
-    if data.startswith(b"BM") and len(data) >= 6:
-        return len(data) < struct.unpack("<I", data[2:6])[0]
+    if data.startswith(b"BM") and len(data) >= 34:
+        # Where the pixels start, then width, height, planes, bits a pixel, compression (0: none).
+        start, width, height, _, bits, compression = struct.unpack("<I4xiiHHI", data[10:34])
+        row_bytes = (abs(width) * bits + 31) // 32 * 4
+        return compression == 0 and len(data) < start + row_bytes * abs(height)
+    return False
+
+
+# A marker inside JPEG entropy-coded data: not a stuffed zero, a restart or a fill byte.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_END_OF_IMAGE = 0xD9
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Walk the segments to the end of the first image (ITU-T T.81, annex B); what follows it does not count.
+
+    Looking for the last end marker would not do: previews inside the file have one, and cameras
+    append videos that may hold any bytes.
+    """
+    position = 2
+    while found := _JPEG_MARKER.search(data, position):
+        marker, position = data[found.start() + 1], found.end()
+        if marker == _END_OF_IMAGE:
+            return True
+        # The length of a segment counts its own two bytes; after a scan's header the search skips its data.
+        position += int.from_bytes(data[position : position + 2], "big")
     return False
 
 

@@ -19,6 +19,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # The only resize rule there is; named in the metadata so that a file says which it was trained for.
 GLUONCV_RESIZE = "opencv: cubic if both sides grow, area if both shrink, else linear"
 
+# Names in an exported file. The raw predictions are inner values, there for parity checks.
+INPUT_NAME = "images"
+OUTPUT_NAMES = ("boxes", "scores", "labels")
+RAW_NAMES = ("cls_logits", "box_offsets")
+
 # TensorRT refuses a TopK with a larger K, so no exported graph may hold one.
 MAX_TOP_K = 3840
 

@@ -260,6 +260,8 @@ def network_config(name: str, class_names: Iterable[str] | None = None) -> Netwo
                 f"{config.name} has no class list of its own; name a file with --classes, a line a class"
             )
         return config
+    if isinstance(class_names, str):
+        raise NetworkError(f"the class list is the text {class_names!r}; give a list of names")
     classes = tuple(class_names)
     if config.class_names and classes != config.class_names:
         custom = config.name.rsplit("_", 1)[0] + "_custom"

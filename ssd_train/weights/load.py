@@ -35,7 +35,10 @@ def load_network(name: str, weights: str | Path | None, classes: Sequence[str] |
         with torch.device("meta"):
             network = build_ssd(config)
         network.load_state_dict(state_for(network, file), assign=True)
-        origin, sha256 = file.path.name, file.sha256
+        # A converted file still says what it was made from.
+        source = file.metadata.get("source")
+        origin = f"{file.path.name}, from {source}" if source else file.path.name
+        sha256 = file.sha256
     network.spec = dataclasses.replace(network.spec, weights=origin, weights_sha256=sha256)
     return network
 
@@ -52,6 +55,9 @@ def random_seed(weights: str | Path | None) -> int | None:
     seed = match[1] or "0"
     if not seed.isdecimal():
         raise WeightsError(f"--weights {weights}: the seed {seed!r} is not a whole number; write random:0")
+    # What PyTorch's generators take.
+    if int(seed) >= 2**63:
+        raise WeightsError(f"--weights {weights}: the seed {seed} is not below 2**63; write a smaller one")
     return int(seed)
 
 

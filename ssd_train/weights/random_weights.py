@@ -25,7 +25,8 @@ def randomise(network: SSD, seed: int) -> None:
     """Replace a network's weights in place, the same for the same seed; anchors stay.
 
     Convolutions are drawn as in He et al., Delving Deep into Rectifiers, section 2.2; then each
-    predictor is scaled by what it gives for random images.
+    predictor is scaled by what it gives for random images. Pictures that look nothing like those may
+    still have no candidate, or one in every place.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():

@@ -255,7 +255,7 @@ def test_convert_brings_every_tensor_through_two_formats(run_cli: Run, network: 
         assert all(torch.equal(found[name], expected[name]) for name in expected)
         assert metadata["network"] == NAME
         assert json.loads(metadata["class_names"]) == list(VOC_CLASSES)
-    assert metadata["source"] == "one.safetensors"
+    assert metadata["source"] == "one.safetensors, from weights.params"
 
 
 def test_convert_keeps_a_class_list_with_the_weights(
@@ -270,7 +270,7 @@ def test_convert_keeps_a_class_list_with_the_weights(
     # From there on the file names its classes itself.
     detector = load_detector(CUSTOM, weights=out)
     assert detector.spec.class_names == ("RBC", "WBC", "Platelets")
-    assert detector.spec.weights == "cells.safetensors"
+    assert detector.spec.weights == "cells.safetensors, from random, seed 2"
     class_list.write_text("WBC\nRBC\nPlatelets\n")
     line = mistake("convert", "--network", CUSTOM, "--weights", out, "--classes", class_list, "--out", tmp_path / "x")
     assert str(out) in line and "RBC, WBC, Platelets" in line

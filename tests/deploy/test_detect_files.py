@@ -9,6 +9,7 @@ from tiny_data import FakeRunner, blocks, with_orientation, write_image, write_t
 
 from ssd_deploy.detect_files import DetectedFiles, detect_files, find_images
 from ssd_deploy.detector import Detector
+from ssd_train.evaluation.detections import PaddedDetections
 from ssd_train.evaluation.errors import ImageError, SSDDeployError
 from ssd_train.evaluation.spec import DetectorSpec
 
@@ -244,3 +245,37 @@ def test_an_upright_exif_entry_changes_nothing(detector: Detector, tmp_path: Pat
     path.write_bytes(with_orientation(path.read_bytes(), 1))
     result = detect_files(detector, [path], tmp_path / "out")
     assert written(result)["images"][0]["width"] == 96
+
+
+def test_an_interrupted_run_leaves_what_it_found_beside_its_pictures(folder: Path, tmp_path: Path) -> None:
+    class Interrupted(FakeRunner):
+        """A fake that stops in its second batch, as a user does with Ctrl-C."""
+
+        calls = 0
+
+        def run(self, images: np.ndarray) -> PaddedDetections:
+            self.calls += 1
+            if self.calls == 2:
+                raise KeyboardInterrupt
+            return super().run(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        detect_files(Detector(Interrupted(SPEC, ROWS), batch_size=2), find_images([str(folder)]), tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert content["is_complete"] is False
+    assert [Path(image["file"]).name for image in content["images"]] == ["a.jpg", "b.png"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.jpg", "b.png", "detections.json"}
+
+
+def test_a_whole_run_says_that_it_is_complete(detector: Detector, folder: Path, tmp_path: Path) -> None:
+    assert written(detect_files(detector, find_images([str(folder)]), tmp_path / "out"))["is_complete"] is True
+
+
+def test_an_empty_name_is_no_image_and_not_this_folder() -> None:
+    with pytest.raises(ImageError, match="an empty name"):
+        find_images([""])
+
+
+def test_a_file_as_the_folder_for_results_is_named_before_the_work(detector: Detector, folder: Path) -> None:
+    with pytest.raises(SSDDeployError, match=r"notes.txt: is a file; name a folder with --out"):
+        detect_files(detector, find_images([str(folder)]), folder / "notes.txt")

@@ -1,4 +1,6 @@
+import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +75,8 @@ def test_classes_reach_a_custom_network() -> None:
         ({"provider": "rocm"}, BackendError, "'rocm' does not exist; choose cpu, cuda, tensorrt"),
         ({"device": "cuda"}, BackendError, "'cuda' is for PyTorch"),
         ({"weights": "random"}, WeightsError, "has its own weights"),
-        ({"classes": ["a"]}, WeightsError, "has its own weights and classes"),
+        ({"classes": ["a"]}, WeightsError, "has its own weights, classes and settings"),
+        ({"settings": PostprocessSettings()}, WeightsError, "its own weights, classes and settings"),
         ({"batch_size": 0}, BackendError, "batch size of 0"),
     ],
 )
@@ -296,3 +299,32 @@ def test_a_network_in_training_mode_is_evaluated_all_the_same(
     expected = load_detector(NAME, weights="random").detect(pictures[:1])[0]
     found = Detector(TorchRunner(network.train())).detect(pictures[:1])[0]
     assert_same_detections(found, expected, box_px=1e-3, score=1e-5)
+
+
+def test_loading_in_several_threads_leaves_standard_output_alone(
+    model_path: Path, pretend_gpu: Callable[[bool], list[object]]
+) -> None:
+    pretend_gpu(True)
+    before = sys.stdout
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: load_detector(model_path, provider="cuda"), range(12)))
+    assert sys.stdout is before
+
+
+def test_a_model_file_is_known_by_being_one_and_not_by_its_name(model_path: Path, tmp_path: Path) -> None:
+    for name in ("MODEL.ONNX", "model"):
+        path = tmp_path / name
+        path.write_bytes(model_path.read_bytes())
+        assert load_detector(path).runner.name == "onnxruntime (CPU)"
+
+
+def test_a_folder_is_no_model_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is a folder"):
+        OnnxRuntimeRunner(tmp_path)
+
+
+def test_the_package_names_what_its_detectors_return(model_path: Path) -> None:
+    import ssd_deploy
+
+    (found,) = ssd_deploy.load_detector(model_path).detect([np.zeros((9, 9, 3), np.uint8)])
+    assert isinstance(found, ssd_deploy.Detections)

@@ -133,7 +133,13 @@ def test_identical_runs_pass_with_an_agreement_of_1(dataset: Dataset) -> None:
     assert found.agreement == 1
     assert (found.matched, found.unmatched) == (180, 0)
     assert (found.score_difference, found.box_difference) == (0, 0)
-    assert [stage.name for stage in found.stages] == ["input tensor", "raw logits", "raw offsets", "detections"]
+    assert [stage.name for stage in found.stages] == [
+        "input tensor",
+        "raw logits",
+        "raw offsets",
+        "detection scores",
+        "detections",
+    ]
     assert all(stage.passed for stage in found.stages)
     assert math.isnan(found.metric) and math.isnan(found.metric_difference)
     assert found.latency_ms > 0
@@ -141,7 +147,7 @@ def test_identical_runs_pass_with_an_agreement_of_1(dataset: Dataset) -> None:
 
 BROKEN = {
     "boxes 1 px to the right": (FakeRunner(SPEC, moved(ROWS, pixels=1)), "detections"),
-    "scores 0.01 higher": (FakeRunner(SPEC, moved(ROWS, score=0.01)), "detections"),
+    "scores 0.01 higher": (FakeRunner(SPEC, moved(ROWS, score=0.01)), "detection scores"),
     "boxes of the right size 0.2 px off": (FakeRunner(SPEC, moved(ROWS, pixels=0.2)), "detections"),
     "a tenth of the detections lost": (FakeRunner(SPEC, ROWS[:54]), "detections"),
     "detections added": (FakeRunner(SPEC, [*ROWS, *[(20, 80, 90, 99, 0.02, 0)] * 3]), "detections"),
@@ -209,14 +215,21 @@ def test_a_few_ties_of_many_detections_are_excused_and_more_are_not(dataset: Dat
     assert found.first_failing_stage == "detections" and "6 of 354" in found.failures[0]
 
 
+def test_a_tie_excuses_no_score(dataset: Dataset) -> None:
+    one_score_off = [*ROWS[:-1], (*ROWS[-1][:4], ROWS[-1][4] - 0.01, ROWS[-1][5])]
+    found = compared(FakeRunner(SPEC, ROWS), FakeRunner(SPEC, one_score_off), dataset)
+    assert found.first_failing_stage == "detection scores"
+
+
 def test_of_a_handful_of_detections_none_is_excused(tmp_path: Path) -> None:
     data = images_as_dataset([write_image(tmp_path / "one.png", blocks(100, 100, 20, 0))], CLASSES)
     row = (10, 10, 90, 90, 0.9, 0)
-    for broken in (moved([row], pixels=1), moved([row], score=0.01)):
+    broken_at = {"detections": moved([row], pixels=1), "detection scores": moved([row], score=0.01)}
+    for stage, broken in broken_at.items():
         # Too little for the agreement, which looks at overlaps of 0.95 and less and at the order of scores.
         found = compared(FakeRunner(SPEC, [row]), FakeRunner(SPEC, broken), data)
         assert found.agreement == pytest.approx(1)
-        assert found.first_failing_stage == "detections"
+        assert found.first_failing_stage == stage
 
 
 def test_nothing_detected_on_either_side_is_an_error_and_no_pass(dataset: Dataset) -> None:
@@ -327,7 +340,7 @@ def test_the_report_holds_versions_machine_tolerances_and_every_image(dataset: D
     assert written["per_class_difference"] == {"cat": pytest.approx(0), "dog": pytest.approx(0)}
     assert [image["image_id"] for image in written["images"]] == ["0.png", "1.png", "2.png"]
     assert written["images"][2]["only_reference"][0]["score"] == pytest.approx(ROWS[-1][4])
-    assert [stage["passed"] for stage in written["stages"]] == [True] * 4
+    assert [stage["passed"] for stage in written["stages"]] == [True] * 5
 
 
 def test_comparing_changes_neither_run(dataset: Dataset) -> None:

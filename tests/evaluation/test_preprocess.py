@@ -182,3 +182,35 @@ def test_the_input_image_is_not_changed() -> None:
     before = image.copy()
     preprocess(image, spec_of(8, 8))
     assert (image == before).all()
+
+
+def test_what_cameras_append_to_a_jpeg_does_not_make_it_cut_off(tmp_path: Path) -> None:
+    whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8))[1].tobytes()
+    path = tmp_path / "motion.jpg"
+    # A video behind the picture holds any bytes, markers that open a scan among them.
+    path.write_bytes(whole + b"video \xff\xda \xff\xd8" * 100)
+    assert load_image(path).shape == (60, 80, 3)
+
+
+def test_a_jpeg_whose_preview_is_whole_but_whose_picture_is_not_is_cut_off(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    whole, preview = (
+        cv2.imencode(".jpg", rng.integers(0, 256, (*size, 3), np.uint8))[1].tobytes() for size in ((60, 80), (6, 8))
+    )
+    segment = b"\xff\xe1" + (len(preview) + 2).to_bytes(2, "big") + preview
+    path = tmp_path / "preview.jpg"
+    path.write_bytes(whole[:2] + segment + whole[2:])
+    assert load_image(path).shape == (60, 80, 3)
+    path.write_bytes((whole[:2] + segment + whole[2:])[:-200])
+    with pytest.raises(ImageError, match="preview.jpg: the image is cut off"):
+        load_image(path)
+
+
+def test_a_bmp_is_cut_off_by_its_pixels_and_not_by_what_its_header_says_of_the_file(tmp_path: Path) -> None:
+    data = cv2.imencode(".bmp", np.zeros((10, 7, 3), np.uint8))[1].tobytes()
+    path = tmp_path / "picture.bmp"
+    path.write_bytes(data[:2] + (10**6).to_bytes(4, "little") + data[6:])
+    assert load_image(path).shape == (10, 7, 3)
+    path.write_bytes(data[:-30])
+    with pytest.raises(ImageError, match="cut off"):
+        load_image(path)

@@ -104,6 +104,11 @@ def test_custom_networks_take_a_class_list_and_fixed_ones_refuse_another():
         build_network("ssd_300_mobilenet0.25_custom", classes=["cat", "cat"])
 
 
+def test_a_text_is_no_class_list():
+    with pytest.raises(NetworkError, match="the text 'cat'"):
+        build_network("ssd_300_mobilenet0.25_custom", classes="cat")
+
+
 def test_an_unknown_name_is_answered_with_close_ones():
     with pytest.raises(NetworkError, match="did you mean ssd_512_resnet50_v1_coco"):
         build_network("ssd_512_resnet50_coco")
@@ -126,13 +131,18 @@ def test_random_weights_repeat_with_their_seed_and_differ_with_another():
     assert 20 < int((scores > 0.01).sum()) < 0.2 * scores.numel()
 
 
-@pytest.mark.parametrize("weights", ["random:x", "random:-1", "random:"])
-def test_a_seed_must_be_a_whole_number(weights):
-    if weights == "random:":
-        assert random_seed(weights) == 0
-    else:
-        with pytest.raises(WeightsError, match="whole number"):
-            random_seed(weights)
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [("random:x", "whole number"), ("random:-1", "whole number"), (f"random:{2**63}", "below 2")],
+)
+def test_a_seed_must_be_a_whole_number_that_generators_take(weights, message):
+    with pytest.raises(WeightsError, match=message):
+        random_seed(weights)
+
+
+def test_random_alone_is_seed_0_and_a_file_name_is_no_seed():
+    assert random_seed("random") == random_seed("random:0") == 0
+    assert random_seed("randomly.params") is None and random_seed(None) is None
 
 
 def test_only_gluoncvs_trained_parameters_are_trainable():

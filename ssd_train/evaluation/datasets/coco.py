@@ -76,7 +76,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path}: the annotation file cannot be read ({error.strerror}); "
             "choose another split or pass the COCO folder with --data-root"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not JSON ({error}); download it again") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: holds a JSON {type(content).__name__}, expected an object; is it a result file?")

@@ -127,7 +127,7 @@ def _read_image_list(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read as UTF-8 text ({error}); write one image id a line") from error
-    image_ids = [line.split()[0] for line in lines if line.strip()]
+    image_ids = [re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in lines if line.strip()]
     if not image_ids:
         raise DatasetError(f"{path}: the image list is empty; write one image id a line or choose another split")
     return image_ids
@@ -203,7 +203,8 @@ def _label(element: ElementTree.Element, path: Path, labels: dict[str, int]) -> 
     name = (element.findtext("name") or "").strip()
     if name.lower() not in labels:
         raise DatasetError(
-            f"{path}: class {name!r} is not one of {', '.join(labels)}; pass the data set's classes with --classes"
+            f"{path}: class {name!r} is not one of the detector's {len(labels)} ({', '.join(list(labels)[:5])}, ...); "
+            "pass the data set's classes with --classes"
         )
     return labels[name.lower()]
 

@@ -1,8 +1,6 @@
 """COCO average precision, computed by pycocotools on objects that are built in memory."""
 
-import contextlib
 import dataclasses
-import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ssd_train.evaluation.captured_stdout import captured_stdout
 from ssd_train.evaluation.datasets.dataset import GroundTruth
 from ssd_train.evaluation.detections import Detections
 from ssd_train.evaluation.errors import DatasetError
@@ -48,7 +47,7 @@ def coco_average_precision(
         ValueError: the two sequences differ in length.
     """
     evaluated = evaluate_boxes(ground_truths, detections, len(class_names))
-    with contextlib.redirect_stdout(io.StringIO()):
+    with captured_stdout():
         evaluated.summarize()
     labels = np.concatenate([truth.labels[~truth.is_crowd] for truth in ground_truths])
     positives = np.bincount(labels, minlength=len(class_names))
@@ -101,7 +100,7 @@ def evaluate_boxes(
             found.labels.tolist(), found.boxes.astype(np.float64), found.scores.tolist(), strict=True
         )
     )
-    with contextlib.redirect_stdout(io.StringIO()):
+    with captured_stdout():
         evaluated = COCOeval(
             _index(truth_rows, len(ground_truths), num_classes),
             _index(found_rows, len(ground_truths), num_classes),

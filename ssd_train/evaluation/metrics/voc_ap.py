@@ -76,8 +76,8 @@ def voc_average_precision(
     object_ignored = np.concatenate([truth.is_difficult | truth.is_crowd for truth in ground_truths])
     if object_ignored.all():
         raise DatasetError(
-            f"{len(ground_truths)} images hold {len(object_labels)} objects, none of which counts (all are difficult "
-            "or crowd), so there is nothing to find; choose another split"
+            f"the {len(ground_truths)} images hold no object that counts ({len(object_labels)} difficult or crowd "
+            "ones), so there is nothing to find; choose another split or more images"
         )
 
     scores, labels, objects = _match_all(ground_truths, detections, match_iou_threshold, later_first_on_ties)
