@@ -3,25 +3,26 @@
 Whatever is heavy is imported inside its command, so that `--help` answers at once.
 """
 
-import contextlib
 import dataclasses
 import enum
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from ssd_train.evaluation.errors import BackendError, DatasetError, SSDDeployError, WeightsError
-
-if TYPE_CHECKING:
-    from ssd_deploy.backends.base import Runner
-    from ssd_train.evaluation.datasets.dataset import Dataset
-    from ssd_train.evaluation.spec import PostprocessSettings
-    from ssd_train.networks.ssd import SSD
+from ssd_deploy.command_inputs import (
+    check_results,
+    export_network,
+    model_file,
+    open_dataset,
+    open_images,
+    open_network,
+    open_runner,
+    read_classes,
+)
+from ssd_train.evaluation.errors import DatasetError, SSDDeployError
 
 
 class Commands(TyperGroup):
@@ -159,7 +160,7 @@ def convert(
     from ssd_deploy.detector import load_network
     from ssd_train.evaluation.files import sha256_of_file
 
-    loaded = load_network(network, weights, _class_list(classes))
+    loaded = load_network(network, weights, read_classes(classes))
     from ssd_train.weights.convert import save_network
 
     save_network(loaded, out)
@@ -178,9 +179,16 @@ def export(
     max_detections: MaxOption = 100,
 ) -> None:
     """Write one ONNX file with decode and NMS inside, checked against PyTorch."""
-    settings = _settings(score_threshold, nms_iou, pre_nms_top_k, max_detections)
-    loaded = _network(network, weights, classes)
-    typer.echo(str(_export(loaded, out, settings)))
+    from ssd_train.evaluation.spec import PostprocessSettings
+
+    settings = PostprocessSettings(
+        score_threshold=score_threshold,
+        nms_iou_threshold=nms_iou,
+        pre_nms_top_k=pre_nms_top_k,
+        max_detections=max_detections,
+    )
+    loaded = open_network(network, weights, classes)
+    typer.echo(str(export_network(loaded, out, settings)))
 
 
 @app.command("eval")
@@ -215,15 +223,24 @@ def evaluate(
     from ssd_train.evaluation.protocol import Protocol
     from ssd_train.evaluation.results_file import write_results
 
-    _check_writable(json, detections)
-    with _runner(network, weights, classes, model, backend, provider, cuda, allow_tf32) as runner:
+    check_results(json, detections)
+    with open_runner(
+        network=network,
+        weights=weights,
+        classes=classes,
+        model=model,
+        backend=backend,
+        provider=provider,
+        cuda=cuda,
+        allow_tf32=allow_tf32,
+    ) as runner:
         spec = runner.spec
         if data_shape is not None and spec.input_size != (data_shape, data_shape):
             raise DatasetError(
                 f"--data-shape {data_shape} does not fit {spec.network}, whose input is {spec.input_size[0]} pixels; "
                 "leave the option out or choose another network"
             )
-        data = _dataset(dataset, data_root, split, spec.class_names, limit)
+        data = open_dataset(dataset, data_root, split, spec.class_names, limit)
         with image_progress(runner.name, len(data.samples)) as on_progress:
             found = run_detector(
                 data.samples,
@@ -277,17 +294,17 @@ def parity(
     if (dataset is None) == (not images) or (more_images and not images):
         raise DatasetError("name either --dataset (with --data-root) or --images to compare on")
     tolerances = Tolerances(metric=tolerance, agreement=min_agreement)
-    _check_writable(json)
-    loaded = _network(network, weights, classes)
+    check_results(json)
+    loaded = open_network(network, weights, classes)
     class_names = loaded.config.class_names
     data = (
-        _images([*(images or []), *(more_images or [])], class_names, limit)
+        open_images([*(images or []), *(more_images or [])], class_names, limit)
         if dataset is None
-        else _dataset(dataset, data_root, split, class_names, limit)
+        else open_dataset(dataset, data_root, split, class_names, limit)
     )
     from ssd_deploy import parity_run  # needs torch, which loading the network has asked for
 
-    with _exported(loaded, model) as path:
+    with model_file(loaded, model) as path:
         outcome = parity_run.run(
             loaded,
             path,
@@ -318,6 +335,7 @@ def detect(
     backend: BackendOption = BackendName.AUTO,
     provider: ProviderOption = None,
     cuda: CudaOption = False,
+    allow_tf32: Tf32Option = False,
     out: Annotated[Path, typer.Option(help="Folder for annotated pictures and detections.json.")] = Path("detections"),
     threshold: Annotated[float, typer.Option(help="Lowest score that is shown.")] = 0.5,
     batch_size: BatchOption = 8,
@@ -328,7 +346,16 @@ def detect(
     from ssd_deploy.progress import image_progress
 
     paths = find_images([*images, *(more_images or [])])
-    with _runner(network, weights, classes, model, backend, provider, cuda, False) as runner:
+    with open_runner(
+        network=network,
+        weights=weights,
+        classes=classes,
+        model=model,
+        backend=backend,
+        provider=provider,
+        cuda=cuda,
+        allow_tf32=allow_tf32,
+    ) as runner:
         detector = Detector(runner, batch_size=batch_size)
         with image_progress(runner.name, len(paths)) as on_progress:
             result = detect_files(detector, paths, out, threshold=threshold, on_progress=on_progress)
@@ -339,122 +366,6 @@ def detect(
         typer.echo(f"Error: {error}", err=True)
     if result.errors:
         raise typer.Exit(2)
-
-
-def _settings(score_threshold: float, nms_iou: float, top_k: int, max_detections: int) -> "PostprocessSettings":
-    from ssd_train.evaluation.spec import PostprocessSettings
-
-    return PostprocessSettings(
-        score_threshold=score_threshold,
-        nms_iou_threshold=nms_iou,
-        pre_nms_top_k=top_k,
-        max_detections=max_detections,
-    )
-
-
-def _class_list(path: Path | None) -> Sequence[str] | None:
-    if path is None:
-        return None
-    from ssd_train.evaluation.class_list import read_class_list
-
-    return read_class_list(path)
-
-
-def _network(name: str, weights: str | None, classes: Path | None) -> "SSD":
-    from ssd_deploy.detector import load_network
-    from ssd_deploy.progress import download_progress
-
-    with download_progress(name) as on_progress:
-        return load_network(name, weights, _class_list(classes), on_progress=on_progress)
-
-
-def _export(network: "SSD", out: Path, settings: "PostprocessSettings") -> Path:
-    from ssd_deploy.requirements import require
-
-    require("onnx", "export", "Exporting")
-    require("onnxscript", "export", "Exporting")
-    from export.onnx_export import export_onnx
-
-    return export_onnx(network, out, settings=settings)
-
-
-@contextlib.contextmanager
-def _exported(network: "SSD", model: Path | None) -> Iterator[Path]:
-    """Yield the model file that was named, or one that is made for the moment."""
-    if model is not None:
-        yield model
-        return
-    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
-        yield _export(network, Path(folder), network.spec.postprocess)
-
-
-@contextlib.contextmanager
-def _runner(
-    network: str | None,
-    weights: str | None,
-    classes: Path | None,
-    model: Path | None,
-    backend: BackendName,
-    provider: Provider | None,
-    cuda: bool,
-    allow_tf32: bool,
-) -> Iterator["Runner"]:
-    """Yield the runner that a command's options describe."""
-    if (network is None) == (model is None):
-        raise BackendError("name either --network (with --weights) or --model FILE.onnx")
-    if cuda and provider is Provider.CPU:
-        raise BackendError("--cuda and --provider cpu contradict each other; leave one out")
-    provider_name = (provider or (Provider.CUDA if cuda else Provider.CPU)).value
-    if model is not None:
-        if weights is not None or classes is not None:
-            raise WeightsError("--weights and --classes belong to --network; an exported model has its own")
-        if backend is BackendName.TORCH:
-            raise BackendError(f"{model}: --backend torch runs a --network; a model file runs in onnxruntime")
-        from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
-
-        yield OnnxRuntimeRunner(model, provider=provider_name, allow_tf32=allow_tf32)
-        return
-    if provider is not None and backend is not BackendName.ONNXRUNTIME:
-        raise BackendError(
-            f"--provider {provider.value} is for ONNX Runtime, but --network runs in PyTorch; "
-            "add --backend onnxruntime, or choose with --cuda/--cpu"
-        )
-    loaded = _network(str(network), weights, classes)
-    if backend is BackendName.ONNXRUNTIME:
-        from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
-
-        with _exported(loaded, None) as path:
-            yield OnnxRuntimeRunner(path, provider=provider_name, allow_tf32=allow_tf32)
-        return
-    from ssd_deploy.backends.pytorch import TorchRunner
-
-    yield TorchRunner(loaded, device="cuda" if cuda else "cpu", allow_tf32=allow_tf32)
-
-
-def _dataset(
-    kind: DatasetKind, root: Path | None, split: str | None, class_names: tuple[str, ...], limit: int | None
-) -> "Dataset":
-    from ssd_train.evaluation.datasets.load import load_dataset
-
-    folder = root or Path.home() / ".torch" / "datasets" / kind.value
-    return load_dataset(kind.value, folder, split, class_names).limited(limit)
-
-
-def _images(patterns: Sequence[str], class_names: tuple[str, ...], limit: int | None) -> "Dataset":
-    from ssd_deploy.detect_files import find_images
-    from ssd_deploy.parity import images_as_dataset
-
-    return images_as_dataset(find_images(patterns)[:limit], class_names)
-
-
-def _check_writable(*paths: Path | None) -> None:
-    from ssd_train.evaluation.files import check_writable
-
-    named = [path for path in paths if path is not None]
-    for path in named:
-        check_writable(path)
-    if len({path.resolve() for path in named}) < len(named):
-        raise SSDDeployError(f"{named[0]}: is named for two results; name a file for each")
 
 
 def main() -> None:
