@@ -19,13 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ssd_train.evaluation.captured_stdout import captured_stdout
 from ssd_train.evaluation.errors import ModelError
 from ssd_train.evaluation.files import written_atomically
 from ssd_train.evaluation.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec, PostprocessSettings
 from ssd_train.networks.postprocess import Postprocess
 from ssd_train.networks.ssd import SSD
 
-# The newest opset that ONNX Runtime, TensorRT 10 and TensorRT for RTX all take with nothing converted.
+# What the exporter writes by itself; another number would mean a conversion after the fact.
 OPSET = 18
 
 # Largest difference between PyTorch and the file, relative to the spread of each raw output. Both
@@ -93,10 +94,10 @@ def _traced(graph: ExportedGraph, spec: DetectorSpec) -> onnx.ModelProto:
     images = torch.zeros(TRACED_BATCH, 3, *spec.input_size)
     exporter_log = logging.getLogger("torch.onnx")
     level = exporter_log.level
-    # The exporter reports optional packages it does without; none of that concerns a user.
+    # The exporter logs optional packages that it does without and prints counts of rewrites: nothing for a user.
     exporter_log.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with captured_stdout(), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 graph,
