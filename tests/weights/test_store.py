@@ -95,8 +95,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         time.sleep(state.delay_s)
         cut, state.cuts_next_after = state.cuts_next_after, None
         sent = rest[:cut]
-        self.wfile.write(sent)
+        # Noted first: the client may be done with the last byte before this thread goes on.
         state.sent.append(len(sent))
+        self.wfile.write(sent)
         if state.stalls:
             time.sleep(0.6)
 
