@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssd_train.evaluation.datasets.dataset import GroundTruth, make_ground_truth
@@ -229,6 +229,7 @@ def test_random_scenes_score_as_the_devkit_scores_them(seed: int) -> None:
         assert result.ap_area[name] == pytest.approx(area, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_finding_every_object_first_scores_one_whatever_else_is_found_later(seed: int) -> None:
     rng = np.random.default_rng(seed)
