@@ -117,16 +117,18 @@ def detect_files(
                 on_progress(min(start + detector.batch_size, len(paths)))
         is_complete = True
     finally:
-        # Whatever ends the run, what was found up to then stands beside its pictures.
-        content = {
-            "backend": detector.runner.name,
-            "detector": dataclasses.asdict(detector.spec),
-            "threshold": threshold,
-            "is_complete": is_complete,
-            "images": results,
-            "errors": errors,
-        }
-        write_json(json_path, content)
+        # Whatever ends the run, what was found up to then stands beside its pictures; a run that ended
+        # before its first picture leaves the results of an earlier one alone.
+        if is_complete or results:
+            content = {
+                "backend": detector.runner.name,
+                "detector": dataclasses.asdict(detector.spec),
+                "threshold": threshold,
+                "is_complete": is_complete,
+                "images": results,
+                "errors": errors,
+            }
+            write_json(json_path, content)
     return DetectedFiles(json_path=json_path, pictures=tuple(pictures), counts=tuple(counts), errors=tuple(errors))
 
 

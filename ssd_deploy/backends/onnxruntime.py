@@ -9,6 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ssd_deploy.backends.base import RawPredictions, check_images
+from ssd_deploy.requirements import require
 from ssd_train.evaluation.captured_stdout import captured_stdout
 from ssd_train.evaluation.detections import PaddedDetections
 from ssd_train.evaluation.errors import BackendError, ModelError
@@ -159,12 +160,9 @@ def open_session(
 
 
 def _with_raw_outputs(path: Path) -> bytes:
-    try:
-        import onnx
-    except ImportError as error:
-        raise BackendError(
-            "raw predictions need the onnx package; install it with pip install 'ssd-deploy[export]'"
-        ) from error
+    require("onnx", "export", "Looking at raw predictions")
+    import onnx
+
     model = onnx.load(path)
     values = {value.name: value for value in model.graph.value_info}
     missing = [name for name in RAW_NAMES if name not in values]

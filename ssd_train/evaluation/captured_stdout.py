@@ -11,6 +11,6 @@ _LOCK = threading.Lock()
 
 @contextlib.contextmanager
 def captured_stdout() -> Iterator[io.StringIO]:
-    """Yield the text that is printed while the block runs; other threads' prints land there too, so be short."""
+    """Yield the text that is printed while the block runs; other threads' prints land there too."""
     with _LOCK, contextlib.redirect_stdout(io.StringIO()) as text:
         yield text

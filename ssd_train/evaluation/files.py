@@ -39,11 +39,8 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
 def check_writable(path: Path) -> None:
     """Raise SSDDeployError for a file that could not be written: before hours of work, not after them."""
-    try:
-        with written_atomically(path):
-            raise _Writable
-    except _Writable:
-        return
+    with contextlib.suppress(_Writable), written_atomically(path):
+        raise _Writable
 
 
 class _Writable(Exception):

@@ -60,10 +60,11 @@ def _is_cut_off(data: bytes) -> bool:
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return len(data) < 8 + struct.unpack("<I", data[4:8])[0]
     if data.startswith(b"BM") and len(data) >= 34:
-        # Where the pixels start, then width, height, planes, bits a pixel, compression (0: none).
-        start, width, height, _, bits, compression = struct.unpack("<I4xiiHHI", data[10:34])
+        # Where the pixels start, size of the header, width, height, planes, bits a pixel, compression (0: none).
+        start, header, width, height, _, bits, compression = struct.unpack("<IIiiHHI", data[10:34])
         row_bytes = (abs(width) * bits + 31) // 32 * 4
-        return compression == 0 and len(data) < start + row_bytes * abs(height)
+        # The shorter header of OS/2 has its numbers elsewhere; it is left to OpenCV.
+        return header >= 40 and compression == 0 and len(data) < start + row_bytes * abs(height)
     return False
 
 

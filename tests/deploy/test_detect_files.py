@@ -267,6 +267,23 @@ def test_an_interrupted_run_leaves_what_it_found_beside_its_pictures(folder: Pat
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.jpg", "b.png", "detections.json"}
 
 
+def test_a_run_that_ends_before_its_first_picture_leaves_earlier_results_alone(
+    detector: Detector, folder: Path, tmp_path: Path
+) -> None:
+    path = detect_files(detector, find_images([str(folder)]), tmp_path / "out").json_path
+    before = path.read_bytes()
+
+    class Broken(FakeRunner):
+        """A fake that fails at once."""
+
+        def run(self, images: np.ndarray) -> PaddedDetections:
+            raise SSDDeployError("nothing works")
+
+    with pytest.raises(SSDDeployError, match="nothing works"):
+        detect_files(Detector(Broken(SPEC, ROWS)), find_images([str(folder)]), tmp_path / "out")
+    assert path.read_bytes() == before
+
+
 def test_a_whole_run_says_that_it_is_complete(detector: Detector, folder: Path, tmp_path: Path) -> None:
     assert written(detect_files(detector, find_images([str(folder)]), tmp_path / "out"))["is_complete"] is True
 

@@ -214,3 +214,15 @@ def test_a_bmp_is_cut_off_by_its_pixels_and_not_by_what_its_header_says_of_the_f
     path.write_bytes(data[:-30])
     with pytest.raises(ImageError, match="cut off"):
         load_image(path)
+
+
+def test_a_bmp_with_the_short_header_of_os2_is_read(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 3), np.uint8)
+    # Where a longer header says "not compressed" and gives a number of bits, this one has its first pixels.
+    pixels[-1, 0], pixels[-1, 1:3] = 24, 0
+    rows = pixels[::-1, :, ::-1].tobytes()  # bottom row first, blue first; 24 bytes a row need no padding
+    header = (12).to_bytes(4, "little") + b"".join(value.to_bytes(2, "little") for value in (8, 4, 1, 24))
+    start = (26).to_bytes(4, "little")
+    path = tmp_path / "os2.bmp"
+    path.write_bytes(b"BM" + (26 + len(rows)).to_bytes(4, "little") + bytes(4) + start + header + rows)
+    np.testing.assert_array_equal(load_image(path), pixels)
