@@ -70,7 +70,12 @@ class SSD(nn.Module):
             raise NetworkError(
                 f"{self.config.name} takes images of shape (N, 3, {side}, {side}), not {tuple(images.shape)}"
             )
-        features = self.features(images)
+        features = self.features(images.to(self.dtype))
         cls_logits = torch.cat([head(x) for head, x in zip(self.class_predictors, features, strict=True)], dim=1)
         box_offsets = torch.cat([head(x) for head, x in zip(self.box_predictors, features, strict=True)], dim=1)
-        return cls_logits, box_offsets
+        return cls_logits.float(), box_offsets.float()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the convolutions compute in; images and predictions are float32 in any case."""
+        return next(self.box_predictors.parameters()).dtype

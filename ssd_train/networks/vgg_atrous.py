@@ -80,7 +80,8 @@ class VGGAtrousFeatures(nn.Module):
         self.channels: tuple[int, ...] = (512, 1024, *(extra[1] for extra in extras))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = images * self.init_scale
+        # The scale stays float32 in a half-precision network: its rounding would shift every pixel alike.
+        x = (images * self.init_scale).to(images.dtype)
         for stage in self.stages[:3]:
             x = self.pool(stage(x))
         x = self.stages[3](x)

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ssd_train.networks.resnet_v2 import PreActivationBottleneck
 from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
 
@@ -18,6 +19,10 @@ from ssd_train.networks.vgg_atrous import L2Normalize
 LOGIT_STD = 1.6
 OFFSET_STD = 0.8
 BACKGROUND_LEAD = 6.0
+
+# The last convolution of a pre-activation block adds to a sum that nothing normalises: unscaled, 30 blocks
+# double its variance 30 times, past what half precision can hold and what a trained network has.
+RESIDUAL_SCALE = 0.25
 
 
 @torch.no_grad()
@@ -39,6 +44,9 @@ def randomise(network: SSD, seed: int) -> None:
             module.reset_parameters()
         elif isinstance(module, L2Normalize):
             module.scale.fill_(20.0)
+    for module in network.modules():
+        if isinstance(module, PreActivationBottleneck):
+            module.conv3.weight.mul_(RESIDUAL_SCALE)
     side = network.config.input_size
     features = network.features(_noise_images(side, generator))
     for feature, class_head, box_head in zip(features, network.class_predictors, network.box_predictors, strict=True):

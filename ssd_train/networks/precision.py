@@ -1,0 +1,80 @@
+"""A network that computes in half precision where that is safe, and in float32 where it is not.
+
+Convolutions, activations and pooling are half; what squares or divides stays float32, and so do the
+images that come in, the raw predictions that go out, and with them softmax, decode and NMS. The
+casts are part of the module, so one exported graph has one arithmetic in every runtime.
+"""
+
+import copy
+import dataclasses
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.optimization import fuse
+
+from ssd_train.evaluation.errors import NetworkError
+from ssd_train.networks.feature_expander import Backbone
+from ssd_train.networks.ssd import SSD
+from ssd_train.networks.vgg_atrous import L2Normalize
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+# The sum of squares of conv4_3's 512 channels leaves half precision's range (65504) from a mean
+# activation of 12 on. A batch norm that no convolution can absorb divides by a small variance.
+FLOAT32_LAYERS = (L2Normalize, nn.BatchNorm2d)
+
+
+def in_precision(network: SSD, precision: str) -> SSD:
+    """Return a network that computes in `precision`; the one that was passed is not changed.
+
+    Batch norms are folded into the convolutions in front of them first, in float32, since their
+    small variances do not survive being rounded by themselves.
+
+    Args:
+        network: a float32 network in evaluation mode.
+        precision: key of `DTYPES`.
+
+    Returns:
+        For `fp32` the network itself. Otherwise one that still takes float32 images and returns
+        float32 logits and offsets, for inference only; its `spec.precision` says what it computes in.
+
+    Raises:
+        NetworkError: no such precision, or the network is not float32.
+    """
+    if precision not in DTYPES:
+        raise NetworkError(f"precision {precision!r} does not exist; choose {', '.join(DTYPES)}")
+    if network.spec.precision != "fp32":
+        raise NetworkError(f"{network.config.name} is {network.spec.precision} already; start from the float32 network")
+    if precision == "fp32":
+        return network
+    rounded = copy.deepcopy(network).eval()
+    features = cast(nn.Module, rounded.features)
+    traced = fx.GraphModule(features, _Tracer().trace(features))
+    rounded.features = cast(Backbone, fuse(traced, no_trace=True))
+    for parent in list(rounded.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d):
+                child.to(DTYPES[precision])
+            elif isinstance(child, FLOAT32_LAYERS):
+                setattr(parent, name, InFloat32(child))
+    rounded.spec = dataclasses.replace(network.spec, precision=precision)
+    return rounded
+
+
+class InFloat32(nn.Module):
+    """A layer that computes in float32 within a network that does not."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.float()).to(x.dtype)
+
+
+class _Tracer(fx.Tracer):
+    """Keeps the layers that stay in float32 whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, FLOAT32_LAYERS) or super().is_leaf_module(m, module_qualified_name)
