@@ -20,7 +20,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
     nothing is left behind.
 
     Raises:
-        SSDDeployError: the folder cannot be created or written.
+        SSDDeployError: the folder cannot be created or written, or the disk is full.
     """
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
@@ -33,6 +33,10 @@ def written_atomically(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise SSDDeployError(
+            f"{path}: cannot be written ({error.strerror}); make room or choose another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,0 +1,86 @@
+"""What the engine inspector says -> in which precision the convolutions of an engine really compute.
+
+TensorRT's JSON for a layer differs between versions and cards: a convolution is called `CaskConvolution` or
+`correlation`, or it is part of a `fusion`, and formats may be unknown where shapes are dynamic.
+"""
+
+import re
+from typing import Any
+
+# Type of weights or of a tensor -> precision; the first that fits. TensorRT calls bfloat16 BFloat16, BF16 and BFP16.
+TYPES = (
+    (re.compile(r"bfloat16|bfp?16"), "bf16"),
+    (re.compile(r"half|fp16|float16"), "fp16"),
+    (re.compile(r"fp8|float8"), "fp8"),
+    (re.compile(r"int8"), "int8"),
+    (re.compile(r"fp32|float"), "fp32"),
+)
+
+# A kernel's name holds the types of what it multiplies, as in `..._implicit_gemm_f16f16_f16f16_f16_nhwc...`.
+TACTICS = (
+    (re.compile(r"tf32"), "tf32"),
+    (re.compile(r"bf16bf16|_bf16"), "bf16"),
+    (re.compile(r"f16f16|f16f32|h884|h1688|h16816"), "fp16"),
+    (re.compile(r"i8i8|i8f32|i8i32"), "int8"),
+    (re.compile(r"f32f32|sgemm"), "fp32"),
+)
+
+CONVOLUTION_KINDS = re.compile(r"conv|correlation")
+
+# Kinds that stand for several ONNX nodes, which their metadata names: "[ONNX Layer: node_conv2d_3]".
+FUSED_KINDS = ("fusion", "kgen", "gemm")
+CONVOLUTION_NODE = re.compile(r"(?:^|[^a-z])conv(?:2d)?(?:_\d+)?\]")
+
+
+def count_convolutions(information: dict[str, Any]) -> dict[str, int]:
+    """Count an engine's convolutions by precision.
+
+    Args:
+        information: the inspector's JSON for an engine that was built with detailed verbosity.
+
+    Returns:
+        Number of convolutions for each of `fp16`, `fp32`, ... that occurs; `unknown` where a layer does not tell.
+    """
+    counts: dict[str, int] = {}
+    for layer in information.get("Layers", []):
+        # Without detailed verbosity a layer is its name alone.
+        if isinstance(layer, dict) and _is_convolution(layer):
+            precision = _precision(layer)
+            counts[precision] = counts.get(precision, 0) + 1
+    return counts
+
+
+def _is_convolution(layer: dict[str, Any]) -> bool:
+    kind = str(layer.get("LayerType", "")).lower()
+    if layer.get("ParameterType") == "Convolution" or CONVOLUTION_KINDS.search(kind):
+        return True
+    return kind in FUSED_KINDS and bool(CONVOLUTION_NODE.search(str(layer.get("Metadata", "")).lower()))
+
+
+def _precision(layer: dict[str, Any]) -> str:
+    weights = layer.get("Weights")
+    stated = _first(TYPES, str(weights.get("Type", ""))) if isinstance(weights, dict) else None
+    tactic = _first(TACTICS, str(layer.get("TacticName", "")))
+    if stated == "fp32" and tactic == "tf32":
+        return "tf32"
+    if stated or tactic:
+        return stated or tactic or "unknown"
+    taken, given = (_types(layer.get(side, [])) for side in ("Inputs", "Outputs"))
+    # What goes in tells what is multiplied; what comes out may have been cast behind it. Wide in and narrow out is
+    # a cast in front of the products, or no convolution at all: kernels that cast for one carry its name too.
+    if not taken or (taken[0] == "fp32" and any(each != "fp32" for each in given)):
+        return "unknown"
+    return taken[0]
+
+
+def _types(tensors: list[Any]) -> list[str]:
+    found = [_first(TYPES, _type(tensor)) for tensor in tensors if isinstance(tensor, dict)]
+    return [each for each in found if each]
+
+
+def _type(tensor: dict[str, Any]) -> str:
+    return str(tensor.get("Format/Datatype") or tensor.get("DataType") or tensor.get("Format") or "")
+
+
+def _first(words: tuple[tuple[re.Pattern[str], str], ...], text: str) -> str | None:
+    return next((precision for pattern, precision in words if pattern.search(text.lower())), None)

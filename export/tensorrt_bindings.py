@@ -1,0 +1,93 @@
+"""The two flavours of TensorRT, behind one name: the functions of this project take either module as `trt`.
+
+TensorRT (10.x and 11.x) runs on every NVIDIA GPU and builds on the GPU that it builds for. TensorRT
+for RTX runs on consumer and workstation cards and builds for them on any machine, GPU or none.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from ssd_train.evaluation.errors import BackendError
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+TENSORRT = "tensorrt"
+TENSORRT_RTX = "tensorrt-rtx"
+
+# Flavour, which is its package's and its extra's name too -> import name.
+MODULES = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt_rtx"}
+
+AUTO = "auto"
+
+
+def load_bindings(flavour: str) -> Any:
+    """Import a flavour's Python module.
+
+    Args:
+        flavour: key of `MODULES`.
+
+    Raises:
+        BackendError: no such flavour, it is not installed, or its libraries do not load.
+    """
+    if flavour not in MODULES:
+        raise BackendError(f"TensorRT flavour {flavour!r} does not exist; choose {', '.join(MODULES)} or {AUTO}")
+    if importlib.util.find_spec(MODULES[flavour]) is None:
+        raise BackendError(f"{flavour} is not installed: pip install 'ssd-deploy[{flavour}]'")
+    try:
+        return importlib.import_module(MODULES[flavour])
+    except Exception as error:  # besides ImportError the packages raise OSError, RuntimeError and FileNotFoundError
+        raise BackendError(
+            f"{flavour} is installed but does not load ({error}); reinstall it: pip install 'ssd-deploy[{flavour}]'"
+        ) from error
+
+
+def choose_flavour(flavour: str) -> str:
+    """Return the flavour that is meant: `auto` is TensorRT where it loads, else TensorRT for RTX.
+
+    Raises:
+        BackendError: the one that was named does not load; with `auto`, neither does.
+    """
+    if flavour != AUTO:
+        load_bindings(flavour)
+        return flavour
+    reasons = []
+    for name in MODULES:
+        try:
+            load_bindings(name)
+        except BackendError as error:
+            reasons.append(str(error))
+        else:
+            return name
+    raise BackendError("; ".join(reasons))
+
+
+@dataclasses.dataclass(kw_only=True)
+class Messages:
+    """What TensorRT logged: warnings, and errors in their order."""
+
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    errors: list[str] = dataclasses.field(default_factory=list)
+
+    def last_errors(self, count: int = 3) -> str:
+        """Return the latest errors as text."""
+        return "; ".join(self.errors[-count:]) or "it gave no reason"
+
+
+def make_logger(trt: Any, messages: Messages) -> "trt.ILogger":
+    """Return a TensorRT logger that keeps warnings and errors in `messages` and prints nothing."""
+
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            # TensorRT's part of the object comes into being here; `super()` does not do it for its classes.
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: "trt.ILogger.Severity", msg: str) -> None:
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                messages.errors.append(msg)
+            elif severity == trt.ILogger.Severity.WARNING:
+                messages.warnings.append(msg)
+
+    return Logger()

@@ -1,0 +1,542 @@
+"""ONNX -> engine, really built with TensorRT for RTX, which needs no GPU; TensorRT's own options as far as they go."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from export import tensorrt_bindings, tensorrt_engine
+from export.engine_file import BuildOptions, TensorInfo, info_path, read_info
+from export.onnx_export import export_onnx
+from export.tensorrt_bindings import TENSORRT, TENSORRT_RTX
+from export.tensorrt_engine import Gpu, build_engine, check_options, copy_engine, default_cache
+from ssd_train import build_network
+from ssd_train.evaluation.errors import BackendError, ModelError
+from ssd_train.evaluation.spec import OUTPUT_NAMES, RAW_NAMES, DetectorSpec
+
+trt_rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+
+NAME = "ssd_300_mobilenet0.25_voc"
+TINY = DetectorSpec(network="tiny", class_names=("dot",), input_size=(16, 16))
+CARD = Gpu(name="NVIDIA L4", compute_capability="8.9", device_layer="cuda-python")
+
+# TensorRT's one remark on every file of ours, and the words of those that would mean lost precision.
+INT64_NOTE = "Make sure output labels has Int64 binding."
+PRECISION_WORDS = ("precision", "subnormal", "overflow", "underflow", "fp16", "half", "clamp", "int64 weights", "cast")
+
+
+@pytest.fixture(scope="module")
+def real_onnx(tmp_path_factory):
+    """A whole detector, exported as users do it."""
+    torch.set_num_threads(1)
+    return export_onnx(build_network(NAME, weights="random"), tmp_path_factory.mktemp("real"))
+
+
+@pytest.fixture(scope="module")
+def built(real_onnx, tmp_path_factory):
+    """Its engine, and what the build reported on its way."""
+    reports = []
+    engine = build(
+        real_onnx, tmp_path_factory.mktemp("cache"), on_progress=lambda done, phase: reports.append((done, phase))
+    )
+    return engine, reports
+
+
+@pytest.fixture
+def tiny_onnx(tmp_path):
+    return write_tiny(tmp_path / "tiny.onnx")
+
+
+def build(path, cache, flavour=TENSORRT_RTX, gpu=None, outputs=OUTPUT_NAMES, on_progress=None, **options):
+    heard = {"on_progress": on_progress} if on_progress else {}
+    return build_engine(path, BuildOptions(**options), flavour=flavour, gpu=gpu, cache=cache, outputs=outputs, **heard)
+
+
+def write_tiny(path, change=lambda model: None, weight=1.0):
+    """A file with the inputs and outputs of a detector and four nodes: it builds in a fraction of a second."""
+    values = {
+        "weights": np.full((4, 3, 8, 8), weight, np.float32),
+        "shape": np.array([-1, 4, 4]),
+        "axis": np.array([2]),
+        "at_most": np.array([5]),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["images", "weights"], ["features"], name="node_conv2d", strides=[8, 8]),
+            helper.make_node("Reshape", ["features", "shape"], ["boxes"], name="node_view"),
+            helper.make_node("ReduceSum", ["boxes", "axis"], ["scores"], name="node_sum", keepdims=0),
+            helper.make_node("Cast", ["scores"], ["labels"], name="node_labels", to=TensorProto.INT64),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, 16, 16])],
+        [
+            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, ["N", 4, 4]),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 4]),
+            helper.make_tensor_value_info("labels", TensorProto.INT64, ["N", 4]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(model, TINY.to_metadata())
+    change(model)
+    onnx.save(model, path)
+    return path
+
+
+def files_in(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def watch_builds(monkeypatch):
+    """Record the batch profile and the TF32 flag that TensorRT itself reports for every build."""
+    seen = []
+    configure = tensorrt_engine._configure
+
+    def watched(trt, builder, spec, options):
+        profiles = []
+
+        def create_optimization_profile():
+            profiles.append(builder.create_optimization_profile())
+            return profiles[-1]
+
+        recording = SimpleNamespace(
+            create_builder_config=builder.create_builder_config,
+            create_optimization_profile=create_optimization_profile,
+        )
+        config = configure(trt, recording, spec, options)
+        assert config.num_optimization_profiles == len(profiles) == 1
+        shapes = [tuple(shape) for shape in profiles[0].get_shape("images")]
+        seen.append(
+            SimpleNamespace(
+                tf32=config.get_flag(trt.BuilderFlag.TF32),
+                shapes=shapes,
+                level=config.builder_optimization_level,
+                workspace=config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
+                verbosity=config.profiling_verbosity,
+            )
+        )
+        return config
+
+    monkeypatch.setattr(tensorrt_engine, "_configure", watched)
+    return seen
+
+
+def no_build(*arguments):
+    raise AssertionError("TensorRT was asked to build")
+
+
+# What a build gives
+
+
+def test_the_json_beside_the_plan_says_what_was_built(built, real_onnx):
+    engine, _ = built
+    plan = engine.path.read_bytes()
+    info = read_info(engine.path)
+    assert info == engine.info and not engine.from_cache
+    assert engine.path.name.startswith(f"{NAME}.fp32.tensorrt-rtx.") and engine.path.suffix == ".engine"
+    # The weights alone are 13 MB, and nothing is compiled away.
+    assert len(plan) == info.size_bytes > 0.9 * real_onnx.stat().st_size
+    assert info.plan_sha256 == hashlib.sha256(plan).hexdigest()
+    assert info.onnx_sha256 == hashlib.sha256(real_onnx.read_bytes()).hexdigest()
+    assert info.inputs == {"images": TensorInfo(dtype="FLOAT", shape=(-1, 3, 300, 300))}
+    assert info.outputs == {
+        "boxes": TensorInfo(dtype="FLOAT", shape=(-1, 100, 4)),
+        "scores": TensorInfo(dtype="FLOAT", shape=(-1, 100)),
+        "labels": TensorInfo(dtype="INT64", shape=(-1, 100)),
+    }
+    assert (info.options.min_batch, info.options.opt_batch, info.options.max_batch) == (1, 1, 8)
+    assert (info.flavour, info.tensorrt_version) == ("tensorrt-rtx", trt_rtx.__version__)
+    assert (info.gpu, info.compute_capability, info.layer_precisions) == (None, None, None)
+    metadata = {entry.key: entry.value for entry in onnx.load(real_onnx).metadata_props}
+    assert info.spec == DetectorSpec.from_metadata(metadata, "the file")
+    assert 0 < info.build_seconds < 600
+
+
+def test_a_build_warns_of_no_lost_precision(built):
+    warnings = built[0].info.warnings
+    assert [warning for warning in warnings if not warning.endswith(INT64_NOTE)] == []
+    assert not [word for word in PRECISION_WORDS for warning in warnings if word in warning.lower()]
+
+
+def test_what_tensorrt_warns_of_is_kept(tmp_path):
+    def add_a_huge_double(model):
+        model.graph.initializer.append(numpy_helper.from_array(np.array([1e300]), "huge"))
+        model.graph.node[1].output[0] = "grid"
+        model.graph.node.insert(2, helper.make_node("Cast", ["huge"], ["largest"], to=TensorProto.FLOAT))
+        model.graph.node.insert(3, helper.make_node("Min", ["grid", "largest"], ["boxes"], name="node_min"))
+
+    info = build(write_tiny(tmp_path / "tiny.onnx", add_a_huge_double), tmp_path / "cache").info
+    assert [warning for warning in info.warnings if "out of range. Clamping" in warning]
+    assert len(set(info.warnings)) == len(info.warnings) > 1
+
+
+def test_progress_rises_from_0_to_nearly_1_with_the_names_of_the_phases(built):
+    reports = built[1]
+    done = [each for each, _ in reports]
+    assert len(done) > 50
+    assert done[0] < 0.05 and max(done) > 0.8 and min(done) >= 0 and max(done) <= 1
+    assert {"Building engine"} < {phase for _, phase in reports}
+    # Inner phases end early, so that it may fall a little, but not by a phase.
+    assert max(before - after for before, after in zip(done, done[1:], strict=False)) < 0.35
+
+
+@pytest.mark.parametrize(
+    ("options", "shapes"),
+    [
+        ({}, [1, 1, 8]),
+        ({"max_batch": 1}, [1, 1, 1]),
+        ({"min_batch": 2, "opt_batch": 3, "max_batch": 4}, [2, 3, 4]),
+    ],
+)
+def test_the_profile_is_the_range_of_batch_sizes(tiny_onnx, tmp_path, monkeypatch, options, shapes):
+    seen = watch_builds(monkeypatch)
+    info = build(tiny_onnx, tmp_path / "cache", **options).info
+    assert seen[0].shapes == [(batch, 3, 16, 16) for batch in shapes]
+    assert [info.options.min_batch, info.options.opt_batch, info.options.max_batch] == shapes
+
+
+def test_tf32_is_off_unless_it_is_allowed(tiny_onnx, tmp_path, monkeypatch):
+    # What the flag is by itself: an engine of "fp32" would round to TF32 without anybody saying so.
+    config = trt_rtx.Builder(
+        tensorrt_bindings.make_logger(trt_rtx, tensorrt_bindings.Messages())
+    ).create_builder_config()
+    assert config.get_flag(trt_rtx.BuilderFlag.TF32)
+    seen = watch_builds(monkeypatch)
+    plain = build(tiny_onnx, tmp_path / "cache")
+    allowed = build(tiny_onnx, tmp_path / "cache", allow_tf32=True)
+    assert [each.tf32 for each in seen] == [False, True]
+    assert (plain.info.spec.precision, allowed.info.spec.precision) == ("fp32", "tf32")
+    assert plain.path.name.startswith("tiny.fp32.") and allowed.path.name.startswith("tiny.tf32.")
+
+
+def test_level_workspace_and_verbosity_reach_tensorrt(tiny_onnx, tmp_path, monkeypatch):
+    seen = watch_builds(monkeypatch)
+    build(tiny_onnx, tmp_path / "cache")
+    build(tiny_onnx, tmp_path / "cache", workspace_mib=256, optimization_level=1)
+    assert (seen[0].level, seen[1].level, seen[1].workspace) == (3, 1, 256 << 20)
+    assert seen[0].workspace > 256 << 20
+    assert {each.verbosity for each in seen} == {trt_rtx.ProfilingVerbosity.DETAILED}
+
+
+def test_raw_predictions_are_given_out_instead_for_a_parity_check(real_onnx, tmp_path):
+    info = build(real_onnx, tmp_path, outputs=RAW_NAMES).info
+    # 2268 anchors: 19^2 * 4 + (10^2 + 5^2 + 3^2) * 6 + (2^2 + 1) * 4.
+    assert info.outputs == {
+        "cls_logits": TensorInfo(dtype="FLOAT", shape=(-1, 2268, 21)),
+        "box_offsets": TensorInfo(dtype="FLOAT", shape=(-1, 2268, 4)),
+    }
+    with pytest.raises(ModelError, match=r"has no inner value nothing, at_all; export it again"):
+        build(write_tiny(tmp_path / "tiny.onnx"), tmp_path, outputs=("boxes", "nothing", "at_all"))
+
+
+# The cache
+
+
+def test_the_second_build_of_the_same_takes_none(tiny_onnx, tmp_path, monkeypatch):
+    first = build(tiny_onnx, tmp_path / "cache", target_sm=(75, 89))
+    before = {path: (tmp_path / "cache" / path).stat().st_mtime_ns for path in files_in(tmp_path / "cache")}
+    monkeypatch.setattr(tensorrt_engine, "_build_plan", no_build)
+    second = build(tiny_onnx, tmp_path / "cache", target_sm=(75, 89))
+    assert (first.from_cache, second.from_cache) == (False, True)
+    assert (second.path, second.info) == (first.path, first.info)
+    assert before == {path: (tmp_path / "cache" / path).stat().st_mtime_ns for path in before}
+
+
+def test_the_same_graph_elsewhere_and_under_another_name_is_a_hit(tiny_onnx, tmp_path):
+    first = build(tiny_onnx, tmp_path / "cache")
+    elsewhere = tmp_path / "other" / "renamed.onnx"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(tiny_onnx.read_bytes())
+    assert build(elsewhere, tmp_path / "cache").from_cache and first.path.is_file()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_batch": 4},
+        {"opt_batch": 2},
+        {"min_batch": 1, "max_batch": 1},
+        {"allow_tf32": True},
+        {"workspace_mib": 512},
+        {"optimization_level": 2},
+        {"target_sm": (75,)},
+        {"outputs": ("scores",)},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_a_changed_option_is_another_engine(tiny_onnx, tmp_path, options):
+    first = build(tiny_onnx, tmp_path / "cache")
+    second = build(tiny_onnx, tmp_path / "cache", **options)
+    assert not second.from_cache and second.path != first.path
+    assert build(tiny_onnx, tmp_path / "cache").from_cache
+
+
+def test_a_changed_weight_is_another_engine(tmp_path):
+    cache = tmp_path / "cache"
+    first = build(write_tiny(tmp_path / "tiny.onnx"), cache)
+    second = build(write_tiny(tmp_path / "tiny.onnx", weight=2.0), cache)
+    assert not second.from_cache and second.path != first.path
+    assert second.info.onnx_sha256 != first.info.onnx_sha256
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "a short plan", "no plan", "no JSON", "a garbled JSON"])
+def test_a_plan_that_is_not_what_its_json_says_is_built_again(tiny_onnx, tmp_path, damage):
+    first = build(tiny_onnx, tmp_path / "cache")
+    plan = first.path.read_bytes()
+    if damage == "a flipped bit":
+        first.path.write_bytes(plan[:-1] + bytes([plan[-1] ^ 1]))
+    elif damage == "a short plan":
+        first.path.write_bytes(plan[: len(plan) // 2])
+    elif damage == "no plan":
+        first.path.unlink()
+    elif damage == "no JSON":
+        info_path(first.path).unlink()
+    else:
+        info_path(first.path).write_text("{")
+    second = build(tiny_onnx, tmp_path / "cache")
+    assert not second.from_cache and second.path == first.path
+    assert hashlib.sha256(second.path.read_bytes()).hexdigest() == second.info.plan_sha256
+    assert read_info(second.path) == second.info
+    assert build(tiny_onnx, tmp_path / "cache").from_cache
+
+
+def test_everything_that_decides_what_an_engine_is_decides_its_name():
+    base = (TINY, TENSORRT, "11.1.0", CARD, BuildOptions(), OUTPUT_NAMES, "a" * 64)
+    others = {
+        1: (TENSORRT_RTX,),
+        2: ("11.2.0",),
+        3: (
+            None,
+            dataclasses.replace(CARD, name="NVIDIA A10"),
+            dataclasses.replace(CARD, compute_capability="8.6"),
+        ),
+        4: (BuildOptions(max_batch=16), BuildOptions(version_compatible=True), BuildOptions(hardware_compatible=True)),
+        5: (RAW_NAMES,),
+        6: ("b" * 64,),
+    }
+    names = [tensorrt_engine._cached_name(*base)]
+    for position, values in others.items():
+        names += [tensorrt_engine._cached_name(*base[:position], value, *base[position + 1 :]) for value in values]
+    assert len(set(names)) == len(names) == 11
+    # The same card reached through another package is the same card.
+    same_card = dataclasses.replace(CARD, device_layer="pycuda")
+    assert tensorrt_engine._cached_name(*base[:3], same_card, *base[4:]) == names[0]
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSD_DEPLOY_CACHE", "~/engines")
+    assert default_cache() == Path.home() / "engines"
+    monkeypatch.delenv("SSD_DEPLOY_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "ssd-deploy"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_cache() == Path.home() / ".cache" / "ssd-deploy"
+
+
+def test_an_engine_is_copied_under_its_plain_name_with_its_json(tiny_onnx, tmp_path):
+    engine = build(tiny_onnx, tmp_path / "cache")
+    path = copy_engine(engine, tmp_path / "new" / "folder")
+    assert path == tmp_path / "new" / "folder" / "tiny.fp32.tensorrt-rtx.engine"
+    assert path.read_bytes() == engine.path.read_bytes() and read_info(path) == engine.info
+    assert len(files_in(path.parent)) == 2 and engine.path.is_file()
+
+
+def test_a_disk_that_is_full_leaves_no_plan_and_the_next_build_works(tiny_onnx, tmp_path, monkeypatch):
+    write_bytes = Path.write_bytes
+
+    def half_of_it(path, content):
+        write_bytes(path, content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full, pytest.raises(Exception, match="No space left on device"):
+        full.setattr(Path, "write_bytes", half_of_it)
+        build(tiny_onnx, tmp_path / "cache")
+    left = files_in(tmp_path / "cache")
+    assert [path for path in left if not path.name.endswith(".engine.json")] == []
+    again = build(tiny_onnx, tmp_path / "cache")
+    assert not again.from_cache and again.path.stat().st_size == again.info.size_bytes
+
+
+# Stopping a build
+
+
+def test_ctrl_c_stops_a_build_and_leaves_nothing_behind(real_onnx, tmp_path):
+    signalled, afterwards = [], []
+
+    def interrupt_once(done, phase):
+        if signalled:
+            afterwards.append(done)
+        # After the first phases, in the midst of the work; a whole build gives hundreds of reports.
+        elif phase != "Building engine" and done > 0.1:
+            signalled.append(time.perf_counter())
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        build(real_onnx, tmp_path / "cache", on_progress=interrupt_once)
+    assert time.perf_counter() - signalled[0] < 10
+    assert max(afterwards, default=0) < 0.8, "the build went on to its end"
+    assert files_in(tmp_path) == []
+    later = build(real_onnx, tmp_path / "cache")
+    assert not later.from_cache and later.path.stat().st_size == later.info.size_bytes
+
+
+# Mistakes
+
+
+def check(options, flavour, gpu):
+    check_options(BuildOptions(**options), flavour, gpu)
+
+
+@pytest.mark.parametrize("option", ["version_compatible", "hardware_compatible"])
+def test_tensorrts_own_compatibility_is_refused_for_tensorrt_for_rtx(tiny_onnx, tmp_path, option):
+    with pytest.raises(BackendError, match="--version-compatible and --hardware-compatible are TensorRT's.*target-sm"):
+        build(tiny_onnx, tmp_path / "cache", **{option: True})
+    assert not (tmp_path / "cache").exists()
+
+
+def test_tensorrt_takes_no_targets_and_needs_a_gpu(monkeypatch):
+    # The one flavour stands in for the other, which may not be installed: no call gets as far as using it.
+    monkeypatch.setattr(tensorrt_engine, "load_bindings", lambda flavour: trt_rtx)
+    with pytest.raises(BackendError, match="--target-sm is for TensorRT for RTX; .*--hardware-compatible"):
+        check({"target_sm": (89,)}, TENSORRT, CARD)
+    with pytest.raises(BackendError, match="builds on the GPU.*there is none; use --flavour tensorrt-rtx"):
+        check({}, TENSORRT, None)
+    check({"version_compatible": True, "hardware_compatible": True}, TENSORRT, CARD)
+
+
+def test_an_unknown_target_is_answered_with_those_that_exist(tiny_onnx, tmp_path):
+    with pytest.raises(BackendError) as caught:
+        build(tiny_onnx, tmp_path / "cache", target_sm=(75, 90))
+    message = str(caught.value)
+    assert "no target 90" in message
+    listed = [int(number) for number in message.split("--target-sm takes ")[1].split(", ")]
+    assert listed == sorted(listed) and {75, 80, 86, 89, 120} <= set(listed) and 90 not in listed
+
+
+def test_a_flavour_that_does_not_exist_is_named(tiny_onnx, tmp_path):
+    with pytest.raises(BackendError, match="'cuda' does not exist; choose tensorrt, tensorrt-rtx"):
+        build(tiny_onnx, tmp_path, flavour="cuda")
+
+
+def add_det(model):
+    """Standard ONNX, known to ONNX Runtime, and not to TensorRT's parser."""
+    model.graph.node.append(helper.make_node("Det", ["boxes"], ["determinant"], name="node_det"))
+    model.graph.output.append(helper.make_tensor_value_info("determinant", TensorProto.FLOAT, ["N"]))
+
+
+def add_nms(model):
+    model.graph.node.append(helper.make_node("Unsqueeze", ["scores", "one"], ["one_class"], name="node_unsqueeze"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "one"))
+    inputs = ["boxes", "one_class", "at_most"]
+    model.graph.node.append(helper.make_node("NonMaxSuppression", inputs, ["selected"], name="node_nms"))
+    model.graph.output.append(helper.make_tensor_value_info("selected", TensorProto.INT64, ["K", 3]))
+
+
+def test_an_operator_that_tensorrt_lacks_is_named_with_its_node(tmp_path):
+    path = write_tiny(tmp_path / "tiny.onnx", add_det)
+    with pytest.raises(ModelError, match=r"tiny\.onnx: TensorRT cannot parse it: node node_det \(Det\): .*\w"):
+        build(path, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_operator_that_no_kernel_implements_is_named_with_its_node(tmp_path):
+    path = write_tiny(tmp_path / "tiny.onnx", add_nms)
+    with pytest.raises(BackendError, match=r"tiny\.onnx: tensorrt-rtx .* could not build .*node_nms.*no runners"):
+        build(path, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_operator_that_nobody_knows_is_named(tmp_path):
+    def rename(model):
+        model.graph.node[1].op_type = "Frobnicate"
+
+    with pytest.raises(ModelError, match="not a usable ONNX file .*node_view.*Frobnicate"):
+        build(write_tiny(tmp_path / "tiny.onnx", rename), tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no such model file"),
+        (b"", "is not a usable ONNX file"),
+        (b"garbage", "is not a usable ONNX file"),
+    ],
+)
+def test_a_file_that_is_no_model_is_one_clear_error(tmp_path, content, message):
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=rf"model\.onnx: {message}.*ssd-deploy export"):
+        build(path, tmp_path / "cache")
+
+
+def test_a_model_of_somebody_else_is_refused(tmp_path):
+    path = write_tiny(tmp_path / "tiny.onnx", lambda model: model.ClearField("metadata_props"))
+    with pytest.raises(ModelError, match=r"tiny\.onnx: its metadata has no entry .*ssd-deploy export"):
+        build(path, tmp_path / "cache")
+
+
+def test_a_truncated_export_is_refused(real_onnx, tmp_path):
+    path = tmp_path / "half.onnx"
+    path.write_bytes(real_onnx.read_bytes()[: real_onnx.stat().st_size // 2])
+    with pytest.raises(ModelError, match="not a usable ONNX file"):
+        build(path, tmp_path / "cache")
+
+
+# The timing cache, which is TensorRT's alone
+
+
+class FakeConfig:
+    """Stands for an `IBuilderConfig`: its measurements are bytes, and only those that it wrote itself fit it."""
+
+    def __init__(self, measured=b""):
+        self.measured, self.given = measured, []
+
+    def create_timing_cache(self, saved):
+        return SimpleNamespace(saved=saved, serialize=lambda: b"ours:" + saved)
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        assert ignore_mismatch is False
+        self.given.append(cache.saved)
+        return cache.saved == b"" or cache.saved.startswith(b"ours:")
+
+    def get_timing_cache(self):
+        return self.create_timing_cache(self.measured) if self.measured is not None else None
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "given"),
+    [(None, [b""]), (b"ours:measured", [b"ours:measured"]), (b"of another version", [b"of another version", b""])],
+)
+def test_only_measurements_of_this_version_and_card_are_used(tmp_path, on_disk, given):
+    path = tmp_path / "timing" / "x.cache"
+    if on_disk is not None:
+        path.parent.mkdir()
+        path.write_bytes(on_disk)
+    config = FakeConfig()
+    tensorrt_engine._load_timing_cache(config, path)
+    assert config.given == given
+
+
+def test_measurements_are_saved_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "timing" / "x.cache"
+    tensorrt_engine._save_timing_cache(FakeConfig(measured=None), path)
+    assert files_in(tmp_path) == []
+    tensorrt_engine._save_timing_cache(FakeConfig(b"measured"), path)
+    assert path.read_bytes() == b"ours:measured" and files_in(tmp_path) == [Path("timing/x.cache")]
+
+
+def test_the_json_of_a_plan_is_plain_json(built):
+    values = json.loads(info_path(built[0].path).read_text(encoding="utf-8"))
+    assert values["spec"]["network"] == NAME and values["options"]["max_batch"] == 8
+    assert values["outputs"]["labels"] == {"dtype": "INT64", "shape": [-1, 100]}
