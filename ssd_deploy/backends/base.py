@@ -3,7 +3,7 @@
 `tests/deploy/test_backend_contract.py` runs over all of them.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,38 @@ class Runner(Protocol):
     def run_raw(self, images: NDArray[np.float32]) -> RawPredictions:
         """Return what the network predicts before decoding, for parity checks; like `run` otherwise."""
         ...
+
+    def close(self) -> None:
+        """Give back what the backend holds; a runner that was closed is not used again. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class DeviceTimed(Protocol):
+    """A runner that can time its computation on a GPU without the transfers around it.
+
+    Attributes:
+        device_clock: what measures, for example `CUDA_EVENTS`; None where this runner uses no GPU, and then
+            `device_times_ms` raises BackendError.
+    """
+
+    device_clock: str | None
+
+    def device_times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
+        """Return the times of `runs` computations by `device_clock`, in milliseconds.
+
+        A computation is network, decode and NMS, from the input in the GPU's memory to the detections
+        there; the first runs may still warm up.
+        """
+        ...
+
+
+CUDA_EVENTS = "CUDA events"
+
+
+def device_clock_of(runner: Runner) -> str | None:
+    """Return what a runner times its computation on the GPU with; None where it cannot."""
+    return runner.device_clock if isinstance(runner, DeviceTimed) else None
 
 
 def check_images(images: NDArray[np.float32], spec: DetectorSpec, max_batch_size: int | None) -> None:

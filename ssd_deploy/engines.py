@@ -1,0 +1,78 @@
+"""ONNX file -> engine for the machine at hand: which flavour, which card, and a bar while it builds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.engine_file import BuildOptions, is_engine
+from export.tensorrt_bindings import TENSORRT, choose_flavour
+from export.tensorrt_engine import BuiltEngine, Gpu, build_engine, check_options
+from ssd_deploy.progress import build_progress
+from ssd_train.evaluation.errors import BackendError
+from ssd_train.evaluation.spec import OUTPUT_NAMES, RAW_NAMES
+
+if TYPE_CHECKING:
+    from ssd_deploy.backends.tensorrt import TensorRTRunner
+
+
+def engine_for(
+    onnx: Path, options: BuildOptions, *, flavour: str, outputs: Sequence[str] = OUTPUT_NAMES, cache: Path | None = None
+) -> BuiltEngine:
+    """Build an engine, or find it in the cache folder.
+
+    Args:
+        onnx, options, outputs, cache: as for `build_engine`.
+        flavour: `tensorrt`, `tensorrt-rtx`, or `auto`: TensorRT where it is installed, else TensorRT for RTX.
+
+    Raises:
+        BackendError, ModelError: as `build_engine`; TensorRT finds no GPU.
+    """
+    flavour = choose_flavour(flavour)
+    gpu = find_gpu() if flavour == TENSORRT else None
+    with build_progress(f"{onnx.stem}, {flavour}") as on_progress:
+        return build_engine(
+            onnx, options, flavour=flavour, gpu=gpu, outputs=outputs, cache=cache, on_progress=on_progress
+        )
+
+
+def open_tensorrt(
+    model: Path, *, flavour: str, options: BuildOptions, cuda_graph: bool = False, with_raw: bool = False
+) -> "TensorRTRunner":
+    """Open an engine; that of an ONNX file is built first, or found in the cache.
+
+    Args:
+        options: for an ONNX file; an engine was built with its own.
+        with_raw: build a second engine that gives out the raw predictions, which are no outputs of the first.
+
+    Raises:
+        BackendError, ModelError: as `engine_for` and `TensorRTRunner`.
+    """
+    from ssd_deploy.backends.tensorrt import TensorRTRunner
+
+    if is_engine(model):
+        if options.allow_tf32:
+            raise BackendError(f"{model}: whether TF32 is allowed was decided when the engine was built; leave it out")
+        return TensorRTRunner(model, cuda_graph=cuda_graph)
+    # TensorRT for RTX would build without a GPU, for nothing.
+    flavour = choose_flavour(flavour)
+    find_gpu()
+    raw = engine_for(model, options, flavour=flavour, outputs=RAW_NAMES).path if with_raw else None
+    return TensorRTRunner(engine_for(model, options, flavour=flavour).path, raw=raw, cuda_graph=cuda_graph)
+
+
+def check_buildable(options: BuildOptions, flavour: str) -> None:
+    """Raise BackendError where an engine cannot be built here: before its network is exported, not after."""
+    flavour = choose_flavour(flavour)
+    check_options(options, flavour, find_gpu() if flavour == TENSORRT else None)
+
+
+def find_gpu() -> Gpu:
+    """Describe the card that CUDA puts first.
+
+    Raises:
+        BackendError: there is no card or no driver, or no package to reach it through.
+    """
+    from ssd_deploy.backends.cuda_device import open_device
+
+    device = open_device()
+    return Gpu(name=device.name, compute_capability=device.compute_capability, device_layer=device.layer)
