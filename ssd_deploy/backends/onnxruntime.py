@@ -1,6 +1,7 @@
 """ONNX Runtime on CPU, CUDA or its TensorRT provider. No torch, no onnx."""
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ PROVIDERS = {
 # for the whole process when a session opens, since providers log before they know the session's own level.
 FATAL_ONLY = 4
 
+# Device of ONNX Runtime's values in a GPU's memory.
+GPU = ("cuda", 0)
+
 
 class OnnxRuntimeRunner:
     """Runs an exported file; everything it needs to know is in the file.
@@ -41,6 +45,7 @@ class OnnxRuntimeRunner:
     """
 
     max_batch_size: int | None = None
+    device_clock: str | None
 
     def __init__(self, path: Path, *, provider: str = "cpu", allow_tf32: bool = False, threads: int = 0) -> None:
         if path.is_dir():
@@ -50,8 +55,8 @@ class OnnxRuntimeRunner:
         self._path = path
         self._options = session_options(threads)
         self._providers = provider_list(provider, allow_tf32)
-        self._session = open_session(path, path.name, self._options, self._providers)
-        self._raw_session: onnxruntime.InferenceSession | None = None
+        self._session: Any = open_session(path, path.name, self._options, self._providers)
+        self._raw_session: Any = None
         self.spec = DetectorSpec.from_metadata(self._session.get_modelmeta().custom_metadata_map, str(path))
         inputs = {value.name for value in self._session.get_inputs()}
         outputs = {value.name for value in self._session.get_outputs()}
@@ -64,6 +69,8 @@ class OnnxRuntimeRunner:
         if self.spec.precision == "fp32" and (provider == "tensorrt" or (provider == "cuda" and allow_tf32)):
             self.spec = dataclasses.replace(self.spec, precision="tf32")
         self.name = f"onnxruntime ({PROVIDERS[provider].removesuffix('ExecutionProvider')})"
+        # Its providers keep their stream to themselves, so events of another library would not fit around a run.
+        self.device_clock = None if provider == "cpu" else "host clock, outputs synchronized on the GPU"
 
     def run(self, images: NDArray[np.float32]) -> PaddedDetections:
         """See `Runner.run`."""
@@ -79,9 +86,38 @@ class OnnxRuntimeRunner:
             )
         return RawPredictions(*self._call(self._raw_session, RAW_NAMES, images))
 
-    def _call(
-        self, session: onnxruntime.InferenceSession, names: tuple[str, ...], images: NDArray[np.float32]
-    ) -> list[Any]:
+    def device_times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
+        """See `DeviceTimed.device_times_ms`; nodes that ONNX Runtime puts on the CPU are part of the time."""
+        check_images(images, self.spec, self.max_batch_size)
+        if self.device_clock is None:
+            raise BackendError(f"{self.name} uses no GPU, so there is no time on one; open it with --cuda")
+        return self._bound_times_ms(images, runs, GPU)
+
+    def close(self) -> None:
+        """See `Runner.close`."""
+        self._session = self._raw_session = None
+
+    def _bound_times_ms(self, images: NDArray[np.float32], runs: int, device: tuple[str, int]) -> list[float]:
+        """Time runs whose input and outputs stay in the memory of `device`, by the host's clock."""
+        times_ms = []
+        try:
+            binding = self._session.io_binding()
+            # Held by a name: the binding alone does not keep the memory alive.
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images), *device)
+            binding.bind_ortvalue_input(INPUT_NAME, value)
+            for name in OUTPUT_NAMES:
+                binding.bind_output(name, *device)
+            binding.synchronize_inputs()
+            for _ in range(runs):
+                start = time.perf_counter()
+                self._session.run_with_iobinding(binding)
+                binding.synchronize_outputs()
+                times_ms.append((time.perf_counter() - start) * 1e3)
+        except Exception as error:  # ONNX Runtime's exceptions share no narrower base
+            raise BackendError(f"{self._path}: ONNX Runtime failed to run it ({_first_line(str(error))})") from error
+        return times_ms
+
+    def _call(self, session: Any, names: tuple[str, ...], images: NDArray[np.float32]) -> list[Any]:
         try:
             return session.run(names, {INPUT_NAME: images})
         except Exception as error:  # ONNX Runtime's exceptions share no narrower base

@@ -1,0 +1,381 @@
+"""How fast are backends, measured side by side on the same images?
+
+Four things make the numbers comparable:
+- Every span is named, with its clock and what lies inside (`SPANS`); all backends get the same ones.
+- Backends take turns: in each round every one runs for a moment, in alternating order, so that a machine
+  that slows down or is used by others slows all of them down.
+- A turn starts when the threads of the one before have come to rest (`wait_until_idle`), with a call that
+  is not timed.
+- Pre-processing and what turns detections into image pixels are the project's own.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_deploy.backends.base import Runner, device_clock_of
+from ssd_deploy.benchmark.environment import Memory, memory_in_use
+from ssd_deploy.detector import Detector
+from ssd_train.evaluation.errors import BackendError, ImageError
+from ssd_train.evaluation.preprocess import load_image, preprocess
+
+HOST_CLOCK = "host clock"
+
+# What is measured. Everything is the time of a call for a whole batch, one call after another.
+SPANS = {
+    "network": f"{HOST_CLOCK}; images in host memory -> network, box decoding, NMS -> detections in host memory",
+    "device": "the clock named in the row; the same without the transfers, from the GPU's memory to the GPU's memory",
+    "end to end": f"{HOST_CLOCK}; image files -> decode, pre-process, the network span, scale -> boxes in image pixels",
+    "decode": f"{HOST_CLOCK}; image files (cached by the system) -> RGB pixels, one after another",
+    "preprocess": f"{HOST_CLOCK}; RGB pixels -> resized, normalised, stacked; one after another",
+}
+
+# Files beyond these are not used: they would have to be held in memory.
+MOST_IMAGES = 64
+
+# Calls that bring a backend to its usual speed. The first may compile or allocate; the last one's time
+# decides how many calls fill a turn.
+WARM_UP_CALLS = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings:
+    """How much is measured.
+
+    Attributes:
+        batch_sizes: images a call; sorted when measured.
+        rounds: turns that every backend gets for each batch size.
+        turn_seconds: about how long the calls of one span in a turn take; at least one call is made.
+        max_calls: most timed calls of one span in a turn.
+
+    Raises:
+        BackendError: a value that measures nothing.
+    """
+
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    rounds: int = 5
+    turn_seconds: float = 0.5
+    max_calls: int = 100
+
+    def __post_init__(self) -> None:
+        if not self.batch_sizes or min(self.batch_sizes) < 1 or len(set(self.batch_sizes)) < len(self.batch_sizes):
+            raise BackendError(f"batch sizes {list(self.batch_sizes)} are not different whole numbers from 1")
+        if self.rounds < 1 or self.max_calls < 1 or not self.turn_seconds >= 0:
+            raise BackendError(
+                f"{self.rounds} rounds of {self.turn_seconds} s and at most {self.max_calls} calls measure nothing; "
+                "use 1 or more"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A backend that takes part, open and not warmed up yet.
+
+    Attributes:
+        backend: what the user called it, for example `torch:compile`.
+        runner: it itself.
+        opening: growth of memory when it was opened.
+        threads: CPU threads that it computes with; None where that is not known.
+    """
+
+    backend: str
+    runner: Runner
+    opening: Memory
+    threads: int | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.backend}, {self.runner.spec.precision}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latency:
+    """The times of all timed calls of one span.
+
+    Attributes:
+        times_ms: in the order they were made, all rounds.
+        batch_size: images a call.
+    """
+
+    times_ms: tuple[float, ...]
+    batch_size: int
+
+    @property
+    def p50(self) -> float:
+        return self._percentile(50)
+
+    @property
+    def p90(self) -> float:
+        return self._percentile(90)
+
+    @property
+    def p99(self) -> float:
+        return self._percentile(99)
+
+    @property
+    def images_per_second(self) -> float:
+        """Images of all calls over the time of all calls, slow ones included: what a long run gets through."""
+        return 1e3 * self.batch_size * len(self.times_ms) / sum(self.times_ms)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, times in milliseconds."""
+        return {
+            "calls": len(self.times_ms),
+            "p50_ms": self.p50,
+            "p90_ms": self.p90,
+            "p99_ms": self.p99,
+            "images_per_second": self.images_per_second,
+            "times_ms": list(self.times_ms),
+        }
+
+    def _percentile(self, percent: float) -> float:
+        return float(np.percentile(self.times_ms, percent))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One backend with one batch size.
+
+    Attributes:
+        backend: what the user called it.
+        runner: what it calls itself: where it really ran.
+        precision: what it computed in.
+        batch_size: images a call.
+        network, end_to_end: see `SPANS`.
+        device: likewise; None without a GPU.
+        device_clock: what that was measured with.
+        memory: growth from before the backend was opened until it was warmed up for this batch size.
+        threads: CPU threads that it computed with; None where that is not known.
+    """
+
+    backend: str
+    runner: str
+    precision: str
+    batch_size: int
+    network: Latency
+    device: Latency | None
+    device_clock: str | None
+    end_to_end: Latency
+    memory: Memory
+    threads: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What comes before any backend, alone: a batch's files to pixels, and those to the network's input."""
+
+    batch_size: int
+    decode: Latency
+    preprocess: Latency
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """All measurements.
+
+    Attributes:
+        rows: by batch size, then in the order of the backends.
+        preparation: one a batch size.
+        skipped: what was left out and why, a sentence each.
+    """
+
+    rows: tuple[Measurement, ...]
+    preparation: tuple[Preparation, ...]
+    skipped: tuple[str, ...]
+
+
+def measure(
+    contenders: Sequence[Contender],
+    images: Sequence[Path],
+    settings: BenchmarkSettings,
+    *,
+    on_turn: Callable[[int, int], None] | None = None,
+) -> Measured:
+    """Measure backends side by side.
+
+    Args:
+        contenders: all of one network, for they share the pre-processing that is timed alone.
+        images: files, at least one; the first `MOST_IMAGES` are used, repeated where a batch is larger.
+        on_turn: told the turns done and those in all.
+
+    Raises:
+        BackendError: nothing is left to measure.
+        ImageError: there is no image, or one cannot be read.
+    """
+    if not contenders:
+        raise BackendError("there is no backend to measure; name one that works here, see `ssd-deploy doctor`")
+    if not images:
+        raise ImageError("there is no image to measure with; name some")
+    files = list(images[:MOST_IMAGES])
+    grown = {id(contender): contender.opening for contender in contenders}
+    rows: list[Measurement] = []
+    preparation: list[Preparation] = []
+    skipped: list[str] = []
+    total = len(settings.batch_sizes) * settings.rounds * len(contenders)
+    for number, batch_size in enumerate(sorted(settings.batch_sizes)):
+        batch = _Batch(files, batch_size, contenders[0].runner)
+        turns: list[_Turns] = []
+        for contender in contenders:
+            limit = contender.runner.max_batch_size
+            if limit is not None and batch_size > limit:
+                skipped.append(f"{contender.label}: batch {batch_size} is over the {limit} images that it takes a call")
+                continue
+            before = memory_in_use()
+            try:
+                turns.append(_Turns(contender, batch, settings))
+            except BackendError as error:
+                skipped.append(f"{contender.label}: batch {batch_size} does not run: {error}")
+            grown[id(contender)] += memory_in_use() - before
+        for round_number in range(settings.rounds):
+            if turns:
+                wait_until_idle()
+                batch.take_turn(settings)
+            # Back and forth: nobody always follows the same neighbour.
+            for position, turn in enumerate(turns if round_number % 2 == 0 else reversed(turns)):
+                wait_until_idle()
+                turn.take()
+                if on_turn is not None:
+                    done = (number * settings.rounds + round_number) * len(contenders) + position + 1
+                    on_turn(done, total)
+        rows += [turn.result(grown[id(turn.contender)]) for turn in turns]
+        if turns:
+            preparation.append(batch.result())
+    if not rows:
+        raise BackendError(f"nothing is left to measure: {'; '.join(skipped)}")
+    if on_turn is not None:
+        on_turn(total, total)
+    return Measured(rows=tuple(rows), preparation=tuple(preparation), skipped=tuple(skipped))
+
+
+def wait_until_idle(limit_s: float = 1.0) -> None:
+    """Wait until this process computes nothing any more, or for `limit_s` seconds.
+
+    The threads of a runtime go on looking for work after a call, on the cores that the next backend
+    needs. Measured with 2 threads on 2 cores: ONNX Runtime's spin for about 40 ms after each call and
+    OpenMP's, which PyTorch uses, for 5 to 10. PyTorch took 61 ms alone, 120 ms right after a call of
+    ONNX Runtime, and 60 ms once 50 ms had passed. Within a turn nothing is waited for or switched off:
+    there a backend only slows itself down, as it does in use.
+    """
+    end = time.perf_counter() + limit_s
+    while time.perf_counter() < end:
+        start, cpu_start = time.perf_counter(), time.process_time()
+        time.sleep(0.01)
+        if time.process_time() - cpu_start < 0.2 * (time.perf_counter() - start):
+            return
+
+
+class _Batch:
+    """The images of one batch size, and the times of what is done to them before any backend."""
+
+    def __init__(self, files: Sequence[Path], batch_size: int, runner: Runner) -> None:
+        self.files = [files[index % len(files)] for index in range(batch_size)]
+        self.spec = runner.spec
+        self.pixels = self.load()
+        self.inputs = self.preprocess()
+        self.decode_ms: list[float] = []
+        self.preprocess_ms: list[float] = []
+
+    def load(self) -> list[NDArray[np.uint8]]:
+        return [load_image(file) for file in self.files]
+
+    def preprocess(self) -> NDArray[np.float32]:
+        return np.stack([preprocess(image, self.spec) for image in self.pixels])
+
+    def take_turn(self, settings: BenchmarkSettings) -> None:
+        for step, times_ms in ((self.load, self.decode_ms), (self.preprocess, self.preprocess_ms)):
+            once = timed_calls(step, 1)[0]
+            times_ms += timed_calls(step, _calls(once, settings))
+
+    def result(self) -> Preparation:
+        size = len(self.files)
+        return Preparation(
+            batch_size=size,
+            decode=Latency(times_ms=tuple(self.decode_ms), batch_size=size),
+            preprocess=Latency(times_ms=tuple(self.preprocess_ms), batch_size=size),
+        )
+
+
+class _Turns:
+    """One backend with one batch size: warmed up when it is made, then timed turn by turn."""
+
+    def __init__(self, contender: Contender, batch: _Batch, settings: BenchmarkSettings) -> None:
+        self.contender = contender
+        self.runner = contender.runner
+        self.batch = batch
+        self.detector = Detector(self.runner, batch_size=len(batch.files))
+        self.device_clock = device_clock_of(self.runner)
+        self.network_ms: list[float] = []
+        self.device_ms: list[float] = []
+        self.end_to_end_ms: list[float] = []
+        # The last call of each counts: by then nothing is compiled or allocated any more.
+        self.network_calls = _calls(timed_calls(self.network, WARM_UP_CALLS)[-1], settings)
+        self.end_to_end_calls = _calls(timed_calls(self.end_to_end, 1)[-1], settings)
+
+    def network(self) -> None:
+        self.runner.run(self.batch.inputs)
+
+    def end_to_end(self) -> None:
+        self.detector.detect(self.batch.load())
+
+    def take(self) -> None:
+        self.network()
+        self.network_ms += timed_calls(self.network, self.network_calls)
+        if self.device_clock is not None:
+            # The first fills the memory that the others use.
+            self.device_ms += _device_times_ms(self.runner, self.batch.inputs, self.network_calls + 1)[1:]
+        self.end_to_end()
+        self.end_to_end_ms += timed_calls(self.end_to_end, self.end_to_end_calls)
+
+    def result(self, memory: Memory) -> Measurement:
+        size = len(self.batch.files)
+        device = Latency(times_ms=tuple(self.device_ms), batch_size=size) if self.device_ms else None
+        return Measurement(
+            backend=self.contender.backend,
+            runner=self.runner.name,
+            precision=self.runner.spec.precision,
+            batch_size=size,
+            network=Latency(times_ms=tuple(self.network_ms), batch_size=size),
+            device=device,
+            device_clock=self.device_clock,
+            end_to_end=Latency(times_ms=tuple(self.end_to_end_ms), batch_size=size),
+            memory=memory,
+            threads=self.contender.threads,
+        )
+
+
+def timed_calls(step: Callable[[], object], count: int) -> list[float]:
+    """Call `step` `count` times; return the host clock's milliseconds of each."""
+    times_ms = []
+    for _ in range(count):
+        start = time.perf_counter()
+        step()
+        times_ms.append((time.perf_counter() - start) * 1e3)
+    return times_ms
+
+
+def _device_times_ms(runner: Any, inputs: NDArray[np.float32], runs: int) -> list[float]:
+    return list(runner.device_times_ms(inputs, runs))
+
+
+def _calls(call_ms: float, settings: BenchmarkSettings) -> int:
+    """How many calls fill a turn."""
+    return max(1, min(settings.max_calls, round(1e3 * settings.turn_seconds / max(call_ms, 1e-3))))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Latency):
+        return value.to_dict()
+    return dataclasses.asdict(value) if isinstance(value, Memory) else value
