@@ -4,9 +4,10 @@ PYTHON ?= python3
 ORACLE_PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+BINDINGS := .bindings
 DEMO_NETWORK := ssd_512_mobilenet1.0_voc
 
-.PHONY: install demo test test-oracle lint types light clean
+.PHONY: install demo test test-engines test-gpu test-oracle lint types light clean
 
 install: $(VENV)/installed
 
@@ -25,8 +26,21 @@ demo: $(VENV)/installed
 	$(BIN)/ssd-deploy detect --model .demo/$(DEMO_NETWORK).fp32.onnx --images .demo/pictures \
 		--out .demo/annotated --threshold 0.3
 
-test: $(VENV)/installed
-	$(BIN)/python -m pytest --ignore tests/oracle
+test: $(VENV)/installed $(BINDINGS)/made
+	$(BIN)/python -m pytest --ignore tests/oracle -m "not engines and not gpu"
+
+# TensorRT for RTX really builds every network of the table, in both precisions; no GPU needed.
+test-engines: $(VENV)/installed
+	$(BIN)/python -m pytest tests/export/test_engine_builds.py
+
+# What needs an NVIDIA GPU; each test that lacks a part says which.
+test-gpu: $(VENV)/installed
+	$(BIN)/python -m pytest -m gpu tests
+
+# TensorRT's own Python bindings, to check the calls against: they load without TensorRT's libraries.
+$(BINDINGS)/made: $(VENV)/installed tests/bindings/make_bindings.sh
+	PYTHON=$(BIN)/python bash tests/bindings/make_bindings.sh $(BINDINGS)
+	touch $@
 
 # Everything against GluonCV itself, in an environment of its own; its outputs are kept in .oracle.
 test-oracle: $(VENV)/installed
@@ -45,4 +59,4 @@ light: $(VENV)/installed
 	bash tests/light_install.sh
 
 clean:
-	rm -rf $(VENV) .venv-oracle .oracle .demo .light build *.egg-info
+	rm -rf $(VENV) .venv-oracle .oracle .demo .light $(BINDINGS) build *.egg-info

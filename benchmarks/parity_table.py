@@ -1,6 +1,6 @@
 """Do all backends compute what PyTorch computes, network by network? Prints a Markdown table.
 
-    python benchmarks/parity_table.py --params FOLDER --data-root COCO --json OUT.json NETWORK...
+    python benchmarks/parity_table.py --params FOLDER --data-root COCO --json OUT.json --precision fp32,fp16 NETWORK...
 
 FOLDER holds `NETWORK.params` files as GluonCV saves them, COCO is a data set in COCO's layout. Each
 network is loaded, exported to ONNX and run over every image in PyTorch and in all backends that work.
@@ -17,25 +17,24 @@ import torch
 
 from export.onnx_export import export_onnx
 from ssd_deploy import parity_run
-from ssd_deploy.parity import Tolerances
 from ssd_train import build_network
 from ssd_train.evaluation.datasets.load import load_dataset
 from ssd_train.evaluation.files import write_json
 from ssd_train.evaluation.protocol import Protocol
+from ssd_train.networks.precision import in_precision
 
 
-def measure(name: str, params: Path, data_root: Path) -> parity_run.ParityOutcome:
-    """Export one network and compare every backend with PyTorch on a COCO data set, batch size 1."""
+def measure(name: str, params: Path, data_root: Path, precisions: list[str]) -> parity_run.ParityOutcome:
+    """Export one network and compare every backend with float32 PyTorch on a COCO data set, batch size 1."""
     network = build_network(name, weights=params)
     dataset = load_dataset("coco", data_root, None, network.spec.class_names)
     with tempfile.TemporaryDirectory() as folder:
         return parity_run.run(
             network,
-            export_onnx(network, Path(folder)),
+            [export_onnx(in_precision(network, precision), Path(folder)) for precision in precisions],
             dataset,
             metric="coco",
             protocol=Protocol.STANDARD,
-            tolerances=Tolerances(),
             batch_size=1,
             workers=1,
             reference_device="cpu",
@@ -51,7 +50,8 @@ def rows(outcome: parity_run.ParityOutcome) -> list[str]:
     for comparison in outcome.comparisons:
         raw = max(stage.difference for stage in comparison.stages if stage.name.startswith("raw"))
         lines.append(
-            f"| {name} | {comparison.backend} | {100 * reference.headline:.4f} | {100 * comparison.metric:.4f} "
+            f"| {name} | {comparison.backend} | {comparison.precision} "
+            f"| {100 * reference.headline:.4f} | {100 * comparison.metric:.4f} "
             f"| {comparison.agreement:.6f} | {raw:.1e} | {comparison.score_difference:.1e} "
             f"| {comparison.box_difference:.1e} | {comparison.unmatched} of {2 * comparison.matched} "
             f"| {'FAIL' if comparison.failures else 'pass'} |"
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, required=True)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--precision", default="fp32", help="such as fp32,fp16")
     options = parser.parse_args()
     results: dict[str, Any] = {
         "torch": torch.__version__,
@@ -73,11 +74,12 @@ def main() -> None:
         "networks": {},
     }
     table = [
-        "| network | backend | AP of PyTorch | AP | agreement AP | raw | score | box px | unmatched | verdict |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| network | backend | precision | AP of PyTorch | AP "
+        "| agreement AP | raw | score | box px | unmatched | verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in options.networks:
-        outcome = measure(name, options.params / f"{name}.params", options.data_root)
+        outcome = measure(name, options.params / f"{name}.params", options.data_root, options.precision.split(","))
         print(outcome.text(), flush=True)
         summary = outcome.to_dict()
         # The comparison of every image is for looking into a failure; the table does not need it.

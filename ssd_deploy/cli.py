@@ -3,9 +3,11 @@
 Whatever is heavy is imported inside its command, so that `--help` answers at once.
 """
 
+import contextlib
 import dataclasses
 import enum
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,15 +16,19 @@ from typer.core import TyperGroup
 
 from ssd_deploy.command_inputs import (
     check_results,
+    export_engine,
     export_network,
-    model_file,
+    exported_for_now,
     open_dataset,
     open_images,
     open_network,
     open_runner,
+    open_source,
+    parse_list,
+    parse_numbers,
     read_classes,
 )
-from ssd_train.evaluation.errors import DatasetError, SSDDeployError
+from ssd_train.evaluation.errors import BackendError, DatasetError, SSDDeployError
 
 
 class Commands(TyperGroup):
@@ -57,6 +63,25 @@ class BackendName(enum.StrEnum):
     AUTO = "auto"
     TORCH = "torch"
     ONNXRUNTIME = "onnxruntime"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+
+class Flavour(enum.StrEnum):
+    AUTO = "auto"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+
+class ExportPrecision(enum.StrEnum):
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
+class Precision(enum.StrEnum):
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
 
 
 class Provider(enum.StrEnum):
@@ -85,8 +110,16 @@ WeightsOption = Annotated[
 ClassesOption = Annotated[
     Path | None, typer.Option(help="Class list of a _custom network: a text file, a name a line.")
 ]
-ModelOption = Annotated[Path | None, typer.Option("--model", help="An exported .onnx file.")]
-BackendOption = Annotated[BackendName, typer.Option(help="auto: torch for a network, onnxruntime for a model file.")]
+ModelOption = Annotated[Path | None, typer.Option("--model", help="An exported .onnx file, or an .engine.")]
+BackendOption = Annotated[
+    BackendName, typer.Option(help="auto: torch for a network, onnxruntime for .onnx, an engine's own for .engine.")
+]
+PrecisionOption = Annotated[
+    Precision | None, typer.Option(help="What a --network computes in; without it fp32.", show_default=False)
+]
+CudaGraphOption = Annotated[
+    bool, typer.Option("--cuda-graph", help="Record the GPU's work once for each batch size and replay it.")
+]
 ProviderOption = Annotated[
     Provider | None, typer.Option(help="Where ONNX Runtime runs; without it cuda with --cuda, else cpu.")
 ]
@@ -169,16 +202,55 @@ def convert(
 
 @app.command()
 def export(
-    network: Annotated[str, typer.Option(help="Network name; see `ssd-deploy models`.")],
+    network: NetworkOption = None,
     weights: WeightsOption = None,
     classes: ClassesOption = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Instead of a network: an .onnx file to build an engine from.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("."),
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="onnx, tensorrt or onnx,tensorrt; without it onnx, or tensorrt for --model.", show_default=False
+        ),
+    ] = None,
+    precision: Annotated[
+        ExportPrecision | None, typer.Option(help="What the network computes in; without it fp32.", show_default=False)
+    ] = None,
     score_threshold: ScoreOption = 0.01,
     nms_iou: NmsOption = 0.45,
     pre_nms_top_k: TopKOption = 400,
     max_detections: MaxOption = 100,
+    flavour: Annotated[
+        Flavour, typer.Option(help="auto: tensorrt where it is installed, else tensorrt-rtx.")
+    ] = Flavour.AUTO,
+    min_batch: Annotated[int, typer.Option(help="Smallest batch that the engine takes.")] = 1,
+    opt_batch: Annotated[int, typer.Option(help="Batch that the engine is tuned for.")] = 1,
+    max_batch: Annotated[int, typer.Option(help="Largest batch that the engine takes.")] = 8,
+    allow_tf32: Annotated[
+        bool, typer.Option("--allow-tf32", help="Let an engine round FP32 products to TF32.")
+    ] = False,
+    workspace_mib: Annotated[
+        int | None, typer.Option(help="Most scratch memory of a layer in MiB.", show_default=False)
+    ] = None,
+    optimization_level: Annotated[int, typer.Option(help="0, a quick build, to 5, a fast engine.")] = 3,
+    target_sm: Annotated[
+        str | None,
+        typer.Option(
+            help="tensorrt-rtx: compute capabilities to build for, such as 75,86,120; without it Ampere and later.",
+            show_default=False,
+        ),
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="tensorrt: later versions may load the engine.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="tensorrt: every GPU from Ampere on may load the engine.")
+    ] = False,
 ) -> None:
-    """Write one ONNX file with decode and NMS inside, checked against PyTorch."""
+    """Write one ONNX file with decode and NMS inside, checked against PyTorch, and TensorRT engines of it."""
+    from export.engine_file import BuildOptions
     from ssd_train.evaluation.spec import PostprocessSettings
 
     settings = PostprocessSettings(
@@ -187,8 +259,40 @@ def export(
         pre_nms_top_k=pre_nms_top_k,
         max_detections=max_detections,
     )
-    loaded = open_network(network, weights, classes)
-    typer.echo(str(export_network(loaded, out, settings)))
+    if (network is None) == (model is None):
+        raise BackendError("name either --network (with --weights) or --model FILE.onnx")
+    formats = parse_list(format or ("onnx" if model is None else "tensorrt"), ("onnx", "tensorrt"), "--format")
+    options = BuildOptions(
+        min_batch=min_batch,
+        opt_batch=opt_batch,
+        max_batch=max_batch,
+        allow_tf32=allow_tf32,
+        workspace_mib=workspace_mib,
+        optimization_level=optimization_level,
+        target_sm=parse_numbers(target_sm, "--target-sm"),
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+    )
+    if "tensorrt" in formats:
+        from ssd_deploy.engines import check_buildable
+
+        check_buildable(options, flavour)
+    with contextlib.ExitStack() as stack:
+        if model is not None:
+            if "onnx" in formats or precision is not None or weights is not None or classes is not None:
+                raise BackendError(
+                    f"{model}: is exported already, so --format onnx, --precision, --weights and --classes do not apply"
+                )
+            path, kept = model, False
+        else:
+            loaded = open_network(str(network), weights, classes)
+            kept = "onnx" in formats
+            folder = out if kept else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ssd-deploy-")))
+            path = export_network(loaded, folder, settings, precision or "fp32")
+        if kept:
+            typer.echo(str(path))
+        if "tensorrt" in formats:
+            typer.echo(export_engine(path, options, flavour, out))
 
 
 @app.command("eval")
@@ -202,6 +306,8 @@ def evaluate(
     provider: ProviderOption = None,
     cuda: CudaOption = False,
     allow_tf32: Tf32Option = False,
+    precision: PrecisionOption = None,
+    cuda_graph: CudaGraphOption = False,
     data_root: DataRootOption = None,
     split: SplitOption = None,
     protocol: ProtocolOption = ProtocolName.STANDARD,
@@ -233,6 +339,9 @@ def evaluate(
         provider=provider,
         cuda=cuda,
         allow_tf32=allow_tf32,
+        precision=precision,
+        cuda_graph=cuda_graph,
+        batch_size=batch_size,
     ) as runner:
         spec = runner.spec
         if data_shape is not None and spec.input_size != (data_shape, data_shape):
@@ -267,7 +376,11 @@ def parity(
     weights: WeightsOption = None,
     classes: ClassesOption = None,
     model: Annotated[
-        Path | None, typer.Option(help="Exported .onnx file to compare; without it one is made.", show_default=False)
+        list[Path] | None,
+        typer.Option(help="Exported .onnx or .engine; may be repeated; without it one is made.", show_default=False),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Precisions to export and compare, such as fp32,fp16.", show_default=False)
     ] = None,
     dataset: Annotated[DatasetKind | None, typer.Option(help="Data set with ground truth.", show_default=False)] = None,
     data_root: DataRootOption = None,
@@ -277,8 +390,13 @@ def parity(
     ] = None,
     more_images: MoreImagesArgument = None,
     protocol: ProtocolOption = ProtocolName.STANDARD,
-    tolerance: Annotated[float, typer.Option(help="Largest difference of the metric, as a fraction.")] = 1e-4,
-    min_agreement: Annotated[float, typer.Option(help="Lowest agreement AP, as a fraction.")] = 0.999,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Largest difference of the metric, a fraction; fp32 1e-4, fp16 5e-3.", show_default=False),
+    ] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Lowest agreement AP, a fraction; fp32 0.999, fp16 0.98.", show_default=False)
+    ] = None,
     batch_size: BatchOption = 1,
     workers: WorkersOption = 2,
     limit: LimitOption = None,
@@ -287,13 +405,18 @@ def parity(
     json: Annotated[Path | None, typer.Option(help="Write all comparisons here.", show_default=False)] = None,
 ) -> None:
     """Compare every backend that works here with PyTorch on the same images; exit 1 where one differs."""
-    from ssd_deploy.parity import Tolerances
+    from ssd_deploy.parity import TOLERANCES
     from ssd_train.evaluation.files import write_json
     from ssd_train.evaluation.protocol import Protocol
 
     if (dataset is None) == (not images) or (more_images and not images):
         raise DatasetError("name either --dataset (with --data-root) or --images to compare on")
-    tolerances = Tolerances(metric=tolerance, agreement=min_agreement)
+    if model and precision is not None:
+        raise BackendError("--precision belongs to models that are exported for the comparison, not to --model")
+    precisions = parse_list(precision or "fp32", tuple(ExportPrecision), "--precision")
+    asked = {"metric": tolerance, "agreement": min_agreement}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    tolerances = {name: dataclasses.replace(usual, **changes) for name, usual in TOLERANCES.items()}
     check_results(json)
     loaded = open_network(network, weights, classes)
     class_names = loaded.config.class_names
@@ -304,10 +427,11 @@ def parity(
     )
     from ssd_deploy import parity_run  # needs torch, which loading the network has asked for
 
-    with model_file(loaded, model) as path:
+    with contextlib.ExitStack() as stack:
+        models = model or [stack.enter_context(exported_for_now(loaded, name)) for name in precisions]
         outcome = parity_run.run(
             loaded,
-            path,
+            models,
             data,
             metric=dataset.value if dataset else None,
             protocol=Protocol(protocol.value),
@@ -336,6 +460,8 @@ def detect(
     provider: ProviderOption = None,
     cuda: CudaOption = False,
     allow_tf32: Tf32Option = False,
+    precision: PrecisionOption = None,
+    cuda_graph: CudaGraphOption = False,
     out: Annotated[Path, typer.Option(help="Folder for annotated pictures and detections.json.")] = Path("detections"),
     threshold: Annotated[float, typer.Option(help="Lowest score that is shown.")] = 0.5,
     batch_size: BatchOption = 8,
@@ -355,6 +481,9 @@ def detect(
         provider=provider,
         cuda=cuda,
         allow_tf32=allow_tf32,
+        precision=precision,
+        cuda_graph=cuda_graph,
+        batch_size=batch_size,
     ) as runner:
         detector = Detector(runner, batch_size=batch_size)
         with image_progress(runner.name, len(paths)) as on_progress:
@@ -366,6 +495,80 @@ def detect(
         typer.echo(f"Error: {error}", err=True)
     if result.errors:
         raise typer.Exit(2)
+
+
+@app.command()
+def benchmark(
+    network: NetworkOption = None,
+    weights: WeightsOption = None,
+    classes: ClassesOption = None,
+    model: ModelOption = None,
+    backends: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as torch,torch:compile+channels-last,onnxruntime:cuda,tensorrt:cuda-graph; without it all that "
+            "a network or model file has.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_sizes: Annotated[str, typer.Option(help="Images a call.")] = "1,8,32",
+    precision: Annotated[
+        str | None, typer.Option(help="Of a network: fp32,fp16,bf16; without it fp32.", show_default=False)
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves each library its default.")] = 0,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(help="File, folder or pattern; without it generated pictures.", show_default=False),
+    ] = None,
+    more_images: MoreImagesArgument = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each backend gets.")] = 5,
+    cuda: CudaOption = False,
+    allow_tf32: Tf32Option = False,
+    json: Annotated[Path | None, typer.Option(help="Write all numbers here.", show_default=False)] = None,
+    chart: Annotated[Path | None, typer.Option(help="Write a PNG chart here.", show_default=False)] = None,
+) -> None:
+    """Measure latency and throughput of backends side by side, network alone and from JPEG file to detections."""
+    from export.engine_file import BuildOptions
+    from ssd_deploy.benchmark.chart import write_chart
+    from ssd_deploy.benchmark.measure import BenchmarkSettings
+    from ssd_deploy.benchmark.run import parse_backends
+    from ssd_deploy.benchmark.run import run as run_benchmark
+    from ssd_deploy.detect_files import find_images
+    from ssd_deploy.engines import open_tensorrt
+    from ssd_deploy.progress import turn_progress
+    from ssd_deploy.requirements import require
+    from ssd_train.evaluation.files import write_json
+
+    check_results(json, chart)
+    if chart is not None:
+        require("matplotlib", "plots", "A chart")
+    if more_images and not images:
+        raise DatasetError(f"{more_images[0]}: belongs to --images, which is not there")
+    settings = BenchmarkSettings(batch_sizes=parse_numbers(batch_sizes, "--batch-sizes"), rounds=rounds)
+    files = find_images([*images, *(more_images or [])]) if images else []
+    largest = max(settings.batch_sizes)
+    options = BuildOptions(opt_batch=largest, max_batch=largest, allow_tf32=allow_tf32)
+    precisions = None if precision is None else parse_list(precision, tuple(Precision), "--precision")
+    with contextlib.ExitStack() as stack:
+        source, default_backends = stack.enter_context(open_source(network, weights, classes, model, precisions))
+        report = run_benchmark(
+            source,
+            parse_backends(backends or default_backends),
+            settings,
+            images=files,
+            cuda=cuda,
+            threads=threads,
+            allow_tf32=allow_tf32,
+            open_tensorrt=lambda path, flavour, cuda_graph: open_tensorrt(
+                path, flavour=flavour, options=options, cuda_graph=cuda_graph
+            ),
+            on_turn=stack.enter_context(turn_progress("measuring")),
+        )
+    typer.echo(report.text())
+    if json is not None:
+        write_json(json, report.to_dict())
+    if chart is not None:
+        write_chart(report, chart)
 
 
 def main() -> None:

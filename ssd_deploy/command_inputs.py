@@ -7,12 +7,15 @@ import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from export.engine_file import is_engine
 from ssd_train.evaluation.errors import BackendError, SSDDeployError, WeightsError
 
 if TYPE_CHECKING:
+    from export.engine_file import BuildOptions
     from ssd_deploy.backends.base import Runner
+    from ssd_deploy.benchmark.run import Source
     from ssd_train.evaluation.datasets.dataset import Dataset
     from ssd_train.evaluation.spec import PostprocessSettings
     from ssd_train.networks.ssd import SSD
@@ -36,25 +39,68 @@ def open_network(name: str, weights: str | None, classes: Path | None) -> "SSD":
         return load_network(name, weights, read_classes(classes), on_progress=on_progress)
 
 
-def export_network(network: "SSD", out: Path, settings: "PostprocessSettings") -> Path:
-    """Export a network; a missing package is a sentence that names the extra."""
+def export_network(network: "SSD", out: Path, settings: "PostprocessSettings", precision: str = "fp32") -> Path:
+    """Export a float32 network in a precision; a missing package is a sentence that names the extra."""
     from ssd_deploy.requirements import require
 
     require("onnx", "export", "Exporting")
     require("onnxscript", "export", "Exporting")
     from export.onnx_export import export_onnx
+    from ssd_train.networks.precision import in_precision
 
-    return export_onnx(network, out, settings=settings)
+    return export_onnx(in_precision(network, precision), out, settings=settings)
 
 
 @contextlib.contextmanager
-def model_file(network: "SSD", model: Path | None) -> Iterator[Path]:
-    """Yield the file of `--model`, or one that is exported for the moment."""
-    if model is not None:
-        yield model
-        return
+def exported_for_now(network: "SSD", precision: str = "fp32") -> Iterator[Path]:
+    """Yield the file of a network that is exported for the moment."""
     with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
-        yield export_network(network, Path(folder), network.spec.postprocess)
+        yield export_network(network, Path(folder), network.spec.postprocess, precision)
+
+
+def export_engine(onnx: Path, options: "BuildOptions", flavour: str, out: Path) -> str:
+    """Build an engine into a folder; returns a line that says what was built or where it came from."""
+    from export.tensorrt_engine import copy_engine
+    from ssd_deploy.engines import engine_for
+
+    built = engine_for(onnx, options, flavour=flavour)
+    info = built.info
+    how = "from the cache, no build" if built.from_cache else f"built in {info.build_seconds:.1f} s"
+    if info.gpu is not None:
+        card = info.gpu
+    elif options.target_sm:
+        card = "compute capability " + ", ".join(map(str, options.target_sm))
+    else:
+        card = "Ampere and later"
+    return (
+        f"{copy_engine(built, out)}  ({how}; {info.flavour} {info.tensorrt_version}, {info.spec.precision}, {card}, "
+        f"batch {options.min_batch} to {options.max_batch})"
+    )
+
+
+def parse_list(text: str, choices: Sequence[str], option: str) -> list[str]:
+    """Split an option such as `--format onnx,tensorrt`, each value once.
+
+    Raises:
+        BackendError: a value that is none of `choices`, or none at all.
+    """
+    values = list(dict.fromkeys(value.strip() for value in text.split(",") if value.strip()))
+    wrong = [value for value in values if value not in choices]
+    if wrong or not values:
+        raise BackendError(f"{option} {text}: choose from {', '.join(choices)}, several with commas between")
+    return values
+
+
+def parse_numbers(text: str | None, option: str) -> tuple[int, ...]:
+    """Split an option such as `--target-sm 75,89`; empty without it.
+
+    Raises:
+        BackendError: not whole numbers above 0.
+    """
+    values = [value.strip() for value in (text or "").split(",") if value.strip()]
+    if not all(value.isascii() and value.isdigit() and int(value) > 0 for value in values):
+        raise BackendError(f"{option} {text}: takes whole numbers above 0, several with commas between")
+    return tuple(int(value) for value in values)
 
 
 @contextlib.contextmanager
@@ -68,39 +114,117 @@ def open_runner(
     provider: str | None,
     cuda: bool,
     allow_tf32: bool,
+    precision: str | None,
+    cuda_graph: bool,
+    batch_size: int,
 ) -> Iterator["Runner"]:
-    """Yield the runner that `--network` or `--model` and their options describe.
+    """Yield the runner that `--network` or `--model` and their options describe, and close it.
+
+    Args:
+        batch_size: the largest batch that is to come; an engine that is built here takes it.
 
     Raises:
         BackendError, WeightsError: neither or both are named, or an option belongs to the other one.
     """
-    if (network is None) == (model is None):
-        raise BackendError("name either --network (with --weights) or --model FILE.onnx")
+    _check_named(network, weights, classes, model, precision)
+    backend = _choose_backend(network, model, backend, provider)
     if cuda and provider == "cpu":
         raise BackendError("--cuda and --provider cpu contradict each other; leave one out")
+    if cuda_graph and backend == "onnxruntime":
+        raise BackendError("--cuda-graph is for the torch and tensorrt backends; leave it out with onnxruntime")
+    if precision == "bf16" and backend != "torch":
+        raise BackendError("--precision bf16 is for the torch backend; exported models are fp32 or fp16")
+    with contextlib.ExitStack() as stack:
+        loaded = open_network(network, weights, classes) if network is not None else None
+        if loaded is not None and backend == "torch":
+            from ssd_deploy.backends.pytorch import TorchRunner
+            from ssd_train.networks.precision import in_precision
+
+            device = "cuda" if cuda else "cpu"
+            loaded = in_precision(loaded, precision or "fp32")
+            runner: Runner = TorchRunner(loaded, device=device, allow_tf32=allow_tf32, cuda_graph=cuda_graph)
+        else:
+            path = model or stack.enter_context(exported_for_now(cast("SSD", loaded), precision or "fp32"))
+            if backend == "onnxruntime":
+                from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
+
+                provider = provider or ("cuda" if cuda else "cpu")
+                runner = OnnxRuntimeRunner(path, provider=provider, allow_tf32=allow_tf32)
+            else:
+                from export.engine_file import BuildOptions
+                from ssd_deploy.engines import open_tensorrt
+
+                options = BuildOptions(opt_batch=batch_size, max_batch=batch_size, allow_tf32=allow_tf32)
+                runner = open_tensorrt(path, flavour=backend, options=options, cuda_graph=cuda_graph)
+        stack.callback(runner.close)
+        yield runner
+
+
+def _choose_backend(network: str | None, model: Path | None, backend: str, provider: str | None) -> str:
+    """Return the backend's name; `auto` follows from what is to run."""
+    if model is not None and is_engine(model):
+        from export.engine_file import read_info
+
+        flavour = read_info(model).flavour
+        if backend not in ("auto", flavour):
+            raise BackendError(f"{model}: is an engine of {flavour}, which --backend {backend} does not run")
+        if provider is not None:
+            raise BackendError(f"{model}: --provider {provider} is for ONNX Runtime; an engine runs in {flavour}")
+        return flavour
+    if model is not None and backend == "torch":
+        raise BackendError(f"{model}: --backend torch runs a --network; a model file runs in onnxruntime or tensorrt")
+    if provider is not None and backend not in ("onnxruntime", "auto"):
+        raise BackendError(f"--provider {provider} is for ONNX Runtime; leave it out with --backend {backend}")
+    if provider is not None and network is not None and backend == "auto":
+        raise BackendError(
+            f"--provider {provider} is for ONNX Runtime, but --network runs in PyTorch; "
+            "add --backend onnxruntime, or choose with --cuda/--cpu"
+        )
+    if backend != "auto":
+        return backend
+    return "torch" if network is not None else "onnxruntime"
+
+
+@contextlib.contextmanager
+def open_source(
+    network: str | None,
+    weights: str | None,
+    classes: Path | None,
+    model: Path | None,
+    precisions: Sequence[str] | None,
+) -> Iterator[tuple["Source", str]]:
+    """Yield what a benchmark measures, and the backends that are measured where none are named.
+
+    Raises:
+        BackendError, WeightsError: neither or both are named, or an option belongs to the other one.
+    """
+    from ssd_deploy.benchmark.run import Source
+
+    _check_named(network, weights, classes, model, precisions)
+    if model is not None:
+        yield Source.from_file(model), _choose_backend(None, model, "auto", None)
+        return
+    loaded = open_network(str(network), weights, classes)
+    from ssd_train.networks.precision import in_precision
+
+    with contextlib.ExitStack() as stack:
+        source = Source(
+            precisions=tuple(precisions or ("fp32",)),
+            model_for=lambda precision: stack.enter_context(exported_for_now(loaded, precision)),
+            network_for=lambda precision: in_precision(loaded, precision),
+        )
+        yield source, "torch,onnxruntime"
+
+
+def _check_named(
+    network: str | None, weights: str | None, classes: Path | None, model: Path | None, precision: object
+) -> None:
+    if (network is None) == (model is None):
+        raise BackendError("name either --network (with --weights) or --model FILE (.onnx or .engine)")
     if model is not None and (weights is not None or classes is not None):
         raise WeightsError("--weights and --classes belong to --network; an exported model has its own")
-    if model is not None and backend == "torch":
-        raise BackendError(f"{model}: --backend torch runs a --network; a model file runs in onnxruntime")
-    if network is not None and backend != "onnxruntime":
-        if provider is not None:
-            raise BackendError(
-                f"--provider {provider} is for ONNX Runtime, but --network runs in PyTorch; "
-                "add --backend onnxruntime, or choose with --cuda/--cpu"
-            )
-        loaded = open_network(network, weights, classes)
-        from ssd_deploy.backends.pytorch import TorchRunner
-
-        yield TorchRunner(loaded, device="cuda" if cuda else "cpu", allow_tf32=allow_tf32)
-        return
-    from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
-
-    provider = provider or ("cuda" if cuda else "cpu")
-    if model is not None:
-        yield OnnxRuntimeRunner(model, provider=provider, allow_tf32=allow_tf32)
-        return
-    with model_file(open_network(str(network), weights, classes), None) as path:
-        yield OnnxRuntimeRunner(path, provider=provider, allow_tf32=allow_tf32)
+    if model is not None and precision is not None:
+        raise BackendError(f"{model}: --precision belongs to --network; an exported model has its own")
 
 
 def open_dataset(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from export.engine_file import BuildOptions, is_engine, read_info
+from export.tensorrt_bindings import MODULES
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.requirements import require
 from ssd_train.evaluation.detections import Detections
@@ -19,7 +21,7 @@ from ssd_train.evaluation.spec import DetectorSpec, PostprocessSettings
 if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD
 
-BACKENDS = ("torch", "onnxruntime")
+BACKENDS = ("torch", "onnxruntime", *MODULES)
 
 
 class Detector:
@@ -83,50 +85,80 @@ def load_detector(
     batch_size: int = 8,
     allow_tf32: bool = False,
     settings: PostprocessSettings | None = None,
+    precision: str = "fp32",
+    cuda_graph: bool = False,
 ) -> Detector:
     """Load a detector.
 
     Args:
-        model: an exported `.onnx` file, or a network name such as `ssd_300_vgg16_atrous_voc`.
-        backend: `torch`, `onnxruntime`, or `auto`: ONNX Runtime for a file, PyTorch for a network.
+        model: an exported `.onnx` or `.engine` file, or a network name such as `ssd_300_vgg16_atrous_voc`.
+        backend: `torch`, `onnxruntime`, `tensorrt`, `tensorrt-rtx`, or `auto`: PyTorch for a network, ONNX Runtime
+            for an `.onnx` file, an engine's own flavour of TensorRT. TensorRT builds its engine of an `.onnx`
+            file in the cache folder first, for batches of up to `batch_size`.
         weights: for a network: a weight file, `random[:SEED]`, or None for the published weights.
         classes: class names of a `_custom` network.
         provider: ONNX Runtime's `cpu`, `cuda` or `tensorrt`.
         device: PyTorch's `cpu` or `cuda`.
-        batch_size: images a call of the backend.
+        batch_size: images a call of the backend, at most an engine's own limit.
         allow_tf32: let a GPU compute float32 with TF32 rounding.
         settings: thresholds of a network, GluonCV's where None; an exported file has its own.
+        precision: of a network: `fp32`, `fp16` or `bf16`; an exported file has its own.
+        cuda_graph: PyTorch and TensorRT: record the GPU's work once for each batch size and replay it.
 
     Raises:
         BackendError: no such backend, or it or an option of another one does not fit the model, or it
             does not work here.
         ModelError, NetworkError, WeightsError: the model cannot be loaded.
     """
-    is_file = Path(model).suffix.lower() == ".onnx" or Path(model).is_file()
-    if backend == "auto":
+    is_file = is_engine(Path(model)) or Path(model).suffix.lower() == ".onnx" or Path(model).is_file()
+    if is_engine(Path(model)):
+        flavour = read_info(Path(model)).flavour
+        if backend not in ("auto", flavour):
+            raise BackendError(f"{model}: is an engine of {flavour}, which the {backend} backend does not run")
+        backend = flavour
+    elif backend == "auto":
         backend = "onnxruntime" if is_file else "torch"
     if backend not in BACKENDS:
         raise BackendError(f"backend {backend!r} does not exist; choose {', '.join(BACKENDS)}")
+    if backend != "onnxruntime" and provider != "cpu":
+        raise BackendError(f"provider {provider!r} is for ONNX Runtime; choose PyTorch's device, such as 'cuda'")
+    if backend == "torch":
+        if is_file:
+            raise BackendError(
+                f"{model}: the torch backend runs a network and its weights; name them, or use onnxruntime"
+            )
+        network = load_network(str(model), weights, classes)
+        from ssd_deploy.backends.pytorch import TorchRunner
+        from ssd_train.networks.precision import in_precision
+
+        runner: Runner = TorchRunner(
+            in_precision(network, precision),
+            settings or PostprocessSettings(),
+            device=device,
+            allow_tf32=allow_tf32,
+            cuda_graph=cuda_graph,
+        )
+        return Detector(runner, batch_size=batch_size)
+    if not is_file:
+        raise BackendError(f"{model}: the {backend} backend runs a .onnx file; make it with `ssd-deploy export`")
+    if weights is not None or classes is not None or settings is not None or precision != "fp32":
+        raise WeightsError(
+            f"{model}: an exported model has its own weights, classes, settings and precision; leave yours out"
+        )
+    if device != "cpu":
+        raise BackendError(f"device {device!r} is for PyTorch; choose ONNX Runtime's provider, such as 'cuda'")
     if backend == "onnxruntime":
-        if not is_file:
-            raise BackendError(f"{model}: the onnxruntime backend runs a .onnx file; make it with `ssd-deploy export`")
-        if weights is not None or classes is not None or settings is not None:
-            raise WeightsError(f"{model}: an exported model has its own weights, classes and settings; leave yours out")
-        if device != "cpu":
-            raise BackendError(f"device {device!r} is for PyTorch; choose ONNX Runtime's provider, such as 'cuda'")
+        if cuda_graph:
+            raise BackendError("cuda_graph is for PyTorch and TensorRT; leave it out with onnxruntime")
         from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 
-        runner: Runner = OnnxRuntimeRunner(Path(model), provider=provider, allow_tf32=allow_tf32)
-        return Detector(runner, batch_size=batch_size)
-    if is_file:
-        raise BackendError(f"{model}: the torch backend runs a network and its weights; name them, or use onnxruntime")
-    if provider != "cpu":
-        raise BackendError(f"provider {provider!r} is for ONNX Runtime; choose PyTorch's device, such as 'cuda'")
-    network = load_network(str(model), weights, classes)
-    from ssd_deploy.backends.pytorch import TorchRunner
+        return Detector(OnnxRuntimeRunner(Path(model), provider=provider, allow_tf32=allow_tf32), batch_size=batch_size)
+    from ssd_deploy.engines import open_tensorrt
 
-    runner = TorchRunner(network, settings or PostprocessSettings(), device=device, allow_tf32=allow_tf32)
-    return Detector(runner, batch_size=batch_size)
+    options = BuildOptions(opt_batch=batch_size, max_batch=batch_size, allow_tf32=allow_tf32)
+    return Detector(
+        open_tensorrt(Path(model), flavour=backend, options=options, cuda_graph=cuda_graph), batch_size=batch_size
+    )
 
 
 def load_network(

@@ -1,11 +1,12 @@
 """Which backends work on this machine, tried and not guessed, and why each other does not."""
 
 import dataclasses
-import importlib
 import importlib.metadata
-import importlib.util
 
-from ssd_train.evaluation.errors import SSDDeployError
+from export.tensorrt_bindings import MODULES, TENSORRT_RTX, load_bindings
+from export.tensorrt_engine import try_out
+from ssd_deploy.engines import find_gpu
+from ssd_train.evaluation.errors import BackendError, SSDDeployError
 
 # x -> Identity -> y, one float: the smallest file that a session opens (IR version 8, opset 13). Kept
 # as bytes, since the onnx package is not part of the light installation.
@@ -26,7 +27,12 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Try every backend; nothing is raised, whatever is broken."""
-    return [_torch("cpu"), _torch("cuda"), *(_onnxruntime(name) for name in ("cpu", "cuda", "tensorrt")), *_tensorrt()]
+    return [
+        _torch("cpu"),
+        _torch("cuda"),
+        *(_onnxruntime(name) for name in ("cpu", "cuda", "tensorrt")),
+        *map(_tensorrt, MODULES),
+    ]
 
 
 def _torch(device: str) -> Finding:
@@ -67,27 +73,23 @@ def _onnxruntime(provider: str) -> Finding:
     )
 
 
-def _tensorrt() -> list[Finding]:
-    """TensorRT and its sibling for RTX cards: whether their Python packages load."""
-    findings = []
-    for backend, module, package, extra in (
-        ("tensorrt", "tensorrt", "tensorrt", "tensorrt"),
-        ("tensorrt-rtx", "tensorrt_rtx", "tensorrt-rtx", "tensorrt-rtx"),
-    ):
-        version = _version(package)
-        if importlib.util.find_spec(module) is None:
-            detail = f"not installed: pip install 'ssd-deploy[{extra}]'"
-            findings.append(Finding(backend=backend, works=False, detail=detail))
-            continue
-        try:
-            importlib.import_module(module)
-        except (ImportError, OSError, RuntimeError) as error:
-            detail = f"{package} {version} does not import: {error}"
-            findings.append(Finding(backend=backend, works=False, detail=detail))
-            continue
-        detail = f"{package} {version} imports; this version of ssd-deploy has no runner for it yet"
-        findings.append(Finding(backend=backend, works=False, detail=detail))
-    return findings
+def _tensorrt(flavour: str) -> Finding:
+    """Whether engines of a flavour run here; TensorRT for RTX may build some all the same."""
+    try:
+        version = load_bindings(flavour).__version__
+    except BackendError as error:
+        return Finding(backend=flavour, works=False, detail=str(error))
+    try:
+        gpu = find_gpu()
+    except BackendError as error:
+        builds = ", builds engines" if flavour == TENSORRT_RTX else ""
+        return Finding(backend=flavour, works=False, detail=f"{flavour} {version}{builds}, runs none here: {error}")
+    try:
+        try_out(flavour, IDENTITY_ONNX)
+    except BackendError as error:
+        return Finding(backend=flavour, works=False, detail=f"{error} ({gpu.name})")
+    detail = f"{flavour} {version}, {gpu.name} (compute capability {gpu.compute_capability}) through {gpu.device_layer}"
+    return Finding(backend=flavour, works=True, detail=detail)
 
 
 def _version(package: str) -> str | None:

@@ -1,16 +1,20 @@
 """Every backend that works here, over the same images, against PyTorch on one device."""
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from export.engine_file import BuildOptions, is_engine
+from export.tensorrt_bindings import AUTO, MODULES
 from ssd_deploy import doctor
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.backends.pytorch import TorchRunner
-from ssd_deploy.parity import BackendRun, Comparison, Tolerances, compare, report_dict, run_backend
+from ssd_deploy.engines import open_tensorrt
+from ssd_deploy.parity import TOLERANCES, BackendRun, Comparison, Tolerances, compare, report_dict, run_backend
 from ssd_deploy.progress import image_progress
 from ssd_deploy.text_table import text_table
 from ssd_train.evaluation.datasets.dataset import Dataset
@@ -18,7 +22,18 @@ from ssd_train.evaluation.errors import BackendError
 from ssd_train.evaluation.protocol import Protocol
 from ssd_train.networks.ssd import SSD
 
-HEADER = ("backend", "metric", "difference", "agreement AP", "score", "box px", "unmatched", "ms/image", "verdict")
+HEADER = (
+    "backend",
+    "precision",
+    "metric",
+    "difference",
+    "agreement AP",
+    "score",
+    "box px",
+    "unmatched",
+    "ms/image",
+    "verdict",
+)
 
 # How many unmatched detections the text lists; the JSON has them all.
 LISTED = 5
@@ -33,7 +48,7 @@ class ParityOutcome:
         comparisons: one a further backend.
         skipped: backends that do not work here, with the reason.
         notes: what to know about the comparison, a sentence each.
-        dataset, tolerances: what was compared on, and how strictly.
+        dataset: what was compared on.
     """
 
     reference: BackendRun
@@ -41,7 +56,6 @@ class ParityOutcome:
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
     dataset: Dataset
-    tolerances: Tolerances
 
     @property
     def passed(self) -> bool:
@@ -49,7 +63,7 @@ class ParityOutcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values for JSON."""
-        return report_dict(self.reference, self.comparisons, self.dataset, self.tolerances) | {
+        return report_dict(self.reference, self.comparisons, self.dataset) | {
             "skipped": list(self.skipped),
             "notes": list(self.notes),
         }
@@ -62,9 +76,9 @@ class ParityOutcome:
             lines.append(f"metric: {report.headline_name}; {report.protocol_text}")
         own: tuple[str, ...] = ("-", "-", "-", "-", "-", f"{self.reference.latency_ms:.1f}", "reference")
         headline = "-" if report is None else f"{100 * report.headline:.4f} %"
-        rows = [(self.reference.runner.name, headline, *own)]
+        rows = [(self.reference.runner.name, spec.precision, headline, *own)]
         rows += [_row(comparison) for comparison in self.comparisons]
-        lines += [text_table(HEADER, rows), ""]
+        lines += [text_table(HEADER, rows, left=2), ""]
         for comparison in self.comparisons:
             lines += _details(comparison)
         lines += [f"note: {note}" for note in self.notes]
@@ -75,99 +89,159 @@ class ParityOutcome:
 
 def run(
     network: SSD,
-    model: Path,
+    models: Sequence[Path],
     dataset: Dataset,
     *,
     metric: str | None,
     protocol: Protocol,
-    tolerances: Tolerances,
+    tolerances: Mapping[str, Tolerances] = TOLERANCES,
     batch_size: int,
     workers: int,
     reference_device: str,
     allow_tf32: bool,
 ) -> ParityOutcome:
-    """Run PyTorch and every other backend that works, and compare each with it.
+    """Run PyTorch and every other backend that works on every model file, and compare each with PyTorch.
 
     ONNX Runtime's TensorRT provider is left out: it rounds to TF32 with no switch against it.
 
     Args:
-        network: its thresholds must be the model file's.
-        model: the exported file.
+        network: float32; its thresholds must be the model files'.
+        models: exported files of any precision: `.onnx`, which all backends run, and `.engine`.
         metric: key of `evaluate.METRICS`; None where the images have no ground truth.
+        tolerances: precision -> what is allowed.
         reference_device: PyTorch's device for the reference, `cpu` or `cuda`.
 
     Raises:
-        BackendError: nothing but PyTorch works here, or the file was exported from another network.
+        BackendError: nothing but PyTorch works here, or a file was exported from another network.
         DatasetError: there is nothing to compare.
     """
     works = {finding.backend: finding for finding in doctor.examine()}
-    settings = OnnxRuntimeRunner(model).spec.postprocess
-    reference_runner = TorchRunner(network, settings, device=reference_device, allow_tf32=allow_tf32)
-    candidates: list[Runner] = []
-    for device in ("cpu", "cuda"):
-        if device != reference_device and works[f"torch ({device})"].works:
-            # A copy, since a runner moves its network to its device.
-            candidates.append(TorchRunner(copy.deepcopy(network), settings, device=device, allow_tf32=allow_tf32))
-    for provider in ("cpu", "cuda"):
-        if works[f"onnxruntime ({provider})"].works:
-            candidates.append(OnnxRuntimeRunner(model, provider=provider, allow_tf32=allow_tf32))
-    _check_same_detector(reference_runner, candidates, model)
+    with contextlib.ExitStack() as stack:
 
-    def over_all_images(runner: Runner) -> BackendRun:
-        with image_progress(runner.name, len(dataset.samples)) as on_progress:
-            return run_backend(
-                runner,
+        def opened(candidate: Candidate) -> Candidate:
+            stack.callback(candidate.runner.close)
+            return candidate
+
+        candidates = [opened(candidate) for candidate in _candidates(models, works, allow_tf32, batch_size)]
+        _check_same_detector(network, candidates)
+        settings = candidates[0].runner.spec.postprocess
+        reference_runner = TorchRunner(network, settings, device=reference_device, allow_tf32=allow_tf32)
+        for device in ("cpu", "cuda"):
+            if device != reference_device and works[f"torch ({device})"].works:
+                # A copy, since a runner moves its network to its device.
+                other = TorchRunner(copy.deepcopy(network), settings, device=device, allow_tf32=allow_tf32)
+                candidates.insert(0, opened(Candidate(runner=other, model=None)))
+
+        def over_all_images(runner: Runner) -> BackendRun:
+            with image_progress(f"{runner.name}, {runner.spec.precision}", len(dataset.samples)) as on_progress:
+                return run_backend(
+                    runner,
+                    dataset,
+                    metric=metric,
+                    protocol=protocol,
+                    batch_size=batch_size,
+                    workers=workers,
+                    on_progress=on_progress,
+                )
+
+        reference = over_all_images(reference_runner)
+        comparisons = [
+            compare(
+                reference,
+                over_all_images(candidate.runner),
                 dataset,
-                metric=metric,
-                protocol=protocol,
+                tolerances[candidate.runner.spec.precision],
                 batch_size=batch_size,
-                workers=workers,
-                on_progress=on_progress,
+                with_raw=candidate.has_raw,
             )
-
-    reference = over_all_images(reference_runner)
-    comparisons = [
-        compare(reference, over_all_images(runner), dataset, tolerances, batch_size) for runner in candidates
-    ]
-    notes = _notes_on_weights(reference_runner, candidates)
+            for candidate in candidates
+        ]
     skipped = [f"{name}: {finding.detail}" for name, finding in works.items() if not finding.works]
     return ParityOutcome(
         reference=reference,
         comparisons=tuple(comparisons),
         skipped=tuple(skipped),
-        notes=tuple(notes),
+        notes=tuple(_notes(reference_runner, candidates)),
         dataset=dataset,
-        tolerances=tolerances,
     )
 
 
-def _check_same_detector(reference: Runner, candidates: Sequence[Runner], model: Path) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A runner that is to be compared.
+
+    Attributes:
+        model: its file; None for PyTorch.
+        has_raw: whether it can tell what the network predicts before decoding.
+    """
+
+    runner: Runner
+    model: Path | None
+    has_raw: bool = True
+
+
+def _candidates(
+    models: Sequence[Path], works: Mapping[str, doctor.Finding], allow_tf32: bool, batch_size: int
+) -> Iterator[Candidate]:
+    """Open every model file in every backend that works here and runs it."""
+    for model in models:
+        if is_engine(model):
+            engine = open_tensorrt(model, flavour=AUTO, options=BuildOptions())
+            yield Candidate(runner=engine, model=model, has_raw=False)
+            continue
+        for provider in ("cpu", "cuda"):
+            if works[f"onnxruntime ({provider})"].works:
+                runner = OnnxRuntimeRunner(model, provider=provider, allow_tf32=allow_tf32)
+                yield Candidate(runner=runner, model=model)
+        for flavour in MODULES:
+            if works[flavour].works:
+                options = BuildOptions(opt_batch=batch_size, max_batch=batch_size, allow_tf32=allow_tf32)
+                engine = open_tensorrt(model, flavour=flavour, options=options, with_raw=True)
+                yield Candidate(runner=engine, model=model)
+
+
+def _check_same_detector(network: SSD, candidates: Sequence[Candidate]) -> None:
     if not candidates:
         raise BackendError("no backend beside PyTorch works here; see `ssd-deploy doctor`")
-    expected = reference.spec
-    for runner in candidates:
-        if (runner.spec.network, runner.spec.class_names) != (expected.network, expected.class_names):
+    expected, settings = network.spec, candidates[0].runner.spec.postprocess
+    for candidate in candidates:
+        spec = candidate.runner.spec
+        if (spec.network, spec.class_names) != (expected.network, expected.class_names):
             raise BackendError(
-                f"{model}: was exported from {runner.spec.network} with {len(runner.spec.class_names)} classes, not "
+                f"{candidate.model}: was exported from {spec.network} with {len(spec.class_names)} classes, not "
                 f"from {expected.network} with {len(expected.class_names)}; name the network that it was made from"
+            )
+        if spec.postprocess != settings:
+            raise BackendError(
+                f"{candidate.model}: has other thresholds or counts than {candidates[0].model}; compare files that "
+                "were exported with the same"
             )
 
 
-def _notes_on_weights(reference: Runner, candidates: Sequence[Runner]) -> list[str]:
-    """Say where an exported file names other weights: perhaps the same in another format, perhaps not."""
+def _notes(reference: Runner, candidates: Sequence[Candidate]) -> list[str]:
+    """Say where a file names other weights (perhaps the same in another format), and what was not compared."""
     ours = reference.spec
-    return [
-        f"{runner.name} runs weights from {runner.spec.weights} (SHA-256 {runner.spec.weights_sha256[:12]}...), "
-        f"PyTorch runs {ours.weights} ({ours.weights_sha256[:12]}...)"
-        for runner in candidates
-        if runner.spec.weights_sha256 != ours.weights_sha256
-    ]
+    notes = []
+    for candidate in candidates:
+        name, spec = candidate.runner.name, candidate.runner.spec
+        if spec.weights_sha256 != ours.weights_sha256:
+            notes.append(
+                f"{name} runs weights from {spec.weights} (SHA-256 {spec.weights_sha256[:12]}...), "
+                f"PyTorch runs {ours.weights} ({ours.weights_sha256[:12]}...)"
+            )
+        if not candidate.has_raw:
+            notes.append(
+                f"{name}: raw logits and offsets were not compared, since an engine does not give them out; "
+                "name its .onnx file instead to have them compared"
+            )
+    return list(dict.fromkeys(notes))
 
 
 def _row(comparison: Comparison) -> tuple[str, ...]:
     has_metric = comparison.metric == comparison.metric
     return (
         comparison.backend,
+        comparison.precision,
         f"{100 * comparison.metric:.4f} %" if has_metric else "-",
         f"{100 * comparison.metric_difference:+.4f} %" if has_metric else "-",
         f"{comparison.agreement:.6f}",
@@ -180,7 +254,7 @@ def _row(comparison: Comparison) -> tuple[str, ...]:
 
 
 def _details(comparison: Comparison) -> list[str]:
-    lines = [f"{comparison.backend} against {comparison.reference}:"]
+    lines = [f"{comparison.backend}, {comparison.precision}, against {comparison.reference}:"]
     lines += [f"  {'ok  ' if stage.passed else 'FAIL'} {stage.name}: {stage.text}" for stage in comparison.stages]
     if comparison.first_failing_stage is not None:
         lines.append(f"  the difference starts at: {comparison.first_failing_stage}")

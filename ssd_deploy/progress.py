@@ -11,7 +11,9 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskProgressColumn,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
@@ -52,5 +54,46 @@ def download_progress(title: str) -> Iterator[Callable[[int, int | None], None]]
         yield on_progress
     finally:
         # Only what was started: stopping prints an empty line.
+        if progress.live.is_started:
+            progress.stop()
+
+
+@contextlib.contextmanager
+def turn_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar that appears with the first turn; the yielded function is told turns done and in all."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True))
+    task = progress.add_task(title, total=None)
+
+    def on_turn(done: int, total: int) -> None:
+        progress.start()
+        progress.update(task, completed=done, total=total)
+
+    try:
+        yield on_turn
+    finally:
+        if progress.live.is_started:
+            progress.stop()
+
+
+@contextlib.contextmanager
+def build_progress(title: str) -> Iterator[Callable[[float, str], None]]:
+    """Show a bar that appears when a build starts; the yielded function is told the share done and the phase."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[phase]}"),
+    )  # fmt: skip
+    progress = Progress(*columns, console=Console(stderr=True))
+    task = progress.add_task(title, total=1.0, phase="")
+
+    def on_progress(fraction: float, phase: str) -> None:
+        progress.start()
+        # Phases overlap and end early, but a bar does not go back.
+        progress.update(task, completed=max(fraction, progress.tasks[0].completed), phase=phase)
+
+    try:
+        yield on_progress
+        progress.update(task, completed=1.0, phase="")
+    finally:
         if progress.live.is_started:
             progress.stop()

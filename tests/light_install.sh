@@ -33,6 +33,7 @@ cat > voc/Annotations/one.xml <<'XML'
 </annotation>
 XML
 venv/bin/ssd-deploy eval --model "$network.fp32.onnx" --dataset voc --data-root voc --json report.json
+venv/bin/ssd-deploy benchmark --model "$network.fp32.onnx" --batch-sizes 1 --rounds 1
 if venv/bin/ssd-deploy export --network "$network" --weights random --out . 2> error.txt; then
     echo "an export without torch did not fail" >&2
     exit 1

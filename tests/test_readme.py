@@ -73,5 +73,5 @@ def test_every_extra_in_the_readme_exists():
     import tomllib
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert "Other extras: `train`, `tensorrt`, `tensorrt-rtx`, `all`, `dev`." in README
-    assert set(extras) == {"train", "export", "tensorrt", "tensorrt-rtx", "all", "dev"}
+    assert "Other extras: `train`, `plots`, `tensorrt`, `tensorrt-rtx`, `pycuda`, `all`, `dev`." in README
+    assert set(extras) == {"train", "export", "plots", "tensorrt", "tensorrt-rtx", "pycuda", "all", "dev"}

@@ -75,8 +75,8 @@ def test_classes_reach_a_custom_network() -> None:
         ({"provider": "rocm"}, BackendError, "'rocm' does not exist; choose cpu, cuda, tensorrt"),
         ({"device": "cuda"}, BackendError, "'cuda' is for PyTorch"),
         ({"weights": "random"}, WeightsError, "has its own weights"),
-        ({"classes": ["a"]}, WeightsError, "has its own weights, classes and settings"),
-        ({"settings": PostprocessSettings()}, WeightsError, "its own weights, classes and settings"),
+        ({"classes": ["a"]}, WeightsError, "has its own weights, classes, settings and precision"),
+        ({"settings": PostprocessSettings()}, WeightsError, "its own weights, classes, settings and precision"),
         ({"batch_size": 0}, BackendError, "batch size of 0"),
     ],
 )

@@ -324,12 +324,13 @@ def test_the_report_holds_versions_machine_tolerances_and_every_image(dataset: D
     ]
     comparison = compare(*runs, truth, Tolerances(agreement=0.5))
     path = tmp_path / "parity.json"
-    write_json(path, report_dict(runs[0], [comparison], truth, Tolerances(agreement=0.5)))
+    write_json(path, report_dict(runs[0], [comparison], truth))
     report = json.loads(path.read_text())
     assert (report["images"], report["passed"]) == (3, True)
     assert report["detector"]["versions"] == {"torch": "2.11"} and report["detector"]["weights"] == "some.params"
     assert set(report["machine"]) == {"platform", "python"}
-    assert report["tolerances"]["agreement"] == 0.5 and report["tolerances"]["box"] == 0.1
+    tolerances = report["comparisons"][0]["tolerances"]
+    assert tolerances["agreement"] == 0.5 and tolerances["box"] == 0.1
     assert report["reference"]["backend"] == "one" and report["reference"]["latency_ms"] > 0
     assert report["reference"]["report"]["numbers"].keys() >= {"AP", "AP50", "ARl"}
     # There are no large objects, so their AP is undefined; JSON has no NaN.

@@ -17,7 +17,17 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-HEAVY = ("torch", "torchvision", "safetensors", "onnx", "onnxscript", "tensorboard", "tensorrt")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "safetensors",
+    "onnx",
+    "onnxscript",
+    "tensorboard",
+    "tensorrt",
+    "tensorrt_rtx",
+    "matplotlib",
+)
 Light = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -90,9 +100,10 @@ def test_everything_torch_free_imports(light: Light) -> None:
 import importlib, pkgutil
 import ssd_train.evaluation as evaluation
 names = [info.name for info in pkgutil.walk_packages(evaluation.__path__, "ssd_train.evaluation.")]
-ours = ("backends.base backends.onnxruntime cli detect_files detector doctor draw network_table parity progress "
-        "requirements text_table")
+ours = ("backends.base backends.cuda_device backends.onnxruntime backends.tensorrt benchmark.chart benchmark.run cli "
+        "detect_files detector doctor draw engines network_table parity progress requirements text_table")
 names += ["ssd_deploy." + name for name in ours.split()]
+names += ["export.engine_file", "export.layer_precision", "export.tensorrt_bindings", "export.tensorrt_engine"]
 for name in names:
     importlib.import_module(name)
 print(len(names))
@@ -144,6 +155,15 @@ def test_an_exported_file_is_evaluated(
     assert done.returncode == 0, done.stderr
     headline = json.loads((tmp_path / "out.json").read_text())["headline"]
     assert headline == pytest.approx(0.75) if kind == "voc" else headline > 0.1
+
+
+def test_an_exported_file_is_measured(light: Light, model_path: Path, tmp_path: Path) -> None:
+    command = ["benchmark", "--model", model_path, "--batch-sizes", "1", "--rounds", "1"]
+    done = light("-m", "ssd_deploy", *command, "--json", "out.json")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert row["runner"] == "onnxruntime (CPU)"
+    assert "pip install 'ssd-deploy[plots]'" in light("-m", "ssd_deploy", *command, "--chart", "out.png").stderr
 
 
 def test_load_detector_runs_a_file(light: Light, model_path: Path) -> None:
