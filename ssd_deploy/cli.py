@@ -506,8 +506,8 @@ def benchmark(
     backends: Annotated[
         str | None,
         typer.Option(
-            help="Such as torch,torch:compile+channels-last,onnxruntime:cuda,tensorrt:cuda-graph; without it all that "
-            "a network or model file has.",
+            help="Such as torch,torch:compile+channels-last,onnxruntime:cuda,tensorrt:cuda-graph; without it torch "
+            "and onnxruntime for a network, and for a model file what runs it.",
             show_default=False,
         ),
     ] = None,

@@ -34,8 +34,10 @@ def written_atomically(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
+        if error.filename not in (None, str(temporary)):
+            raise
         raise SSDDeployError(
-            f"{path}: cannot be written ({error.strerror}); make room or choose another folder"
+            f"{path}: cannot be written ({error.strerror or error}); make room or choose another folder"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

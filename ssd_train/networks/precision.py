@@ -1,8 +1,9 @@
 """A network that computes in half precision where that is safe, and in float32 where it is not.
 
 Convolutions, activations and pooling are half; what squares or divides stays float32, and so do the
-images that come in, the raw predictions that go out, and with them softmax, decode and NMS. The
-casts are part of the module, so one exported graph has one arithmetic in every runtime.
+images that come in, the biases of the predictors, the raw predictions that go out, and with them
+softmax, decode and NMS. The casts are part of the module, so one exported graph has one arithmetic in
+every runtime.
 """
 
 import copy
@@ -15,7 +16,7 @@ from torch.fx.experimental.optimization import fuse
 
 from ssd_train.evaluation.errors import NetworkError
 from ssd_train.networks.feature_expander import Backbone
-from ssd_train.networks.ssd import SSD
+from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -52,12 +53,15 @@ def in_precision(network: SSD, precision: str) -> SSD:
     features = cast(nn.Module, rounded.features)
     traced = fx.GraphModule(features, _Tracer().trace(features))
     rounded.features = cast(Backbone, fuse(traced, no_trace=True))
+    dtype = DTYPES[precision]
     for parent in list(rounded.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Conv2d):
-                child.to(DTYPES[precision])
-            elif isinstance(child, FLOAT32_LAYERS):
+            if isinstance(child, FLOAT32_LAYERS):
                 setattr(parent, name, InFloat32(child))
+            elif isinstance(parent, ConvPredictor):
+                setattr(parent, name, BiasInFloat32(cast(nn.Conv2d, child), dtype))
+            elif isinstance(child, nn.Conv2d):
+                child.to(dtype)
     rounded.spec = dataclasses.replace(network.spec, precision=precision)
     return rounded
 
@@ -71,6 +75,26 @@ class InFloat32(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x.float()).to(x.dtype)
+
+
+class BiasInFloat32(nn.Module):
+    """A predictor's convolution whose bias is added in float32, and which returns float32.
+
+    The background's bias is larger than what the convolution adds to it: rounded together to half
+    precision, the sum would lose two bits of the logit.
+    """
+
+    bias: Tensor
+
+    def __init__(self, convolution: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        assert convolution.bias is not None
+        self.register_buffer("bias", convolution.bias.detach().reshape(-1, 1, 1))
+        convolution.bias = None
+        self.convolution = convolution.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(x).float() + self.bias
 
 
 class _Tracer(fx.Tracer):

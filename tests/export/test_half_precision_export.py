@@ -132,7 +132,11 @@ def test_images_are_rounded_once_and_predictions_widened_once(model, types):
     narrowing = [node for node in casts if (types[node.input[0]], types[node.output[0]]) == (FLOAT, HALF)]
     widening = [node for node in casts if (types[node.input[0]], types[node.output[0]]) == (HALF, FLOAT)]
     assert [list(node.input) for node in narrowing] == [["images"]]
-    assert {node.output[0] for node in widening} == {"cls_logits", "box_offsets"} and len(widening) == 2
+    # Two predictors for each of 6 maps; what they give is widened before its bias is added.
+    producers = {name: node.op_type for node in model.graph.node for name in node.output}
+    assert len(widening) == 12 and {producers[node.input[0]] for node in widening} == {"Conv"}
+    consumers = [node for node in model.graph.node for cast in widening if cast.output[0] in node.input]
+    assert [node.op_type for node in consumers] == ["Add"] * 12
 
 
 def test_the_weights_take_half_the_space(network, path, model, tmp_path):
@@ -221,7 +225,9 @@ def test_the_channel_norm_sums_squares_and_takes_the_root_in_float32(tmp_path, m
     # 13 and two atrous ones, 4 levels of two, two predictors for each of 6 maps.
     assert len(convolutions) == 15 + 8 + 12
     assert all(floats_of(each, types) == {HALF} for each in convolutions)
-    scales = [
-        value for value in model.graph.initializer if value.data_type == FLOAT and tuple(value.dims)[-2:] == (1, 1)
-    ]
-    assert sorted(tuple(value.dims) for value in scales) == [(1, 3, 1, 1), (1, 512, 1, 1)]
+    # The pixel scale, the learned lengths, and the predictors' biases, whose shape has no batch in front.
+    scales = [tuple(value.dims) for value in model.graph.initializer if value.data_type == FLOAT]
+    assert sorted(dims for dims in scales if len(dims) == 4) == [(1, 3, 1, 1), (1, 512, 1, 1)]
+    assert sorted(dims for dims in scales if len(dims) == 3) == sorted(
+        [(boxes * values, 1, 1) for boxes in (4, 6, 6, 6, 4, 4) for values in (4, 21)]
+    )

@@ -277,6 +277,17 @@ def test_vggs_pixel_scale_is_not_rounded(vgg):
     torch.testing.assert_close(rounded.features.init_scale.flatten(), 255 * torch.tensor([0.229, 0.224, 0.225]))
 
 
+@torch.inference_mode()
+def test_a_large_bias_of_a_predictor_does_not_swallow_what_the_convolution_adds(small):
+    lead = 1000.3  # half precision has steps of 0.5 there
+    biased = copy.deepcopy(small)
+    for predictor in biased.class_predictors:
+        predictor.predictor.bias += lead
+    images = images_of(small)
+    plain, shifted = (in_precision(network, "fp16")(images)[0] for network in (small, biased))
+    assert (shifted - lead - plain).abs().max() < 1e-3
+
+
 @pytest.mark.parametrize("precision", ["int8", "tf32", "FP16", "half", ""])
 def test_an_unknown_precision_is_answered_with_those_that_exist(small, precision):
     with pytest.raises(NetworkError, match=f"'{precision}' does not exist; choose fp32, fp16, bf16"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ssd_train import build_network
-from ssd_train.evaluation.errors import WeightsError
+from ssd_train.evaluation.errors import SSDDeployError, WeightsError
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.zoo import NETWORKS, network_config
 from ssd_train.weights.checkpoint import read_tensors, write_safetensors
@@ -307,7 +307,7 @@ def test_saving_over_a_file_keeps_it_when_writing_fails(tmp_path, monkeypatch, s
         raise OSError("disk full")
 
     monkeypatch.setattr("safetensors.torch.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(SSDDeployError, match="w.safetensors: cannot be written .disk full."):
         write_safetensors(path, small.state_dict(), {})
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
     assert read_tensors(path).metadata["network"] == SMALL
