@@ -1,7 +1,7 @@
 """One small network with random weights, exported once, and tiny data sets whose score is known."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD
 
 NAME = "ssd_300_mobilenet0.25_voc"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No engine of a test lands in the user's cache, nor comes from there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSD_DEPLOY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -23,13 +23,6 @@ needs_rtx = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Nothing of a test lands in the user's cache, nor comes from there."""
-    monkeypatch.setenv("SSD_DEPLOY_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @needs_rtx
 def test_export_gives_onnx_and_engine_with_its_description_and_builds_once(run_cli: Run, tmp_path: Path) -> None:
     command = ["export", "--network", NAME, "--weights", "random", "--precision", "fp16", "--format", "onnx,tensorrt"]
@@ -180,7 +173,7 @@ def test_parity_compares_precisions_in_one_table_each_with_its_own_tolerances(
     comparisons = json.loads((tmp_path / "out.json").read_text())["comparisons"]
     on_cpu = {entry["precision"]: entry for entry in comparisons if entry["backend"] == "onnxruntime (CPU)"}
     assert set(on_cpu) == {"fp32", "fp16"}
-    assert on_cpu["fp32"]["tolerances"]["raw"] == 1e-3 and on_cpu["fp16"]["tolerances"]["raw"] == 5e-2
+    assert on_cpu["fp32"]["tolerances"]["raw"] == 1e-3 and on_cpu["fp16"]["tolerances"]["raw"] == 2e-2
     raw = {precision: entry["stages"][1]["difference"] for precision, entry in on_cpu.items()}
     assert raw["fp32"] < 1e-4 < raw["fp16"]
 

@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in under ten minutes: its tests, the backend contract and the benchmark.
+#
+#     bash benchmarks/on_gpu.sh OUT
+#
+# Runs with .venv's Python where there is one, else with python3, or with $PYTHON: no package index is needed, and
+# what is missing is said. All that comes out lands in OUT as it goes; a step that fails does not stop the others.
+# QUICK=1 measures little, to try the script out.
+set -uo pipefail
+out=$(mkdir -p "${1:?name a folder for the results}" && cd "$1" && pwd)
+cd "$(dirname "$0")/.."
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" SSD_DEPLOY_CACHE="${SSD_DEPLOY_CACHE:-$out/cache}"
+failed=()
+
+# step NAME SECONDS COMMAND...: its output goes to the screen and to OUT/NAME.log.
+step() {
+    local name=$1 seconds=$2 start=$SECONDS
+    shift 2
+    echo "== $name"
+    timeout --kill-after 10 "$seconds" "$@" 2>&1 | tee "$out/$name.log"
+    local status=${PIPESTATUS[0]}
+    [ "$status" = 124 ] && echo "$name: stopped after $seconds s" | tee -a "$out/$name.log"
+    [ "$status" = 0 ] || failed+=("$name")
+    echo "== $name: exit $status after $((SECONDS - start)) s"
+}
+
+environment() {
+    nvidia-smi || echo "nvidia-smi: not there"
+    ldconfig -p | grep -E "nvinfer|libcuda\.so" || echo "ldconfig knows no TensorRT and no driver"
+    find / -xdev \( -name 'libnvinfer*.so*' -o -name 'libtensorrt_rtx*.so*' \) 2>/dev/null | head -20
+    "$python" - <<'PYTHON'
+import importlib.metadata, importlib.util, platform
+
+print("Python", platform.python_version())
+needed = {"numpy": "numpy", "cv2": "opencv-python-headless", "onnxruntime": "onnxruntime", "pycocotools": "pycocotools",
+          "rich": "rich", "typer": "typer", "torch": "torch", "torchvision": "torchvision", "safetensors": "safetensors",
+          "onnx": "onnx", "onnxscript": "onnxscript", "pytest": "pytest", "tensorrt": "tensorrt",
+          "tensorrt_rtx": "tensorrt-rtx", "pycuda": "pycuda", "cuda.bindings": "cuda-python", "matplotlib": "matplotlib"}
+for module, package in needed.items():
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ImportError:
+        found = False
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        version = "of unknown version"
+    print(f"{package}: {version if found else 'MISSING'}")
+PYTHON
+    "$python" -m ssd_deploy doctor
+}
+
+# What TensorRT for RTX says about this card, in its own words: it supports consumer and workstation cards only.
+rtx_on_this_card() {
+    "$python" - <<'PYTHON'
+from export.tensorrt_engine import try_out
+from ssd_deploy.doctor import IDENTITY_ONNX
+from ssd_train.evaluation.errors import SSDDeployError
+
+try:
+    try_out("tensorrt-rtx", IDENTITY_ONNX)
+    print("TensorRT for RTX builds and loads an engine on this card")
+except SSDDeployError as error:
+    print(error)
+PYTHON
+}
+
+backends=torch,torch:channels-last,torch:cuda-graph,torch:compile,onnxruntime:cuda
+backends+=,tensorrt,tensorrt:cuda-graph,tensorrt-rtx,tensorrt-rtx:cuda-graph
+measure() {
+    "$python" -m ssd_deploy benchmark --network "$1" --weights random --cuda --backends "$2" --precision "$3" \
+        --batch-sizes "$4" --rounds "$5" --json "$out/benchmark_$1.json"
+}
+sizes=1,8,32 rounds=3
+[ -n "${QUICK:-}" ] && sizes=1 rounds=1
+
+export python out
+export -f environment rtx_on_this_card measure
+step environment 60 bash -c environment
+step rtx_on_this_card 30 bash -c rtx_on_this_card
+step backend_contract 60 "$python" -m pytest -q -p no:cacheprovider tests/deploy/test_backend_contract.py
+step benchmark_ssd_300_vgg16_atrous_voc 110 bash -c \
+    "measure ssd_300_vgg16_atrous_voc $backends fp32,fp16 $sizes $rounds"
+step benchmark_ssd_512_resnet50_v1_coco 120 bash -c \
+    "measure ssd_512_resnet50_v1_coco ${backends/torch:compile,/} fp32,fp16 $sizes $rounds"
+step gpu_tests 200 "$python" -m pytest -q -p no:cacheprovider -m gpu tests/gpu
+
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "failed: ${failed[*]}; see the logs in $out"
+    exit 1
+fi
+echo "all steps passed; results are in $out"
