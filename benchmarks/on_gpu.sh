@@ -5,20 +5,30 @@
 #
 # Runs with .venv's Python where there is one, else with python3, or with $PYTHON: no package index is needed, and
 # what is missing is said. All that comes out lands in OUT as it goes; a step that fails does not stop the others.
-# QUICK=1 measures little, to try the script out.
+# SSD_TEST_DATA names the folder with coco_tiny, without which backends are not compared on real images; QUICK=1
+# measures little, to try the script out.
 set -uo pipefail
 out=$(mkdir -p "${1:?name a folder for the results}" && cd "$1" && pwd)
 cd "$(dirname "$0")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" SSD_DEPLOY_CACHE="${SSD_DEPLOY_CACHE:-$out/cache}"
+# Models and engines are large, and of no use afterwards.
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export SSD_DEPLOY_CACHE="${SSD_DEPLOY_CACHE:-$scratch/cache}"
+# See tests/gpu/conftest.py.
+export SSD_GPU_MODELS="$scratch/models" SSD_GPU_CACHE="$SSD_DEPLOY_CACHE" SSD_GPU_RESULTS="$out/gpu_tests.jsonl"
+mkdir -p "$SSD_GPU_MODELS"
+rm -f "$SSD_GPU_RESULTS"
 failed=()
 
-# step NAME SECONDS COMMAND...: its output goes to the screen and to OUT/NAME.log.
+# step NAME SECONDS COMMAND...: its output goes to the screen and to OUT/NAME.log. It is stopped as by Ctrl-C, so that
+# pytest still sums up what it has seen.
 step() {
     local name=$1 seconds=$2 start=$SECONDS
     shift 2
     echo "== $name"
-    timeout --kill-after 10 "$seconds" "$@" 2>&1 | tee "$out/$name.log"
+    timeout --signal INT --kill-after 10 "$seconds" "$@" 2>&1 | tee "$out/$name.log"
     local status=${PIPESTATUS[0]}
     [ "$status" = 124 ] && echo "$name: stopped after $seconds s" | tee -a "$out/$name.log"
     [ "$status" = 0 ] || failed+=("$name")
@@ -70,21 +80,37 @@ backends=torch,torch:channels-last,torch:cuda-graph,torch:compile,onnxruntime:cu
 backends+=,tensorrt,tensorrt:cuda-graph,tensorrt-rtx,tensorrt-rtx:cuda-graph
 measure() {
     "$python" -m ssd_deploy benchmark --network "$1" --weights random --cuda --backends "$2" --precision "$3" \
-        --batch-sizes "$4" --rounds "$5" --json "$out/benchmark_$1.json"
+        --batch-sizes "$4" --rounds "$5" --json "$out/benchmark_$1.json" --chart "$out/benchmark_$1.png"
 }
-sizes=1,8,32 rounds=3
-[ -n "${QUICK:-}" ] && sizes=1 rounds=1
+gpu_tests() {
+    "$python" -m pytest -v -p no:cacheprovider -m gpu "$@"
+}
+sizes=1,8,32 rounds=3 networks=()
+if [ -n "${QUICK:-}" ]; then
+    sizes=1 rounds=1 networks=(ssd_300_mobilenet0.25_voc)
+    export SSD_GPU_IMAGES=4 SSD_GPU_CYCLES=20
+fi
 
 export python out
-export -f environment rtx_on_this_card measure
+export -f environment rtx_on_this_card measure gpu_tests
 step environment 60 bash -c environment
 step rtx_on_this_card 30 bash -c rtx_on_this_card
+# PyTorch's exporter takes most of the time of the comparisons and needs no GPU: one process a model, meanwhile.
+timeout 200 "$python" tests/gpu/export_models.py "$SSD_GPU_MODELS" ${networks[@]+"${networks[@]}"} \
+    >"$out/export_models.log" 2>&1 &
+exports=$!
 step backend_contract 60 "$python" -m pytest -q -p no:cacheprovider tests/deploy/test_backend_contract.py
+step gpu_tests_engines 100 bash -c \
+    'gpu_tests tests/gpu/test_gpu_batches.py tests/gpu/test_gpu_process.py tests/gpu/test_gpu_engine_files.py -k "not memory"'
+step gpu_tests_memory 90 bash -c 'gpu_tests tests/gpu/test_gpu_process.py -k memory'
+wait "$exports" || failed+=(export_models)
 step benchmark_ssd_300_vgg16_atrous_voc 110 bash -c \
     "measure ssd_300_vgg16_atrous_voc $backends fp32,fp16 $sizes $rounds"
 step benchmark_ssd_512_resnet50_v1_coco 120 bash -c \
     "measure ssd_512_resnet50_v1_coco ${backends/torch:compile,/} fp32,fp16 $sizes $rounds"
-step gpu_tests 200 "$python" -m pytest -q -p no:cacheprovider -m gpu tests/gpu
+# Whatever is left of ten minutes: the most different networks come first.
+left=$((580 - SECONDS))
+step gpu_tests_parity $((left > 30 ? left : 30)) bash -c 'gpu_tests tests/gpu/test_gpu_parity.py'
 
 if [ ${#failed[@]} -gt 0 ]; then
     echo "failed: ${failed[*]}; see the logs in $out"

@@ -188,11 +188,13 @@ def _read_spec(onnx: Path) -> DetectorSpec:
     if not onnx.is_file():
         raise ModelError(f"{onnx}: there is no such model file; make one with `ssd-deploy export`")
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # fatal errors alone: the rest is raised
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no narrower base
-        raise ModelError(f"{onnx}: is not a usable ONNX file ({error}); make one with `ssd-deploy export`") from error
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{onnx}: is not a usable ONNX file ({reason}); make one with `ssd-deploy export`") from error
     return DetectorSpec.from_metadata(session.get_modelmeta().custom_metadata_map, str(onnx))
 
 
