@@ -12,6 +12,10 @@ from ssd_train.evaluation.errors import BackendError, ModelError, SpecError
 from ssd_train.evaluation.files import write_json
 from ssd_train.evaluation.spec import DetectorSpec
 
+# Past any GPU; TensorRT itself would take nonsense, or fail with the number of bytes.
+MOST_IMAGES = 65536
+MOST_WORKSPACE_MIB = 2**24
+
 ENGINE_SUFFIXES = (".engine", ".plan")
 
 
@@ -49,8 +53,12 @@ class BuildOptions:
                 f"batch sizes min {self.min_batch}, opt {self.opt_batch}, max {self.max_batch} are not in rising order "
                 "from 1; change --min-batch, --opt-batch or --max-batch"
             )
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise BackendError(f"a workspace of {self.workspace_mib} MiB is not possible; use 1 or more")
+        if self.max_batch > MOST_IMAGES:
+            raise BackendError(f"a batch of {self.max_batch} images is not possible; use at most {MOST_IMAGES}")
+        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= MOST_WORKSPACE_MIB:
+            raise BackendError(
+                f"a workspace of {self.workspace_mib} MiB is not possible; use 1 to {MOST_WORKSPACE_MIB}"
+            )
         if not 0 <= self.optimization_level <= 5:
             raise BackendError(f"optimization level {self.optimization_level} is not in 0 to 5")
         if len(set(self.target_sm)) < len(self.target_sm):

@@ -4,9 +4,11 @@ TensorRT (10.x and 11.x) runs on every NVIDIA GPU and builds on the GPU that it 
 for RTX runs on consumer and workstation cards and builds for them on any machine, GPU or none.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ssd_train.evaluation.errors import BackendError
@@ -76,6 +78,15 @@ class Messages:
         return "; ".join(self.errors[-count:]) or "it gave no reason"
 
 
+@contextlib.contextmanager
+def starting(what: str, messages: Messages) -> Iterator[None]:
+    """Surround the creation of a TensorRT object: where CUDA does not start, TensorRT gives none, a TypeError."""
+    try:
+        yield
+    except TypeError as error:
+        raise BackendError(f"{what} does not start: {messages.last_errors()}") from error
+
+
 def make_logger(trt: Any, messages: Messages) -> "trt.ILogger":
     """Return a TensorRT logger that keeps warnings and errors in `messages` and prints nothing."""
 
@@ -85,6 +96,7 @@ def make_logger(trt: Any, messages: Messages) -> "trt.ILogger":
             trt.ILogger.__init__(self)
 
         def log(self, severity: "trt.ILogger.Severity", msg: str) -> None:
+            msg = " ".join(msg.split())
             if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
                 messages.errors.append(msg)
             elif severity == trt.ILogger.Severity.WARNING:

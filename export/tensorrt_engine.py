@@ -21,7 +21,7 @@ import onnxruntime
 
 from export.engine_file import BuildOptions, EngineInfo, TensorInfo, engine_name, read_info, write_info
 from export.layer_precision import count_convolutions
-from export.tensorrt_bindings import TENSORRT, TENSORRT_RTX, Messages, load_bindings, make_logger
+from export.tensorrt_bindings import TENSORRT, TENSORRT_RTX, Messages, load_bindings, make_logger, starting
 from ssd_train.evaluation.errors import BackendError, ModelError
 from ssd_train.evaluation.files import sha256_of_file, written_atomically
 from ssd_train.evaluation.spec import INPUT_NAME, OUTPUT_NAMES, DetectorSpec
@@ -279,7 +279,8 @@ def _build_plan(
 ) -> tuple[bytes, dict[str, TensorInfo], dict[str, TensorInfo]]:
     """Parse and build; returns the plan's bytes, the inputs and the outputs."""
     logger = make_logger(trt, messages)
-    builder = trt.Builder(logger)
+    with starting(f"{flavour} {trt.__version__}", messages):
+        builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx.read_bytes()):
@@ -313,7 +314,8 @@ def _parser_errors(parser: "trt.OnnxParser") -> str:
     found = [parser.get_error(index) for index in range(parser.num_errors)]
     # The description may be a bare condition of the parser's code; the code of the error says what is meant.
     return "; ".join(
-        f"node {error.node_name()} ({error.node_operator()}): {error.code().name}, {error.desc()}" for error in found
+        f"node {error.node_name()} ({error.node_operator()}): {error.code().name}, {' '.join(error.desc().split())}"
+        for error in found
     )
 
 
@@ -392,7 +394,8 @@ def _build_interruptibly(
 def _load_timing_cache(config: "trt.IBuilderConfig", path: Path) -> None:
     """Give the builder its measurements of earlier builds; a file of another version or card counts as empty."""
     saved = path.read_bytes() if path.is_file() else b""
-    if not config.set_timing_cache(config.create_timing_cache(saved), False):
+    cache = config.create_timing_cache(saved)
+    if cache is None or not config.set_timing_cache(cache, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
@@ -412,14 +415,15 @@ def try_out(flavour: str, onnx: bytes) -> None:
     trt = load_bindings(flavour)
     messages = Messages()
     logger = make_logger(trt, messages)
-    builder = trt.Builder(logger)
+    with starting(f"{flavour} {trt.__version__}", messages):
+        builder, runtime = trt.Builder(logger), trt.Runtime(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     plan = None
     if trt.OnnxParser(network, logger).parse(onnx):
         plan = builder.build_serialized_network(network, builder.create_builder_config())
     if plan is None:
         raise BackendError(f"{flavour} {trt.__version__} builds no engine here: {messages.last_errors()}")
-    if trt.Runtime(logger).deserialize_cuda_engine(plan) is None:
+    if runtime.deserialize_cuda_engine(plan) is None:
         raise BackendError(f"{flavour} {trt.__version__} builds engines, but loads none here: {messages.last_errors()}")
 
 
@@ -431,7 +435,8 @@ def _check_precision(
     Raises:
         BackendError: a convolution computes in another precision, or the plan cannot be loaded.
     """
-    runtime = trt.Runtime(make_logger(trt, messages))
+    with starting(f"TensorRT {trt.__version__}", messages):
+        runtime = trt.Runtime(make_logger(trt, messages))
     runtime.engine_host_code_allowed = options.version_compatible
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:

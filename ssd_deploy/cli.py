@@ -6,6 +6,7 @@ Whatever is heavy is imported inside its command, so that `--help` answers at on
 import contextlib
 import dataclasses
 import enum
+import functools
 import os
 import tempfile
 from pathlib import Path
@@ -226,7 +227,10 @@ def export(
         Flavour, typer.Option(help="auto: tensorrt where it is installed, else tensorrt-rtx.")
     ] = Flavour.AUTO,
     min_batch: Annotated[int, typer.Option(help="Smallest batch that the engine takes.")] = 1,
-    opt_batch: Annotated[int, typer.Option(help="Batch that the engine is tuned for.")] = 1,
+    opt_batch: Annotated[
+        int | None,
+        typer.Option(help="Batch that the engine is tuned for; without it the smallest.", show_default=False),
+    ] = None,
     max_batch: Annotated[int, typer.Option(help="Largest batch that the engine takes.")] = 8,
     allow_tf32: Annotated[
         bool, typer.Option("--allow-tf32", help="Let an engine round FP32 products to TF32.")
@@ -264,7 +268,7 @@ def export(
     formats = parse_list(format or ("onnx" if model is None else "tensorrt"), ("onnx", "tensorrt"), "--format")
     options = BuildOptions(
         min_batch=min_batch,
-        opt_batch=opt_batch,
+        opt_batch=min_batch if opt_batch is None else opt_batch,
         max_batch=max_batch,
         allow_tf32=allow_tf32,
         workspace_mib=workspace_mib,
@@ -273,6 +277,10 @@ def export(
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
     )
+    if "tensorrt" not in formats and (options != BuildOptions() or flavour != Flavour.AUTO):
+        raise BackendError("the options of an engine need --format tensorrt, or onnx,tensorrt")
+    if model is not None and settings != PostprocessSettings():
+        raise BackendError(f"{model}: is exported already, with its thresholds and counts inside; leave yours out")
     if "tensorrt" in formats:
         from ssd_deploy.engines import check_buildable
 
@@ -534,7 +542,7 @@ def benchmark(
     from ssd_deploy.benchmark.run import parse_backends
     from ssd_deploy.benchmark.run import run as run_benchmark
     from ssd_deploy.detect_files import find_images
-    from ssd_deploy.engines import open_tensorrt
+    from ssd_deploy.engines import tensorrt_opener
     from ssd_deploy.progress import turn_progress
     from ssd_deploy.requirements import require
     from ssd_train.evaluation.files import write_json
@@ -559,9 +567,7 @@ def benchmark(
             cuda=cuda,
             threads=threads,
             allow_tf32=allow_tf32,
-            open_tensorrt=lambda path, flavour, cuda_graph: open_tensorrt(
-                path, flavour=flavour, options=options, cuda_graph=cuda_graph
-            ),
+            open_tensorrt=functools.partial(tensorrt_opener, options=options),
             on_turn=stack.enter_context(turn_progress("measuring")),
         )
     typer.echo(report.text())

@@ -97,8 +97,10 @@ def parse_numbers(text: str | None, option: str) -> tuple[int, ...]:
     Raises:
         BackendError: not whole numbers above 0.
     """
-    values = [value.strip() for value in (text or "").split(",") if value.strip()]
-    if not all(value.isascii() and value.isdigit() and int(value) > 0 for value in values):
+    if text is None:
+        return ()
+    values = [value.strip() for value in text.split(",") if value.strip()]
+    if not values or not all(value.isascii() and value.isdigit() and int(value) > 0 for value in values):
         raise BackendError(f"{option} {text}: takes whole numbers above 0, several with commas between")
     return tuple(int(value) for value in values)
 

@@ -1,13 +1,13 @@
 """ONNX file -> engine for the machine at hand: which flavour, which card, and a bar while it builds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.engine_file import BuildOptions, is_engine
-from export.tensorrt_bindings import TENSORRT, choose_flavour
+from export.engine_file import BuildOptions, is_engine, read_info
+from export.tensorrt_bindings import AUTO, TENSORRT, choose_flavour, load_bindings
 from export.tensorrt_engine import BuiltEngine, Gpu, build_engine, check_options
-from ssd_deploy.progress import build_progress
+from ssd_deploy.progress import build_progress, say
 from ssd_train.evaluation.errors import BackendError
 from ssd_train.evaluation.spec import OUTPUT_NAMES, RAW_NAMES
 
@@ -50,14 +50,27 @@ def open_tensorrt(
     from ssd_deploy.backends.tensorrt import TensorRTRunner
 
     if is_engine(model):
+        built_by = read_info(model).flavour
+        if flavour not in (AUTO, built_by):
+            raise BackendError(f"{model}: is an engine of {built_by}, which {flavour} does not run")
         if options.allow_tf32:
             raise BackendError(f"{model}: whether TF32 is allowed was decided when the engine was built; leave it out")
         return TensorRTRunner(model, cuda_graph=cuda_graph)
     # TensorRT for RTX would build without a GPU, for nothing.
     flavour = choose_flavour(flavour)
     find_gpu()
+    built = engine_for(model, options, flavour=flavour)
+    if built.from_cache:
+        say(f"{model.name}: {flavour} engine from the cache, no build")
     raw = engine_for(model, options, flavour=flavour, outputs=RAW_NAMES).path if with_raw else None
-    return TensorRTRunner(engine_for(model, options, flavour=flavour).path, raw=raw, cuda_graph=cuda_graph)
+    return TensorRTRunner(built.path, raw=raw, cuda_graph=cuda_graph)
+
+
+def tensorrt_opener(flavour: str, cuda_graph: bool, *, options: BuildOptions) -> "Callable[[Path], TensorRTRunner]":
+    """Return `open_tensorrt` for files that are still to come; raises BackendError where the flavour does not work."""
+    load_bindings(flavour)
+    find_gpu()
+    return lambda model: open_tensorrt(model, flavour=flavour, options=options, cuda_graph=cuda_graph)
 
 
 def check_buildable(options: BuildOptions, flavour: str) -> None:

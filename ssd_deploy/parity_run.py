@@ -126,6 +126,7 @@ def run(
         _check_same_detector(network, candidates)
         settings = candidates[0].runner.spec.postprocess
         reference_runner = TorchRunner(network, settings, device=reference_device, allow_tf32=allow_tf32)
+        stack.callback(reference_runner.close)
         for device in ("cpu", "cuda"):
             if device != reference_device and works[f"torch ({device})"].works:
                 # A copy, since a runner moves its network to its device.

@@ -97,3 +97,8 @@ def build_progress(title: str) -> Iterator[Callable[[float, str], None]]:
     finally:
         if progress.live.is_started:
             progress.stop()
+
+
+def say(text: str) -> None:
+    """Print a line where the bars are."""
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)

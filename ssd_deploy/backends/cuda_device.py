@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ssd_train.evaluation.errors import BackendError
 
-INSTALL = "pip install 'ssd-deploy[tensorrt]'"
+INSTALL = "pip install cuda-python"
 
 
 class DriverError(BackendError):

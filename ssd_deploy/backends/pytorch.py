@@ -192,8 +192,10 @@ class TorchRunner:
                 "(on a GPU Triton too), or run it without compile"
             ) from error
         except RuntimeError as error:
-            if self._graphs is None:
+            if self._graphs is None and self.device.type == "cpu":
                 raise
+            if self._graphs is None:
+                raise BackendError(f"{self.name}: a batch of {count} does not run ({_first_line(error)})") from error
             raise BackendError(
                 f"{self.name}: a batch of {count} cannot be captured or replayed ({_first_line(error)}); "
                 "run it without the CUDA graph"

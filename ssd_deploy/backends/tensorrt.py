@@ -52,9 +52,8 @@ class TensorRTRunner:
 
     Attributes:
         device: the GPU that is used; its `layer` and `driver_version` belong into reports.
-        device_layer: the CUDA package, for example `pycuda 2026.1`.
         device_clock: what measures `device_times_ms`.
-        min_batch_size, max_batch_size: images that a call takes.
+        max_batch_size: images that a call takes; below the profile's least a batch is filled up.
 
     Raises:
         ModelError: the engine is missing, changed, or not a detector of ours.
@@ -74,12 +73,11 @@ class TensorRTRunner:
         check_gpu(path, info, self.device)
         self._info = info
         self.spec = info.spec
-        self.min_batch_size = info.options.min_batch
         self.max_batch_size: int | None = info.options.max_batch
-        self.device_layer = self.device.layer
         self.device_clock: str | None = CUDA_EVENTS
         short_version = ".".join(trt.__version__.split(".")[:3])
-        self.name = f"{info.flavour} {short_version} ({self.device.name}{', CUDA graph' if cuda_graph else ''})"
+        variant = ", CUDA graph" if cuda_graph else ""
+        self.name = f"{info.flavour} {short_version} ({self.device.name}, {self.device.layer}{variant})"
         self._session = EngineSession(trt, path, plan, info, self.device, OUTPUT_NAMES, cuda_graph)
         self._raw_session: EngineSession | None = None
         # Also gives back what a forgotten runner holds, so the list must not refer to the runner.
@@ -385,11 +383,6 @@ class EngineSession:
     def check_batch(self, count: int) -> None:
         """Raise BackendError where the engine does not take a batch of `count` images."""
         low, high = self._info.options.min_batch, self._info.options.max_batch
-        if count < low:
-            raise BackendError(
-                f"{self._path}: a batch of {count} images, but the engine takes {low} to {high}; build it again with "
-                f"--min-batch {count}, or send larger batches"
-            )
         if count > high:
             raise BackendError(
                 f"{self._path}: a batch of {count} images, but the engine takes {low} to {high}; build it again with "
@@ -398,6 +391,7 @@ class EngineSession:
 
     def run(self, images: NDArray[np.float32]) -> list[NDArray[Any]]:
         """Return the outputs for a checked batch, in new arrays."""
+        wanted, images = len(images), self._filled(images)
         count = len(images)
         with self._at_work():
             self._compute(self._prepare(images))
@@ -405,10 +399,16 @@ class EngineSession:
                 buffer = self._buffers[name]
                 self._device.copy_to_host(buffer.host[:count], buffer.address, self._stream)
             self._device.synchronize(self._stream)
-            return [self._buffers[name].host[:count].copy() for name in self._outputs]
+            return [self._buffers[name].host[:wanted].copy() for name in self._outputs]
+
+    def _filled(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Repeat the last image of a batch that is smaller than the engine takes: the last of a data set may be."""
+        missing = self._info.options.min_batch - len(images)
+        return images if missing <= 0 else np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
 
     def times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
         """Return the times of `runs` computations on the GPU in milliseconds, without the copies."""
+        images = self._filled(images)
         times = []
         with self._at_work(), contextlib.ExitStack() as events:
             start, end = self._device.create_event(), self._device.create_event()

@@ -14,7 +14,7 @@ from pathlib import Path
 # Packages whose version changes a measurement, as they are called where they are installed from.
 PACKAGES = (
     "ssd-deploy", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu",
-    "torch", "tensorrt", "tensorrt-rtx",
+    "torch", "tensorrt", "tensorrt-rtx", "pycuda", "cuda-bindings",
 )  # fmt: skip
 
 

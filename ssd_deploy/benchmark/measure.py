@@ -213,6 +213,7 @@ def measure(
 
     Raises:
         BackendError: nothing is left to measure.
+        KeyboardInterrupt: Ctrl-C before the first batch size was done; after that, what was measured is returned.
         ImageError: there is no image, or one cannot be read.
     """
     if not contenders:
@@ -225,34 +226,50 @@ def measure(
     preparation: list[Preparation] = []
     skipped: list[str] = []
     total = len(settings.batch_sizes) * settings.rounds * len(contenders)
-    for number, batch_size in enumerate(sorted(settings.batch_sizes)):
-        batch = _Batch(files, batch_size, contenders[0].runner)
-        turns: list[_Turns] = []
-        for contender in contenders:
-            limit = contender.runner.max_batch_size
-            if limit is not None and batch_size > limit:
-                skipped.append(f"{contender.label}: batch {batch_size} is over the {limit} images that it takes a call")
-                continue
-            before = memory_in_use()
-            try:
-                turns.append(_Turns(contender, batch, settings))
-            except BackendError as error:
-                skipped.append(f"{contender.label}: batch {batch_size} does not run: {error}")
-            grown[id(contender)] += memory_in_use() - before
-        for round_number in range(settings.rounds):
+    try:
+        for number, batch_size in enumerate(sorted(settings.batch_sizes)):
+            batch = _Batch(files, batch_size, contenders[0].runner)
+            turns: list[_Turns] = []
+            failed: set[str] = set()
+            for contender in contenders:
+                limit = contender.runner.max_batch_size
+                if limit is not None and batch_size > limit:
+                    skipped.append(
+                        f"{contender.label}: batch {batch_size} is over the {limit} images that it takes a call"
+                    )
+                    continue
+                before = memory_in_use()
+                try:
+                    turns.append(_Turns(contender, batch, settings))
+                except BackendError as error:
+                    skipped.append(f"{contender.label}: batch {batch_size} does not run: {error}")
+                grown[id(contender)] += memory_in_use() - before
+            for round_number in range(settings.rounds):
+                if turns:
+                    wait_until_idle()
+                    batch.take_turn(settings)
+                # Back and forth: nobody always follows the same neighbour.
+                for position, turn in enumerate(turns if round_number % 2 == 0 else reversed(turns)):
+                    if turn.contender.label in failed:
+                        continue
+                    wait_until_idle()
+                    try:
+                        turn.take()
+                    except BackendError as error:
+                        failed.add(turn.contender.label)
+                        skipped.append(f"{turn.contender.label}: batch {batch_size} stopped running: {error}")
+                    if on_turn is not None:
+                        done = (number * settings.rounds + round_number) * len(contenders) + position + 1
+                        on_turn(done, total)
+            turns = [turn for turn in turns if turn.contender.label not in failed]
+            rows += [turn.result(grown[id(turn.contender)]) for turn in turns]
             if turns:
-                wait_until_idle()
-                batch.take_turn(settings)
-            # Back and forth: nobody always follows the same neighbour.
-            for position, turn in enumerate(turns if round_number % 2 == 0 else reversed(turns)):
-                wait_until_idle()
-                turn.take()
-                if on_turn is not None:
-                    done = (number * settings.rounds + round_number) * len(contenders) + position + 1
-                    on_turn(done, total)
-        rows += [turn.result(grown[id(turn.contender)]) for turn in turns]
-        if turns:
-            preparation.append(batch.result())
+                preparation.append(batch.result())
+    except KeyboardInterrupt:
+        # What was measured up to then is worth more than nothing.
+        if not rows:
+            raise
+        skipped.append("stopped by Ctrl-C: further batch sizes were not measured")
     if not rows:
         raise BackendError(f"nothing is left to measure: {'; '.join(skipped)}")
     if on_turn is not None:
@@ -323,6 +340,8 @@ class _Turns:
         # The last call of each counts: by then nothing is compiled or allocated any more.
         self.network_calls = _calls(timed_calls(self.network, WARM_UP_CALLS)[-1], settings)
         self.end_to_end_calls = _calls(timed_calls(self.end_to_end, 1)[-1], settings)
+        if self.device_clock is not None:
+            _device_times_ms(self.runner, self.batch.inputs, 1)
 
     def network(self) -> None:
         self.runner.run(self.batch.inputs)

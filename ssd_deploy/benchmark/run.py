@@ -32,8 +32,9 @@ VARIANTS = {
     "tensorrt-rtx": ("cuda-graph",),
 }
 
-# (model file, `tensorrt` or `tensorrt-rtx`, with a CUDA graph?) -> runner.
-OpenTensorRT = Callable[[Path, str, bool], Runner]
+# (`tensorrt` or `tensorrt-rtx`, with a CUDA graph?) -> model file -> runner. The first call raises where the flavour
+# does not work here, before a model is exported for it.
+OpenTensorRT = Callable[[str, bool], Callable[[Path], Runner]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -260,15 +261,18 @@ def _opener(
             cuda_graph="cuda-graph" in choice.variants,
         )
     if choice.name == "onnxruntime":
-        from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
+        from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner, provider_list
 
         provider = choice.variants[0] if choice.variants else ("cuda" if cuda else "cpu")
+        # Before a model is exported for it.
+        provider_list(provider, allow_tf32)
         model = source.model_for(precision)
         return lambda: OnnxRuntimeRunner(model, provider=provider, allow_tf32=allow_tf32, threads=threads)
     if open_tensorrt is None:
         raise BackendError(f"{choice.name} cannot be opened here; see `ssd-deploy doctor`")
+    open_file = open_tensorrt(choice.name, "cuda-graph" in choice.variants)
     model = source.model_for(precision)
-    return lambda: open_tensorrt(model, choice.name, "cuda-graph" in choice.variants)
+    return lambda: open_file(model)
 
 
 def _open(choice: BackendChoice, opener: Callable[[], Runner], threads: int) -> Contender:

@@ -432,11 +432,15 @@ def test_backends_are_opened_once_and_closed_whatever_happens(source: Source) ->
     runners: list[SlowFake] = []
     asked: list[tuple[str, bool]] = []
 
-    def open_tensorrt(model: Path, flavour: str, cuda_graph: bool) -> Runner:
-        assert model.suffix == ".onnx"
+    def open_tensorrt(flavour: str, cuda_graph: bool) -> Callable[[Path], Runner]:
         asked.append((flavour, cuda_graph))
-        runners.append(SlowFake(0, name=flavour))
-        return runners[-1]
+
+        def open_file(model: Path) -> Runner:
+            assert model.suffix == ".onnx"
+            runners.append(SlowFake(0, name=flavour))
+            return runners[-1]
+
+        return open_file
 
     choices = parse_backends("tensorrt,tensorrt-rtx:cuda-graph")
     with (
@@ -498,3 +502,39 @@ def test_onnxruntime_times_calls_between_values_in_device_memory(model_path: Pat
     assert len(times_ms) == 3 and min(times_ms) > 0.1
     runner.close()
     runner.close()
+
+
+def test_what_was_measured_before_ctrl_c_is_kept(files: list[Path]) -> None:
+    class Interrupted(SlowFake):
+        def run(self, images: NDArray[np.float32]) -> PaddedDetections:
+            if len(images) == 2:
+                raise KeyboardInterrupt
+            return super().run(images)
+
+    contender = Contender(backend="fake", runner=Interrupted(1), opening=memory_in_use() - memory_in_use())
+    settings = BenchmarkSettings(batch_sizes=(1, 2), rounds=1, turn_seconds=0.01)
+    measured = measure([contender], files, settings)
+    assert [row.batch_size for row in measured.rows] == [1]
+    assert "Ctrl-C" in measured.skipped[-1]
+    with pytest.raises(KeyboardInterrupt):
+        measure([contender], files, BenchmarkSettings(batch_sizes=(2,), rounds=1))
+
+
+def test_a_backend_that_fails_in_a_turn_is_a_note_and_the_others_go_on(files: list[Path]) -> None:
+    class Failing(SlowFake):
+        calls = 0
+
+        def run(self, images: NDArray[np.float32]) -> PaddedDetections:
+            self.calls += 1
+            if self.calls > 8:
+                raise BackendError("the card fell off the bus")
+            return super().run(images)
+
+    nothing = memory_in_use() - memory_in_use()
+    contenders = [
+        Contender(backend=name, runner=runner, opening=nothing)
+        for name, runner in (("failing", Failing(1)), ("steady", SlowFake(1)))
+    ]
+    measured = measure(contenders, files, BenchmarkSettings(batch_sizes=(1,), rounds=4, turn_seconds=0.01))
+    assert [row.backend for row in measured.rows] == ["steady"]
+    assert "the card fell off the bus" in measured.skipped[0]

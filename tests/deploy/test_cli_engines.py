@@ -69,6 +69,7 @@ def test_a_target_that_does_not_exist_is_named_before_the_network_is_exported(
         (["--network", NAME, "--format", "tensorrt", "--optimization-level", "6"], "optimization level 6"),
         (["--network", NAME, "--format", "tensorrt", "--workspace-mib", "0"], "workspace of 0"),
         (["--network", NAME, "--format", "tensorrt", "--target-sm", "Ada"], "--target-sm Ada"),
+        (["--network", NAME, "--format", "tensorrt", "--target-sm", ","], "--target-sm ,"),
         (["--model", "missing.onnx", "--format", "onnx"], "exported already"),
         (["--model", "missing.onnx", "--precision", "fp16"], "exported already"),
     ],
@@ -219,3 +220,17 @@ def test_benchmark_mistakes_are_named(mistake: Mistake, model_path: Path, option
     given = [str(model_path) if option == "@" else option for option in options]
     weights = ["--weights", "random"] if "--network" in options else []
     assert words in mistake("benchmark", *given, *weights)
+
+
+@pytest.mark.parametrize("options", [["--target-sm", "75"], ["--max-batch", "4"], ["--flavour", "tensorrt"]])
+def test_options_of_an_engine_are_not_silently_ignored_for_onnx_alone(mistake: Mistake, options: list[str]) -> None:
+    assert "need --format tensorrt" in mistake("export", "--network", NAME, "--weights", "random", *options)
+
+
+def test_thresholds_are_not_silently_ignored_for_an_exported_file(mistake: Mistake, model_path: Path) -> None:
+    assert "thresholds" in mistake("export", "--model", model_path, "--nms-iou", "0.9")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--workspace-mib", 10**14), ("--max-batch", 10**10)])
+def test_numbers_past_any_gpu_are_refused(mistake: Mistake, model_path: Path, option: str, value: int) -> None:
+    assert "is not possible" in mistake("export", "--model", model_path, option, value)

@@ -76,7 +76,7 @@ def test_missing_packages_and_how_to_get_them_are_named(monkeypatch: pytest.Monk
         open_device()
     assert str(caught.value) == (
         "no CUDA package for Python works (pycuda is not installed; cuda-python is not installed); "
-        "install one: pip install 'ssd-deploy[tensorrt]'"
+        "install one: pip install cuda-python"
     )
     assert not isinstance(caught.value, DriverError)
 

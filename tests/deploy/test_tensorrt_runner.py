@@ -114,13 +114,12 @@ def assert_answers(runner: TensorRTRunner, images: np.ndarray) -> None:
 
 def test_runner_says_what_it_is(open_engine: Open) -> None:
     runner = open_engine()
-    assert runner.name == "tensorrt 10.16.1 (NVIDIA L4)"
-    assert (runner.min_batch_size, runner.max_batch_size) == (1, 4)
+    assert runner.name == "tensorrt 10.16.1 (NVIDIA L4, fake 1.0)"
+    assert runner.max_batch_size == 4
     assert runner.spec == SPEC
-    assert runner.device_layer == "fake 1.0"
     assert runner.device_clock == "CUDA events"
     assert isinstance(runner, DeviceTimed)
-    assert open_engine(cuda_graph=True).name == "tensorrt 10.16.1 (NVIDIA L4, CUDA graph)"
+    assert open_engine(cuda_graph=True).name == "tensorrt 10.16.1 (NVIDIA L4, fake 1.0, CUDA graph)"
 
 
 def test_detections_of_every_batch_size_come_back_by_name(open_engine: Open) -> None:
@@ -289,12 +288,16 @@ def test_images_that_do_not_fit_are_refused(
     assert device.log == []
 
 
-def test_batch_below_the_profile_is_refused(open_engine: Open, trt: FakeTensorRT) -> None:
-    trt.batches = (2, 2, 4)
-    runner = open_engine(described(options=BuildOptions(min_batch=2, opt_batch=2, max_batch=4)))
-    assert runner.min_batch_size == 2
-    with pytest.raises(BackendError, match="1 images, but the engine takes 2 to 4; build it again with --min-batch 1"):
-        runner.run(batch(1))
+def test_a_batch_below_the_profile_is_filled_up_and_its_own_answers_come_back(
+    open_engine: Open, trt: FakeTensorRT
+) -> None:
+    trt.batches = (3, 3, 4)
+    runner = open_engine(described(options=BuildOptions(min_batch=3, opt_batch=3, max_batch=4)))
+    whole, alone = runner.run(batch(3)), runner.run(batch(3)[:1])
+    for found, expected in zip(alone, whole, strict=True):
+        assert len(found) == 1
+        np.testing.assert_array_equal(found[0], expected[0])
+    assert len(runner.device_times_ms(batch(1), 2)) == 2
 
 
 def refused(open_engine: Open, device: FakeCudaDevice, trt: FakeTensorRT, info: EngineInfo, error: type = BackendError):

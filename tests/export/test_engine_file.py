@@ -173,7 +173,7 @@ def test_a_json_of_somebody_else_is_one_clear_error(engine, change):
         ({"min_batch": 2}, "min 2, opt 1, max 8"),
         ({"opt_batch": 9}, "min 1, opt 9, max 8"),
         ({"min_batch": -1, "opt_batch": -1, "max_batch": -1}, "rising order from 1"),
-        ({"workspace_mib": 0}, "workspace of 0 MiB is not possible; use 1 or more"),
+        ({"workspace_mib": 0}, "workspace of 0 MiB is not possible; use 1 to 16777216"),
         ({"workspace_mib": -5}, "workspace of -5 MiB"),
         ({"optimization_level": -1}, "optimization level -1 is not in 0 to 5"),
         ({"optimization_level": 6}, "optimization level 6 is not in 0 to 5"),

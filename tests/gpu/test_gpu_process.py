@@ -149,7 +149,7 @@ def test_both_cuda_packages_give_the_same_answers(
     images = noise(MAX_BATCH)
     assert_same(runner.run(images), OnnxRuntimeRunner(models.onnx(SMALL)).run(images), OTHER_BACKEND)
     assert min(runner.device_times_ms(images, 5)) > 0
-    record(layer=runner.device_layer, name=runner.name, driver=device.driver_version)
+    record(layer=runner.device.layer, name=runner.name, driver=device.driver_version)
     free, total = memory_of(device)
     assert 0 < free < total
 
@@ -171,7 +171,7 @@ def test_the_other_cuda_package_stands_in_where_the_first_does_not_work(
     for opener in others.values():
         monkeypatch.setattr(cuda_device, opener, broken)
     runner = open_engine(small_engine.path)
-    assert runner.device_layer == device.layer
+    assert runner.device.layer == device.layer
     assert (runner.run(noise(1)).labels >= 0).any()
 
 
