@@ -3,11 +3,11 @@
 #
 #     bash benchmarks/on_gpu.sh OUT
 #
-# Runs with .venv's Python where there is one, else with python3, or with $PYTHON: no package index is needed, and
-# what is missing is said (NumPy, OpenCV, pycocotools, typer, rich, safetensors, PyTorch, onnx, onnxscript and pytest are
-# needed for anything at all; put those that lack on PYTHONPATH). All that comes out lands in OUT as it goes; a step that fails does not stop the others.
-# SSD_TEST_DATA names the folder with coco_tiny, without which backends are not compared on real images; QUICK=1
-# measures little, to try the script out.
+# Runs with .venv's Python where there is one, else with python3, or with $PYTHON: no package index is needed. NumPy,
+# OpenCV, pycocotools, typer, rich, safetensors, PyTorch, onnx, onnxscript and pytest are needed for anything at all;
+# what is missing is said, and can be put on PYTHONPATH. All that comes out lands in OUT as it goes; a step that fails
+# does not stop the others. SSD_TEST_DATA names the folder with coco_tiny, without which backends are not compared on
+# real images; QUICK=1 measures little, to try the script out.
 set -uo pipefail
 out=$(mkdir -p "${1:?name a folder for the results}" && cd "$1" && pwd)
 cd "$(dirname "$0")/.."
