@@ -24,8 +24,8 @@ mkdir -p "$SSD_GPU_MODELS"
 rm -f "$SSD_GPU_RESULTS"
 failed=()
 
-# step NAME SECONDS COMMAND...: its output goes to the screen and to OUT/NAME.log. It is stopped as by Ctrl-C, so that
-# pytest still sums up what it has seen, after SECONDS or when the ten minutes are over.
+# step NAME SECONDS COMMAND...: its output goes to OUT/NAME.log, and then to the screen. After SECONDS, or when the
+# ten minutes are over, it is stopped as by Ctrl-C, so that pytest still sums up what it has seen.
 step() {
     local name=$1 start=$SECONDS left=$((580 - SECONDS))
     local seconds=$(($2 < left ? $2 : left))
@@ -36,8 +36,10 @@ step() {
         return
     fi
     echo "== $name"
-    timeout --signal INT --kill-after 10 "$seconds" "$@" 2>&1 | tee "$out/$name.log"
-    local status=${PIPESTATUS[0]}
+    # Into the file and not through a pipe, which would stay open as long as a process that was left behind.
+    timeout --signal INT --kill-after 10 "$seconds" "$@" >"$out/$name.log" 2>&1
+    local status=$?
+    cat "$out/$name.log"
     [ "$status" = 124 ] || [ "$status" = 137 ] && echo "$name: stopped after $seconds s" | tee -a "$out/$name.log"
     [ "$status" = 0 ] || failed+=("$name")
     echo "== $name: exit $status after $((SECONDS - start)) s"

@@ -382,10 +382,10 @@ class EngineSession:
 
     def check_batch(self, count: int) -> None:
         """Raise BackendError where the engine does not take a batch of `count` images."""
-        low, high = self._info.options.min_batch, self._info.options.max_batch
+        high = self._info.options.max_batch
         if count > high:
             raise BackendError(
-                f"{self._path}: a batch of {count} images, but the engine takes {low} to {high}; build it again with "
+                f"{self._path}: a batch of {count} images, but the engine takes at most {high}; build it again with "
                 f"--max-batch {count}, or send smaller batches"
             )
 

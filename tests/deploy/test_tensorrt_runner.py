@@ -273,7 +273,7 @@ def test_context_of_a_new_batch_size_that_fails_half_way_is_made_anew(open_engin
         (batch(2)[0], r"shape \(3, 6, 8\)"),
         (batch(2)[:, :, :5], r"shape \(2, 3, 5, 8\)"),
         (batch(0), "0 images"),
-        (batch(5), r"5 images, but the engine takes 1 to 4; build it again with --max-batch 5, or send smaller"),
+        (batch(5), r"5 images, but the engine takes at most 4; build it again with --max-batch 5, or send smaller"),
     ],
     ids=["float64", "no batch", "size", "empty", "too many"],
 )
