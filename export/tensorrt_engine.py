@@ -116,7 +116,10 @@ def build_engine(
     if cached is not None:
         return BuiltEngine(path=path, info=cached, from_cache=True)
     start = time.perf_counter()
-    timing_cache = cache / "timing" / f"{flavour}-{trt.__version__}-{_slug(gpu)}.cache" if gpu else None
+    timing_cache = None
+    # In TensorRT for RTX it is deprecated and does nothing.
+    if flavour == TENSORRT and gpu is not None:
+        timing_cache = cache / "timing" / f"{flavour}-{trt.__version__}-{_slug(gpu)}.cache"
     messages = Messages()
     plan, inputs_found, outputs_found = _build_plan(
         trt, messages, onnx, spec, options, flavour, outputs, timing_cache, on_progress
@@ -290,7 +293,7 @@ def _build_plan(
     config = _configure(trt, builder, spec, options)
     if options.target_sm:
         _set_targets(trt, config, options.target_sm)
-    if flavour == TENSORRT and timing_cache is not None:
+    if timing_cache is not None:
         _load_timing_cache(config, timing_cache)
     monitor = _make_monitor(trt, on_progress)
     config.progress_monitor = monitor
@@ -299,7 +302,7 @@ def _build_plan(
         raise monitor.error
     if plan is None:
         raise BackendError(f"{onnx}: {flavour} {trt.__version__} could not build an engine: {messages.last_errors()}")
-    if flavour == TENSORRT and timing_cache is not None:
+    if timing_cache is not None:
         _save_timing_cache(config, timing_cache)
     inputs_found = _describe([network.get_input(index) for index in range(network.num_inputs)])
     outputs_found = _describe([network.get_output(index) for index in range(network.num_outputs)])

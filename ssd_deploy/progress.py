@@ -50,12 +50,8 @@ def download_progress(title: str) -> Iterator[Callable[[int, int | None], None]]
         progress.start()
         progress.update(task, completed=done, total=total)
 
-    try:
+    with _stopped_at_the_end(progress):
         yield on_progress
-    finally:
-        # Only what was started: stopping prints an empty line.
-        if progress.live.is_started:
-            progress.stop()
 
 
 @contextlib.contextmanager
@@ -69,11 +65,8 @@ def turn_progress(title: str) -> Iterator[Callable[[int, int], None]]:
         progress.start()
         progress.update(task, completed=done, total=total)
 
-    try:
+    with _stopped_at_the_end(progress):
         yield on_turn
-    finally:
-        if progress.live.is_started:
-            progress.stop()
 
 
 @contextlib.contextmanager
@@ -91,9 +84,16 @@ def build_progress(title: str) -> Iterator[Callable[[float, str], None]]:
         # Phases overlap and end early, but a bar does not go back.
         progress.update(task, completed=max(fraction, progress.tasks[0].completed), phase=phase)
 
-    try:
+    with _stopped_at_the_end(progress):
         yield on_progress
         progress.update(task, completed=1.0, phase="")
+
+
+@contextlib.contextmanager
+def _stopped_at_the_end(progress: Progress) -> Iterator[None]:
+    """Stop a bar that appeared within the block; one that never did would print an empty line."""
+    try:
+        yield
     finally:
         if progress.live.is_started:
             progress.stop()
