@@ -41,7 +41,7 @@ def open_network(name: str, weights: str | None, classes: Path | None) -> "SSD":
 
 def export_network(network: "SSD", out: Path, settings: "PostprocessSettings", precision: str = "fp32") -> Path:
     """Export a float32 network in a precision; a missing package is a sentence that names the extra."""
-    from ssd_deploy.requirements import require
+    from ssd_train.evaluation.requirements import require
 
     require("onnx", "export", "Exporting")
     require("onnxscript", "export", "Exporting")

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from ssd_deploy.detector import Detector
-from ssd_deploy.draw import draw
 from ssd_train.evaluation.detections import Detections
+from ssd_train.evaluation.draw import draw
 from ssd_train.evaluation.errors import ImageError, SSDDeployError
 from ssd_train.evaluation.files import write_json, written_atomically
 from ssd_train.evaluation.preprocess import IMAGE_SUFFIXES, load_image

@@ -10,10 +10,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ssd_deploy.backends.base import RawPredictions, check_images
-from ssd_deploy.requirements import require
 from ssd_train.evaluation.captured_stdout import captured_stdout
 from ssd_train.evaluation.detections import PaddedDetections
 from ssd_train.evaluation.errors import BackendError, ModelError
+from ssd_train.evaluation.requirements import require
 from ssd_train.evaluation.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec
 
 PROVIDERS = {

@@ -21,6 +21,10 @@ class DatasetError(SSDDeployError):
     """A data set folder, annotation file or class list that cannot be used."""
 
 
+class OwnPartError(DatasetError):
+    """Of several processes that train together, one alone can tell: it is about that one's part of the images."""
+
+
 class NetworkError(SSDDeployError):
     """A network name or configuration that does not exist, or an input that does not fit it."""
 

@@ -16,10 +16,19 @@ from numpy.typing import NDArray
 from ssd_train.evaluation.errors import ImageError
 from ssd_train.evaluation.spec import DetectorSpec
 
+REDUCED_DECODING = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+_JPEG_START = b"\xff\xd8"
+
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-def load_image(path: Path, *, apply_orientation: bool = True) -> NDArray[np.uint8]:
+def load_image(path: Path, *, apply_orientation: bool = True, reduction: int = 1) -> NDArray[np.uint8]:
     """Read an image file as (H, W, 3) RGB uint8.
 
     Grey images are repeated over the three channels, an alpha channel is dropped, 16-bit values
@@ -29,6 +38,8 @@ def load_image(path: Path, *, apply_orientation: bool = True) -> NDArray[np.uint
         path: any format OpenCV reads.
         apply_orientation: turn the picture upright as its EXIF entry says; False gives the pixels
             in the order they are stored.
+        reduction: 1, 2, 4 or 8; both sides come out divided by it, rounded up. A JPEG is then decoded at that
+            size, which is much faster.
 
     Raises:
         ImageError: the file is missing, empty, cut off, or not an image.
@@ -41,19 +52,25 @@ def load_image(path: Path, *, apply_orientation: bool = True) -> NDArray[np.uint
         raise ImageError(f"{path}: the file is empty; replace it or leave it out")
     if _is_cut_off(data):
         raise ImageError(f"{path}: the image is cut off before its end; copy or download it again")
-    flags = cv2.IMREAD_COLOR if apply_orientation else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    is_jpeg = data.startswith(_JPEG_START)
+    flags = REDUCED_DECODING[reduction if is_jpeg else 1]
+    if not apply_orientation:
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise ImageError(f"{path}: OpenCV cannot decode it ({error.err}); convert it to PNG or JPEG") from error
     if image is None:
         raise ImageError(f"{path}: not an image that OpenCV can decode; convert it to PNG or JPEG")
-    return np.ascontiguousarray(image[:, :, ::-1])
+    if reduction > 1 and not is_jpeg:
+        size = tuple(-(-side // reduction) for side in image.shape[1::-1])
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _is_cut_off(data: bytes) -> bool:
     """True where the container ends too early: OpenCV fills the rest with grey and says nothing."""
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(_JPEG_START):
         return not _jpeg_ends(data)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return b"IEND\xaeB`\x82" not in data

@@ -485,7 +485,7 @@ def test_a_model_file_runs_where_such_files_do(model_path: Path, files: list[Pat
 def test_a_chart_says_what_to_install_without_matplotlib(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssd_deploy.requirements.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("ssd_train.evaluation.requirements.importlib.util.find_spec", lambda name: None)
     report = report_of(measure([contender(SlowFake(0))], files, SHORT))
     with pytest.raises(BackendError, match=r"A chart needs matplotlib.*ssd-deploy\[plots\]"):
         write_chart(report, tmp_path / "chart.png")

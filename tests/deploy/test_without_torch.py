@@ -101,7 +101,7 @@ import importlib, pkgutil
 import ssd_train.evaluation as evaluation
 names = [info.name for info in pkgutil.walk_packages(evaluation.__path__, "ssd_train.evaluation.")]
 ours = ("backends.base backends.cuda_device backends.onnxruntime backends.tensorrt benchmark.chart benchmark.run cli "
-        "detect_files detector doctor draw engines network_table parity progress requirements text_table")
+        "detect_files detector doctor engines network_table parity progress text_table")
 names += ["ssd_deploy." + name for name in ours.split()]
 names += ["export.engine_file", "export.layer_precision", "export.tensorrt_bindings", "export.tensorrt_engine"]
 for name in names:

@@ -22,7 +22,7 @@ COCO_NAME_OF_VOC = {
 }
 
 
-def load_coco(root: Path, split: str | None, class_names: Sequence[str]) -> Dataset:
+def load_coco(root: Path, split: str | None, class_names: Sequence[str], *, skip_ignored: bool = False) -> Dataset:
     """Read `annotations/instances_<split>.json`; images lie in `<root>/<split>`.
 
     Categories are matched to the detector's classes by name. A detector may know fewer of them, as one
@@ -34,6 +34,7 @@ def load_coco(root: Path, split: str | None, class_names: Sequence[str]) -> Data
         root: the folder with `annotations` and the image folder.
         split: for example `val2017`, which None stands for.
         class_names: the detector's; each must be a category of the file, or VOC's name of one.
+        skip_ignored: leave out objects marked `ignore`, which GluonCV does not train on and pycocotools scores.
 
     Raises:
         DatasetError: a folder or file is missing or unusable, a class is no category, there are no
@@ -50,7 +51,10 @@ def load_coco(root: Path, split: str | None, class_names: Sequence[str]) -> Data
         if len(images) < len(content["images"]):
             raise DatasetError(f"{path}: two images have the same id; mend the annotation file")
         labels = _labels_by_category(categories, class_names, path)
-        rows, without_area, unknown = _rows_by_image(content["annotations"], images, categories, labels, path)
+        annotations = content["annotations"]
+        if skip_ignored:
+            annotations = [annotation for annotation in annotations if not annotation.get("ignore", 0)]
+        rows, without_area, unknown = _rows_by_image(annotations, images, categories, labels, path)
         samples = tuple(_sample(images[key], rows.get(key, []), root / split, path) for key in sorted(images))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetError(

@@ -57,22 +57,28 @@ class Sample:
     image_size: tuple[int, int]
     ground_truth: GroundTruth
 
-    def load_image(self) -> NDArray[np.uint8]:
+    def load_image(self, *, reduction: int = 1) -> NDArray[np.uint8]:
         """Read the image as (H, W, 3) RGB uint8 in the frame its boxes were drawn in.
 
         An EXIF orientation is applied unless the annotated size says that the boxes were drawn on
         the stored, unturned pixels.
 
+        Args:
+            reduction: 1, 2, 4 or 8, see `preprocess.load_image`.
+
         Raises:
             ImageError: the file cannot be read.
             DatasetError: its size is not the annotated one either way.
         """
-        image = load_image(self.path)
-        if image.shape[:2] == self.image_size:
+        expected = tuple(-(-side // reduction) for side in self.image_size)
+        image = load_image(self.path, reduction=reduction)
+        if image.shape[:2] == expected:
             return image
-        stored = load_image(self.path, apply_orientation=False)
-        if stored.shape[:2] == self.image_size:
+        stored = load_image(self.path, apply_orientation=False, reduction=reduction)
+        if stored.shape[:2] == expected:
             return stored
+        if reduction > 1:
+            return self.load_image()  # for the error, which names the real size
         raise DatasetError(
             f"{self.path}: the image is {image.shape[1]}x{image.shape[0]} pixels, but its annotation says "
             f"{self.image_size[1]}x{self.image_size[0]}; mend the annotation or replace the image"

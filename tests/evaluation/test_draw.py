@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-from tiny_data import blocks
 
-from ssd_deploy.draw import draw
 from ssd_train.evaluation.detections import Detections
+from ssd_train.evaluation.draw import draw
 
 CLASSES = ("cat", "dog")
 GREY = 100
@@ -20,7 +19,7 @@ def detections(*rows: tuple[float, ...]) -> Detections:
 
 
 def test_without_detections_the_picture_is_copied() -> None:
-    image = blocks(40, 60, 10, 0)
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     drawn = draw(image, Detections.empty(), CLASSES)
     np.testing.assert_array_equal(drawn, image)
     assert drawn is not image
@@ -56,6 +55,25 @@ def test_name_and_score_are_written() -> None:
     assert (cat != dog).any() and (cat != other_score).any()
     # Only the text differs.
     np.testing.assert_array_equal(cat[85:], dog[85:])
+
+
+def test_without_scores_the_name_stands_alone() -> None:
+    boxes = (50, 80, 250, 160)
+    shown, hidden, other_score, dog = (
+        draw(grey(200, 300), detections((*boxes, score, 0)), names, with_scores=with_scores)
+        for score, names, with_scores in (
+            (0.9, CLASSES, True),
+            (0.9, CLASSES, False),
+            (0.4, CLASSES, False),
+            (0.9, ("dog", "cat"), False),
+        )
+    )
+    np.testing.assert_array_equal(hidden, other_score)
+    assert (hidden != dog).any()
+    # The plate of the name is shorter; the box is the same.
+    width, full_width = ((each[60:79] != GREY).any(axis=(0, 2)).sum() for each in (hidden, shown))
+    assert 0 < width < full_width
+    np.testing.assert_array_equal(hidden[85:], shown[85:])
 
 
 def test_classes_have_different_colors() -> None:

@@ -11,13 +11,16 @@ from ssd_train.evaluation.detections import Detections
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def draw(image: NDArray[np.uint8], detections: Detections, class_names: tuple[str, ...]) -> NDArray[np.uint8]:
+def draw(
+    image: NDArray[np.uint8], detections: Detections, class_names: tuple[str, ...], *, with_scores: bool = True
+) -> NDArray[np.uint8]:
     """Return a copy of an image with boxes, class names and scores in it.
 
     Args:
         image: (H, W, 3) RGB uint8.
         detections: boxes in pixels of that image; drawn worst first, so that the best lies on top.
         class_names: label order.
+        with_scores: False for annotations, which have none.
     """
     canvas = image.copy()
     height, width = image.shape[:2]
@@ -33,7 +36,7 @@ def draw(image: NDArray[np.uint8], detections: Detections, class_names: tuple[st
     # Names after all boxes, so that no line runs through one.
     for (left, top, _, _), score, label in reversed(rows):
         color = _color(label)
-        text = f"{class_names[label]} {score:.2f}"
+        text = f"{class_names[label]} {score:.2f}" if with_scores else class_names[label]
         (text_width, text_height), baseline = cv2.getTextSize(text, FONT, scale, max(1, thickness - 1))
         # Above the box, or inside it where there is no room; never past the right edge.
         x = max(0, min(left, width - text_width))
