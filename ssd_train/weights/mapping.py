@@ -10,7 +10,7 @@ layer follow from its kind.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,22 +66,27 @@ def mxnet_state(arrays: Mapping[str, Tensor], network: SSD, source: Path) -> dic
         WeightsError: parameters are missing, unexpected, or have the wrong shape.
     """
     is_dotted = any("." in name for name in arrays)
-    renamed = {_canonical_name(name): tensor for name, tensor in arrays.items()}
+    renamed = {canonical_name(name): tensor for name, tensor in arrays.items()}
     names = list(network.state_dict())
     expected: dict[str, str] = {}
     for layer in layer_names(network.config):
         prefix = layer.dotted if is_dotted else layer.legacy
-        for ours, suffix in _tensor_names(names, layer.ours):
+        for ours, suffix in tensor_names(names, layer.ours):
             name = prefix + suffix
             expected[ours] = name.replace("running_", "moving_") if "expand_" in prefix else name
     levels = range(len(network.config.feature_sizes))
     anchors = [f"anchor_generators.{i}.anchors" if is_dotted else f"ssdanchorgenerator{i}_anchor_{i}" for i in levels]
-    state = _take(renamed, expected, anchors, network, source)
-    # MXNet's fix_gamma: these batch norms compute with 1, whatever the file holds.
-    for name in state:
-        if name.endswith("bn.weight") and ".extras." in name or name.endswith("input_bn.weight"):
-            state[name] = torch.ones_like(state[name])
-    return state
+    return with_fixed_gammas(_take(renamed, expected, anchors, network, source))
+
+
+def with_fixed_gammas(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Apply MXNet's fix_gamma: these batch norms compute with 1, whatever the file holds."""
+    return {
+        name: torch.ones_like(tensor)
+        if name.endswith("bn.weight") and ".extras." in name or name.endswith("input_bn.weight")
+        else tensor
+        for name, tensor in state.items()
+    }
 
 
 def pytorch_cv_state(tensors: Mapping[str, Tensor], network: SSD, source: Path) -> dict[str, Tensor]:
@@ -97,7 +102,7 @@ def pytorch_cv_state(tensors: Mapping[str, Tensor], network: SSD, source: Path) 
     for layer in layer_names(network.config):
         if not layer.pytorch_cv:
             raise WeightsError(f"{source}: pytorch-cv published no layout for {network.config.backbone}")
-        for ours, _ in _tensor_names(names, layer.ours):
+        for ours, _ in tensor_names(names, layer.ours):
             suffix = ours.removeprefix(layer.ours)
             suffix = "normalize_scale" if suffix == "scale" else suffix
             expected[ours] = layer.pytorch_cv + suffix
@@ -303,7 +308,7 @@ _FEATURES = {
 }
 
 
-def _canonical_name(name: str) -> str:
+def canonical_name(name: str) -> str:
     """Undo what depends on how a file was saved: symbol tags, network prefixes, instance counters.
 
     Networks after a class reset carry the network's prefix twice, hence the repeated strip.
@@ -313,7 +318,7 @@ def _canonical_name(name: str) -> str:
     return re.sub(r"^(features\.)?(resnetv1|resnetv2|mobilenet)\d+_", r"\g<1>\g<2>0_", name)
 
 
-def _tensor_names(names: list[str], prefix: str) -> Iterator[tuple[str, str]]:
+def tensor_names(names: Collection[str], prefix: str) -> Iterator[tuple[str, str]]:
     """Yield (our full name, MXNet's name inside the layer) of the tensors directly under `prefix`."""
     is_batch_norm = f"{prefix}running_mean" in names
     for name in names:
@@ -326,19 +331,41 @@ def _take(
     tensors: Mapping[str, Tensor], expected: Mapping[str, str], anchor_names: list[str], network: SSD, source: Path
 ) -> dict[str, Tensor]:
     """Pick every expected tensor, strictly, and put the anchors of the levels into one table."""
-    wanted = {*expected.values(), *anchor_names}
-    missing = [name for name in [*expected.values(), *anchor_names] if name not in tensors]
-    unexpected = [name for name in tensors if name not in wanted]
     config = network.config
+    misfit = f"{source}: does not fit {config.name}"
+    advice = "name the network that the file was made for with --network"
+    check_names(tensors, [*expected.values(), *anchor_names], misfit, advice)
+    own = network.state_dict()
+    _check_classes(tensors[expected["class_predictors.0.predictor.bias"]], config, source)
+    state = pick(tensors, expected, own, misfit, advice)
+    for name in own:
+        if name.endswith("num_batches_tracked"):
+            state.setdefault(name, torch.tensor(0))
+    if anchor_names:
+        state["anchors"] = _anchor_table([tensors[name] for name in anchor_names], config, source)
+    check_finite(state, source)
+    return state
+
+
+def check_names(names: Collection[str], wanted: Collection[str], misfit: str, advice: str) -> None:
+    """Raise WeightsError, which begins with `misfit` and ends with `advice`, unless a file has the names wanted."""
+    known = set(wanted)
+    missing = [name for name in wanted if name not in names]
+    unexpected = [name for name in names if name not in known]
     if missing or unexpected:
         parts = [f"lacks {_listed(missing)}"] if missing else []
         parts += [f"has the unexpected {_listed(unexpected)}"] if unexpected else []
-        raise WeightsError(
-            f"{source}: does not fit {config.name}: it {' and '.join(parts)}; "
-            "name the network that the file was made for with --network"
-        )
-    own = network.state_dict()
-    _check_classes(tensors[expected["class_predictors.0.predictor.bias"]], config, source)
+        raise WeightsError(f"{misfit}: it {' and '.join(parts)}; {advice}")
+
+
+def pick(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, str], own: Mapping[str, Tensor], misfit: str, advice: str
+) -> dict[str, Tensor]:
+    """Rename a file's tensors: `expected` is our name -> the file's, `own` has the shapes and dtypes by our name.
+
+    Raises:
+        WeightsError: a shape differs; the message begins with `misfit` and ends with `advice`.
+    """
     state: dict[str, Tensor] = {}
     wrong = []
     for ours, name in expected.items():
@@ -347,16 +374,15 @@ def _take(
         # Published files are float32; anything narrower is widened, integers (counters) stay.
         state[ours] = tensors[name].to(own[ours].dtype)
     if wrong:
-        raise WeightsError(f"{source}: does not fit {config.name}: {_listed(wrong)}")
-    for name in own:
-        if name.endswith("num_batches_tracked"):
-            state.setdefault(name, torch.tensor(0))
-    if anchor_names:
-        state["anchors"] = _anchor_table([tensors[name] for name in anchor_names], config, source)
+        raise WeightsError(f"{misfit}: {_listed(wrong)}; {advice}")
+    return state
+
+
+def check_finite(state: Mapping[str, Tensor], source: Path) -> None:
+    """Raise WeightsError where a tensor has NaN or infinite values."""
     not_finite = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
     if not_finite:
         raise WeightsError(f"{source}: holds values that are not finite in {_listed(not_finite)}; use another copy")
-    return state
 
 
 def _check_classes(bias: Tensor, config: NetworkConfig, source: Path) -> None:

@@ -1,7 +1,8 @@
 """Where weights live on this machine, and how published ones get there. No torch.
 
-`<root>/<network>-<sha8>.zip` is downloaded, `<root>/<network>-<sha8>.params` taken out of it and checked, and
-`<root>/<network>.safetensors` is what they are converted to. A `.zip` or `.params` put there by hand will do.
+`<root>/<name>-<sha8>.zip` is downloaded and `<root>/<name>-<sha8>.params` taken out of it and checked, `name` being
+a network or a backbone. `<root>/<network>.safetensors` is what a network's are converted to. A `.zip` or `.params`
+put there by hand will do.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from ssd_train.evaluation.errors import WeightsError
 from ssd_train.evaluation.files import written_atomically
@@ -38,6 +39,28 @@ CHUNK_BYTES = 1 << 18
 
 # Bytes there so far, and in all; None where the server does not say.
 Progress = Callable[[int, int | None], None]
+
+
+class PublishedFile(NamedTuple):
+    """A `.params` file that GluonCV published in a zip archive of its own.
+
+    Attributes:
+        name: of the network or backbone.
+        sha1: of the `.params` file, in full.
+    """
+
+    name: str
+    sha1: str
+
+    @property
+    def stem(self) -> str:
+        return f"{self.name}-{self.sha1[:8]}"
+
+    @property
+    def url(self) -> str:
+        """The address of the archive; $MXNET_GLUON_REPO names a mirror."""
+        repository = os.environ.get("MXNET_GLUON_REPO") or REPOSITORY
+        return f"{repository.removesuffix('/')}/gluon/models/{self.stem}.zip"
 
 
 def silent(done_bytes: int, total_bytes: int | None) -> None:
@@ -67,28 +90,36 @@ def published_url(config: NetworkConfig) -> str:
     Raises:
         WeightsError: none were published for this network.
     """
-    repository = os.environ.get("MXNET_GLUON_REPO") or REPOSITORY
-    return f"{repository.removesuffix('/')}/gluon/models/{_published_stem(config)}.zip"
+    return _published(config).url
 
 
 def fetch_params(config: NetworkConfig, root: Path, on_progress: Progress = silent) -> Path:
     """Return a network's published `.params` file, downloaded unless it is in `root` already.
 
+    Raises:
+        WeightsError: none were published, or what `fetch_published` says.
+        SSDDeployError: `root` cannot be written.
+    """
+    return fetch_published(_published(config), root, on_progress)
+
+
+def fetch_published(published: PublishedFile, root: Path, on_progress: Progress = silent) -> Path:
+    """Return a published `.params` file, downloaded unless it is in `root` already.
+
     Of several processes that ask at once, one downloads and the others wait for it.
 
     Raises:
-        WeightsError: none were published, they cannot be had, or they are not what was published (the wrong
-            files are then removed).
+        WeightsError: it cannot be had, or is not what was published (the wrong files are then removed).
         SSDDeployError: `root` cannot be written.
     """
-    params = root / f"{_published_stem(config)}.params"
+    params = root / f"{published.stem}.params"
     archive = params.with_suffix(".zip")
     if not params.exists():
         with _locked(params.with_suffix(".lock")):
             # Looked for once more: another process may have brought it while this one waited.
             if not params.exists():
-                _bring(config, archive, params, on_progress)
-    _check_sha1(config, params, archive)
+                _bring(published, archive, params, on_progress)
+    _check_sha1(published, params, archive)
     return params
 
 
@@ -155,19 +186,19 @@ def _reason(error: Exception) -> str:
     return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
 
 
-def _published_stem(config: NetworkConfig) -> str:
+def _published(config: NetworkConfig) -> PublishedFile:
     if config.params_sha1 is None:
         raise WeightsError(
             f"there are no published weights for {config.name}; name a file with --weights, or use --weights random "
             "for an untrained network"
         )
-    return f"{config.name}-{config.params_sha1[:8]}"
+    return PublishedFile(config.name, config.params_sha1)
 
 
-def _bring(config: NetworkConfig, archive: Path, params: Path, on_progress: Progress) -> None:
+def _bring(published: PublishedFile, archive: Path, params: Path, on_progress: Progress) -> None:
     by_hand = archive.exists()
     if not by_hand:
-        download(published_url(config), archive, on_progress=on_progress)
+        download(published.url, archive, on_progress=on_progress)
     try:
         with (
             zipfile.ZipFile(archive) as opened,
@@ -180,14 +211,14 @@ def _bring(config: NetworkConfig, archive: Path, params: Path, on_progress: Prog
         archive.unlink()
         raise WeightsError(
             f"{archive}: does not hold {params.name}, so it was removed; try again, or download "
-            f"{published_url(config)} by other means and save it there"
+            f"{published.url} by other means and save it there"
         ) from error
     # The last two: a compression or an encryption that zipfile lacks, which damaged headers ask for.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         archive.unlink()
         raise WeightsError(
             f"{archive}: is no whole zip archive ({error}), so it was removed; try again, or download "
-            f"{published_url(config)} by other means and save it there"
+            f"{published.url} by other means and save it there"
         ) from error
     except OSError as error:
         raise WeightsError(
@@ -198,12 +229,12 @@ def _bring(config: NetworkConfig, archive: Path, params: Path, on_progress: Prog
         archive.unlink()
 
 
-def _check_sha1(config: NetworkConfig, params: Path, archive: Path) -> None:
+def _check_sha1(published: PublishedFile, params: Path, archive: Path) -> None:
     try:
         with params.open("rb") as file:
             # GluonCV published SHA-1 sums; machines in FIPS mode allow it only for such uses.
             sha1 = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
-        if sha1 == config.params_sha1:
+        if sha1 == published.sha1:
             return
         params.unlink()
         archive.unlink(missing_ok=True)
@@ -212,8 +243,8 @@ def _check_sha1(config: NetworkConfig, params: Path, archive: Path) -> None:
             f"{params}: cannot be checked, or removed if wrong ({error.strerror}); remove it and try again"
         ) from error
     raise WeightsError(
-        f"{params}: has the SHA-1 {sha1}, but {config.params_sha1} was published, so it was removed; try again, or "
-        f"download {published_url(config)} by other means and save it as {archive}"
+        f"{params}: has the SHA-1 {sha1}, but {published.sha1} was published, so it was removed; try again, or "
+        f"download {published.url} by other means and save it as {archive}"
     )
 
 
