@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ssd_train.evaluation.errors import WeightsError
 from ssd_train.evaluation.files import written_atomically
+from ssd_train.weights.packed import PACKED, unpack
 from ssd_train.weights.params_file import MAGIC, parse_params, read_bytes
 
 Format = Literal["params", "safetensors", "torch"]
@@ -32,7 +33,8 @@ class WeightFile:
     Attributes:
         path: the file.
         format: what its bytes are, whatever it is called.
-        tensors: by name as stored, except that DataParallel's `module.` is gone; on the CPU, not tracked.
+        tensors: by name as stored, except that DataParallel's `module.` is gone and packed kernels are float32
+            again; on the CPU, not tracked.
         metadata: the text of a safetensors header; empty for the other kinds.
         sha256: of the file's bytes, the very ones that `tensors` were read from.
     """
@@ -48,11 +50,13 @@ def read_tensors(path: Path) -> WeightFile:
     """Read a safetensors file, a PyTorch checkpoint or an MXNet `.params` file.
 
     A checkpoint may be a state dict, or a dict that holds one as `state_dict` or `model` among other things.
-    Nothing in a file is executed.
+    A safetensors file whose metadata says that its kernels are in 8 bits is unpacked. Nothing in a file is
+    executed.
 
     Raises:
         WeightsError: the file is missing, empty, cut off, damaged or of another kind; it is a pickle that
-            needs more than tensors; or it has entries that are not tensors, or none at all.
+            needs more than tensors; it has entries that are not tensors, or none at all; or it is packed in a way
+            that is not known, or without its scales.
     """
     file_format = _format_of(path)
     data = read_bytes(path)
@@ -116,7 +120,14 @@ def _parse_safetensors(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict
             f"{path}: looks like a safetensors file, but is cut off or damaged ({error}); copy or download it again"
         ) from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return tensors, header.get("__metadata__") or {}
+    metadata = header.get("__metadata__") or {}
+    packed = metadata.get("packed")
+    if packed not in (None, PACKED):
+        raise WeightsError(
+            f"{path}: is packed as {packed!r}, but only {PACKED!r} can be read; use a newer ssd-deploy, or a file "
+            "that is not packed"
+        )
+    return unpack(tensors, path) if packed else tensors, metadata
 
 
 def _parse_torch(data: bytes, path: Path) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from ssd_train.evaluation.errors import WeightsError
 from ssd_train.networks.ssd import SSD
 from ssd_train.weights.checkpoint import WeightFile, write_safetensors
 from ssd_train.weights.mapping import is_pytorch_cv, mxnet_state, own_state, pytorch_cv_state
+from ssd_train.weights.packed import PACKED, pack
 
 
 def state_for(network: SSD, file: WeightFile) -> dict[str, Tensor]:
@@ -51,10 +52,17 @@ def stored_classes(file: WeightFile) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def save_network(network: SSD, path: Path) -> None:
+def save_network(network: SSD, path: Path, packed: bool = False) -> None:
     """Write a network as safetensors, with its name, class list and the origin of its weights.
 
+    Args:
+        network: anything but its tensors and description stays behind.
+        path: replaced if it exists; its folder is made.
+        packed: write kernels in 8 bits, a quarter of the size. What is read back then differs from `network`,
+            so measure what was read.
+
     Raises:
+        WeightsError: `packed`, and a kernel has NaN or infinite values.
         SSDDeployError: the file cannot be written; an existing one then stays.
     """
     metadata = {
@@ -63,4 +71,7 @@ def save_network(network: SSD, path: Path) -> None:
         "source": network.spec.weights,
         "source_sha256": network.spec.weights_sha256,
     }
-    write_safetensors(path, network.state_dict(), metadata)
+    tensors = network.state_dict()
+    if packed:
+        tensors, metadata = pack(tensors), {**metadata, "packed": PACKED}
+    write_safetensors(path, tensors, metadata)

@@ -16,6 +16,10 @@ from ssd_train.weights.checkpoint import read_tensors
 from ssd_train.weights.convert import check_made_for, save_network, state_for, stored_classes
 from ssd_train.weights.random_weights import randomise, state_sha256
 
+# `--weights shapes`: the detector that comes with this package, trained on the pictures of `ssd_train/shapes.py`.
+SHAPES_WEIGHTS = Path(__file__).with_name("shapes.safetensors")
+SHAPES_NETWORK = "ssd_300_mobilenet0.25_custom"
+
 
 def load_network(name: str, weights: str | Path | None, classes: Sequence[str] | None) -> SSD:
     """Build a network with weights; see `ssd_train.build_network`, which is this without its imports."""
@@ -28,7 +32,7 @@ def load_network(name: str, weights: str | Path | None, classes: Sequence[str] |
             origin = f"random, seed {seed}"
         sha256 = state_sha256(network)
     else:
-        file = read_tensors(Path(weights))
+        file = read_tensors(_shapes_weights(name) if str(weights) == "shapes" else Path(weights))
         check_made_for(find_network(name).name, file)
         config = network_config(name, stored_classes(file) if classes is None else classes)
         # On the meta device nothing is initialised that the file replaces anyway.
@@ -59,6 +63,15 @@ def random_seed(weights: str | Path | None) -> int | None:
     if int(seed) >= 2**63:
         raise WeightsError(f"--weights {weights}: the seed {seed} is not below 2**63; write a smaller one")
     return int(seed)
+
+
+def _shapes_weights(name: str) -> Path:
+    """Return the packaged weights; raise WeightsError for a network that they are not of."""
+    if find_network(name).name != SHAPES_NETWORK:
+        raise WeightsError(
+            f"--weights shapes: are weights of {SHAPES_NETWORK}, not of {name}; name that network, or a weight file"
+        )
+    return SHAPES_WEIGHTS
 
 
 def published_weights(config: NetworkConfig, root: Path, on_progress: store.Progress = store.silent) -> Path:
