@@ -10,10 +10,9 @@ import functools
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from ssd_deploy.command_inputs import (
     check_results,
@@ -29,25 +28,9 @@ from ssd_deploy.command_inputs import (
     parse_numbers,
     read_classes,
 )
-from ssd_train.evaluation.errors import BackendError, DatasetError, SSDDeployError
-
-
-class Commands(TyperGroup):
-    """Prints a user's mistake as one line and exits with 2; our own mistakes keep their traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except SSDDeployError as error:
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(2) from error
-        except OSError as error:
-            # What the system refuses about a file that was named: no permission, a name too long, a full disk.
-            if error.filename is None:
-                raise
-            typer.echo(f"Error: {error.filename}: {error.strerror}; check the path", err=True)
-            raise typer.Exit(2) from error
-
+from ssd_train.commands import Commands
+from ssd_train.evaluation.errors import BackendError, DatasetError
+from ssd_train.train_command import train
 
 app = typer.Typer(
     cls=Commands,
@@ -105,7 +88,8 @@ NetworkOption = Annotated[str | None, typer.Option("--network", help="Network na
 WeightsOption = Annotated[
     str | None,
     typer.Option(
-        help="Weight file (.params, .pth, .safetensors) or random[:SEED]; without it the published ones are fetched."
+        help="Weight file (.params, .pth, .safetensors), shapes or random[:SEED]; "
+        "without it the published ones are fetched."
     ),
 ]
 ClassesOption = Annotated[
@@ -301,6 +285,25 @@ def export(
             typer.echo(str(path))
         if "tensorrt" in formats:
             typer.echo(export_engine(path, options, flavour, out))
+
+
+app.command()(train)
+
+
+@app.command()
+def shapes(
+    out: Annotated[Path, typer.Option(help="Folder to make, in Pascal VOC's layout.")],
+    train: Annotated[int, typer.Option(min=1, help="Pictures for training.")] = 4000,
+    val: Annotated[int, typer.Option(min=1, help="Pictures held out; the first ones are always the same.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Decides every picture.")] = 1,
+) -> None:
+    """Generate a data set of shapes to train, evaluate and try things on, with no download."""
+    from ssd_deploy.progress import turn_progress
+    from ssd_train.shapes import write_shapes
+
+    with turn_progress("drawing") as on_progress:
+        folder = write_shapes(out, train=train, val=val, seed=seed, on_progress=on_progress)
+    typer.echo(str(folder))
 
 
 @app.command("eval")
@@ -544,8 +547,8 @@ def benchmark(
     from ssd_deploy.detect_files import find_images
     from ssd_deploy.engines import tensorrt_opener
     from ssd_deploy.progress import turn_progress
-    from ssd_deploy.requirements import require
     from ssd_train.evaluation.files import write_json
+    from ssd_train.evaluation.requirements import require
 
     check_results(json, chart)
     if chart is not None:

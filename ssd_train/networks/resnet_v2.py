@@ -59,8 +59,9 @@ class ResNet101V2(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # MXNet fixes this batch norm's gamma to 1; the converter writes that 1 here.
+        # MXNet fixes this batch norm's gamma to 1, which the converter writes here, and trains no beta.
         self.input_bn = nn.BatchNorm2d(3)
+        self.input_bn.requires_grad_(False)
         self.stem = nn.Sequential(
             nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
         )

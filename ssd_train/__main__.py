@@ -1,0 +1,20 @@
+"""`python -m ssd_train` is `ssd-deploy train`, and what torchrun starts: `torchrun --nproc-per-node 4 -m ssd_train`."""
+
+import os
+
+import typer
+
+from ssd_train.commands import user_errors
+from ssd_train.train_command import train
+
+
+def main() -> None:
+    # OpenCV, once it is loaded, would print lines of its own around our errors.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(train)
+    with user_errors(is_first=os.environ.get("RANK", "0") == "0"):
+        app()
+
+
+main()

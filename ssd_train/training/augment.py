@@ -1,0 +1,270 @@
+"""Random augmentation of one training image: first numbers, then pixels (Liu et al., SSD, section 2.2, and GluonCV).
+
+The steps, probabilities and ranges are those of GluonCV's `SSDDefaultTrainTransform`, but not their
+order of work. Where the image ends up is decided from sizes and boxes alone; then only what stays
+visible is decoded, cropped and resized, once and in 8 bits. The colour distortion is affine in RGB
+and commutes with resizing, so it is one 3x4 matrix that `input_batch` applies to the small image.
+"""
+
+import dataclasses
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+# Every colour step, the expansion and the flip happen with this probability.
+PROBABILITY = 0.5
+
+BRIGHTNESS = 32.0
+CONTRAST = (0.5, 1.5)
+SATURATION = (0.5, 1.5)
+# In units of pi radians, which makes the angle practically uniform; GluonCV's value.
+HUE = 18.0
+LUMA = np.array([0.299, 0.587, 0.114])
+RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
+YIQ_TO_RGB = np.array([[1.0, 0.956, 0.621], [1.0, -0.272, -0.647], [1.0, -1.107, 1.705]])
+
+MAX_EXPANSION = 4.0
+
+# A crop is tried for each of these lowest overlaps with every box; the last one accepts any.
+CROP_IOUS = np.array([0.1, 0.3, 0.5, 0.7, 0.9, -math.inf])
+CROP_TRIALS = 50
+CROP_SCALES = (0.3, 1.0)
+MAX_CROP_ASPECT = 2.0
+
+INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_LANCZOS4)
+
+# Scales that a JPEG can be decoded at, by dropping high frequencies (ITU-T T.81 decoders offer them).
+REDUCTIONS = (8, 4, 2)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Geometry:
+    """Where one image goes in the network input, and its boxes there. All but `boxes` are whole pixels.
+
+    Attributes:
+        canvas_size: (height, width) of the canvas that the image was placed on; its own size if not expanded.
+        image_offset: (top, left) of the image on the canvas.
+        crop: (left, top, width, height) that was cut out of the canvas.
+        is_flipped: mirrored, after the resize.
+        interpolation: OpenCV's code.
+        source: (left, top, right, bottom) of what stays visible, in image pixels.
+        target: (left, top, right, bottom) that it fills in the network input before the flip; the mean
+            color is around it.
+        reduction: 2, 4 or 8 where the image may be decoded at that fraction of its size, else 1.
+        kept: (K,) int64, indices of the boxes that stay.
+        boxes: (K, 4) float64 xyxy in network-input pixels, flip included.
+    """
+
+    canvas_size: tuple[int, int]
+    image_offset: tuple[int, int]
+    crop: tuple[int, int, int, int]
+    is_flipped: bool
+    interpolation: int
+    source: tuple[int, int, int, int]
+    target: tuple[int, int, int, int]
+    reduction: int
+    kept: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+
+
+def sample_geometry(
+    rng: np.random.Generator,
+    image_size: tuple[int, int],
+    boxes: NDArray[np.float64],
+    input_size: int,
+    max_expansion: float = MAX_EXPANSION,
+) -> Geometry:
+    """Draw expansion, crop, interpolation and flip.
+
+    Args:
+        rng: the only source of randomness.
+        image_size: (height, width) in pixels.
+        boxes: (M, 4) xyxy in image pixels.
+        input_size: side of the square network input.
+        max_expansion: largest canvas, in sides of the image; 1 for no expansion.
+
+    Returns:
+        Positions such that box edges lie where the same pixels' edges lie: where whole pixels force a
+        rounding, it is the boxes that follow the pixels.
+    """
+    canvas_size, (top, left) = _expanded(rng, image_size, max_expansion)
+    shifted = boxes + np.array([left, top, left, top])
+    crop, kept, clipped = _cropped(rng, canvas_size, shifted)
+    interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
+    is_flipped = bool(rng.random() < PROBABILITY)
+
+    height, width = image_size
+    x_span = _visible(left, width, crop[0], crop[2], input_size)
+    y_span = _visible(top, height, crop[1], crop[3], input_size)
+    reduction = 1
+    for candidate in REDUCTIONS:
+        if all(high - low >= candidate * (end - start) for low, high, start, end in (x_span, y_span)):
+            reduction = candidate
+            break
+    x0, x1, u0, u1 = _on_grid(x_span, width, reduction)
+    y0, y1, v0, v1 = _on_grid(y_span, height, reduction)
+    scale = np.array([(u1 - u0) / (x1 - x0), (v1 - v0) / (y1 - y0)])
+    offset = np.array([u0, v0]) - np.array([x0 + left, y0 + top]) * scale
+    mapped = clipped * np.tile(scale, 2) + np.tile(offset, 2)
+    if is_flipped:
+        mapped[:, [0, 2]] = input_size - mapped[:, [2, 0]]
+    mapped = np.clip(mapped, 0, input_size)
+    # In the precision of the targets: a box without area there would have an infinite one.
+    has_area = (mapped[:, 2:].astype(np.float32) > mapped[:, :2].astype(np.float32)).all(axis=1)
+    return Geometry(
+        canvas_size=canvas_size,
+        image_offset=(top, left),
+        crop=crop,
+        is_flipped=is_flipped,
+        interpolation=interpolation,
+        source=(x0, y0, x1, y1),
+        target=(u0, v0, u1, v1),
+        reduction=reduction,
+        kept=kept[has_area],
+        boxes=mapped[has_area],
+    )
+
+
+def _expanded(
+    rng: np.random.Generator, image_size: tuple[int, int], max_expansion: float
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return (height, width) of the canvas and (top, left) of the image on it."""
+    if rng.random() >= PROBABILITY:
+        return image_size, (0, 0)
+    ratio = rng.uniform(1, max_expansion)
+    height, width = int(image_size[0] * ratio), int(image_size[1] * ratio)
+    top, left = rng.integers(height - image_size[0] + 1), rng.integers(width - image_size[1] + 1)
+    return (height, width), (int(top), int(left))
+
+
+def _cropped(
+    rng: np.random.Generator, size: tuple[int, int], boxes: NDArray[np.float64]
+) -> tuple[tuple[int, int, int, int], NDArray[np.int64], NDArray[np.float64]]:
+    """Return a crop (left, top, width, height), the boxes that it keeps, and those clipped to it.
+
+    For every lowest overlap the first of 50 random crops that reaches it with all boxes is a candidate,
+    and so is the whole canvas. Candidates are drawn until one keeps a box by its centre.
+    """
+    height, width = size
+    shape = (len(CROP_IOUS), CROP_TRIALS)
+    scale = rng.uniform(*CROP_SCALES, shape)
+    low, high = np.maximum(1 / MAX_CROP_ASPECT, scale**2), np.minimum(MAX_CROP_ASPECT, scale**-2)
+    aspect = np.sqrt(rng.uniform(low, high))
+    heights = np.maximum((height * scale / aspect).astype(np.int64), 1)
+    widths = np.maximum((width * scale * aspect).astype(np.int64), 1)
+    # The last position is left out, as GluonCV's half-open range does.
+    tops = (rng.random(shape) * np.maximum(height - heights, 1)).astype(np.int64)
+    lefts = (rng.random(shape) * np.maximum(width - widths, 1)).astype(np.int64)
+    whole = (0, 0, width, height)
+    if not len(boxes):
+        return (int(lefts[0, 0]), int(tops[0, 0]), int(widths[0, 0]), int(heights[0, 0])), _NONE, boxes
+
+    corners = np.stack([lefts, tops, lefts + widths, tops + heights], axis=-1)
+    accepted = _lowest_iou(corners, boxes) >= CROP_IOUS[:, None]
+    first = accepted.argmax(axis=1)
+    candidates = [whole]
+    for row in np.flatnonzero(accepted.any(axis=1)):
+        x0, y0, x1, y1 = corners[row, first[row]].tolist()
+        candidates.append((x0, y0, x1 - x0, y1 - y0))
+    for number in rng.permutation(len(candidates)):
+        crop = candidates[number]
+        kept, clipped = _kept(boxes, crop)
+        if len(kept):
+            return crop, kept, clipped
+    return whole, np.arange(len(boxes)), boxes
+
+
+_NONE = np.zeros(0, np.int64)
+
+
+def _lowest_iou(corners: NDArray[np.int64], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return for (..., 4) crops the smallest overlap with any of the (M, 4) boxes."""
+    x0, y0, x1, y1 = (corners[..., side, None] for side in range(4))
+    shared_width = np.minimum(x1, boxes[:, 2]) - np.maximum(x0, boxes[:, 0])
+    shared_height = np.minimum(y1, boxes[:, 3]) - np.maximum(y0, boxes[:, 1])
+    shared = np.maximum(shared_width, 0) * np.maximum(shared_height, 0)
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    lowest: NDArray[np.float64] = (shared / ((x1 - x0) * (y1 - y0) + areas - shared)).min(axis=-1)
+    return lowest
+
+
+def _kept(boxes: NDArray[np.float64], crop: tuple[int, int, int, int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the boxes whose centre lies in the crop and whose part there has an area, and that part."""
+    left, top, width, height = crop
+    low, high = np.array([left, top]), np.array([left + width, top + height])
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    clipped = np.concatenate([np.maximum(boxes[:, :2], low), np.minimum(boxes[:, 2:], high)], axis=1)
+    inside = (low <= centres) & (centres < high) & (clipped[:, :2] < clipped[:, 2:])
+    kept = np.flatnonzero(inside.all(axis=1))
+    return kept, clipped[kept]
+
+
+# (first, last) pixel edge in the image, then in the network input, along one axis.
+Span = tuple[int, int, int, int]
+
+
+def _visible(offset: int, length: int, crop_start: int, crop_length: int, input_size: int) -> Span:
+    """Return which part of the image a crop shows along one axis, and where; never less than a pixel."""
+    first = min(max(crop_start - offset, 0), length - 1)
+    last = max(min(crop_start + crop_length - offset, length), first + 1)
+    scale = input_size / crop_length
+    start = min(max(round((first + offset - crop_start) * scale), 0), input_size - 1)
+    end = min(max(round((last + offset - crop_start) * scale), start + 1), input_size)
+    return first, last, start, end
+
+
+def _on_grid(span: Span, length: int, reduction: int) -> Span:
+    """Move a span's edges in the image to edges of its reduced pixels; the image's own end is one too."""
+    first, last, start, end = span
+    first = round(first / reduction) * reduction
+    if last < length:
+        last = min(max(round(last / reduction) * reduction, first + reduction), length)
+    return first, last, start, end
+
+
+def render(image: NDArray[np.uint8], geometry: Geometry, input_size: int) -> NDArray[np.uint8]:
+    """Cut, resize and mirror an image; what it does not fill stays 0.
+
+    Args:
+        image: (H, W, 3) uint8, decoded at `1 / geometry.reduction` of its size.
+        geometry: for that image.
+        input_size: S.
+
+    Returns:
+        (S, S, 3) uint8.
+    """
+    x0, y0, x1, y1 = (-(-edge // geometry.reduction) for edge in geometry.source)
+    u0, v0, u1, v1 = geometry.target
+    if geometry.is_flipped:
+        u0, u1 = input_size - u1, input_size - u0
+    canvas = np.zeros((input_size, input_size, 3), np.uint8)
+    part = cv2.resize(image[y0:y1, x0:x1], (u1 - u0, v1 - v0), interpolation=geometry.interpolation)
+    canvas[v0:v1, u0:u1] = cv2.flip(part, 1) if geometry.is_flipped else part
+    return canvas
+
+
+def sample_colour(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw brightness, contrast, saturation and hue as one affine map.
+
+    Returns:
+        (3, 4) float32 M, for RGB in 0 to 255: `M[:, :3] @ rgb + M[:, 3]`. The result is not clipped.
+    """
+    matrix = np.eye(3, 4)
+    applies = rng.random(4) < PROBABILITY
+    if applies[0]:
+        matrix[:, 3] += rng.uniform(-BRIGHTNESS, BRIGHTNESS)
+    contrast = np.eye(3) * (rng.uniform(*CONTRAST) if applies[1] else 1.0)
+    saturation, hue = np.eye(3), np.eye(3)
+    if applies[2]:
+        amount = rng.uniform(*SATURATION)
+        saturation = amount * np.eye(3) + (1 - amount) * np.ones((3, 1)) * LUMA
+    if applies[3]:
+        angle = rng.uniform(-HUE, HUE) * math.pi
+        cosine, sine = math.cos(angle), math.sin(angle)
+        hue = YIQ_TO_RGB @ np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]]) @ RGB_TO_YIQ
+    steps = (contrast, saturation, hue) if rng.random() < 0.5 else (saturation, hue, contrast)
+    for step in steps:
+        matrix = step @ matrix
+    return matrix.astype(np.float32)

@@ -1,0 +1,279 @@
+"""Samples -> batches of augmented 8-bit images, the same for a seed whatever the number of worker processes.
+
+Training is one long stream of samples: epoch after epoch, each in an order of its own, cut into batches
+without regard to where an epoch ends (GluonCV's "rollover": what does not fill a batch begins the next
+epoch). A position in it is all there is to resume from, and processes cut each batch among them.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ssd_train.evaluation.datasets.dataset import Sample
+from ssd_train.evaluation.errors import DatasetError, ImageError
+from ssd_train.training.augment import MAX_EXPANSION, render, sample_colour, sample_geometry
+
+
+class Key(NamedTuple):
+    """Which sample, and in which of its epochs, which together decide its augmentation."""
+
+    epoch: int
+    sample: int
+
+
+class Example(NamedTuple):
+    """One augmented image, not yet coloured.
+
+    Attributes:
+        image: (S, S, 3) RGB uint8.
+        target: (left, top, right, bottom) of the image in it; the rest is to be the mean color.
+        colour: (3, 4) float32, see `augment.sample_colour`.
+        boxes: (K, 4) float32 xyxy in pixels of `image`.
+        labels: (K,) int64.
+        path: the image file.
+        bad: what was wrong with the images that this one stands in for, a sentence each.
+    """
+
+    image: NDArray[np.uint8]
+    target: tuple[int, int, int, int]
+    colour: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    path: str
+    bad: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """N examples, padded to the M objects of the fullest.
+
+    Attributes:
+        images: (N, S, S, 3) uint8.
+        targets: (N, 4) int64, see `Example.target`.
+        colours: (N, 3, 4) float32.
+        boxes: (N, M, 4) float32.
+        labels: (N, M) int64, -1 where a row is padding; M is at least 1.
+        paths: N image files.
+        bad: sentences about images that could not be read.
+    """
+
+    images: Tensor
+    targets: Tensor
+    colours: Tensor
+    boxes: Tensor
+    labels: Tensor
+    paths: tuple[str, ...]
+    bad: tuple[str, ...]
+
+    def _with(self, images: Tensor, targets: Tensor, colours: Tensor, boxes: Tensor, labels: Tensor) -> "Batch":
+        return Batch(images, targets, colours, boxes, labels, self.paths, self.bad)
+
+    def pin_memory(self) -> "Batch":
+        """Called by the DataLoader."""
+        parts = (self.images, self.targets, self.colours, self.boxes, self.labels)
+        return self._with(*(part.pin_memory() for part in parts))
+
+    def to(self, device: torch.device) -> "Batch":
+        parts = (self.images, self.targets, self.colours, self.boxes, self.labels)
+        return self._with(*(part.to(device, non_blocking=True) for part in parts))
+
+
+class AugmentedImages(Dataset[Example]):
+    """Augmented training images by `Key`.
+
+    Args:
+        samples: as `samples.load_training_samples` gives them.
+        input_size: side of the square network input.
+        seed: of the whole training.
+        max_expansion: see `augment.sample_geometry`.
+        skip_bad: take the next sample for one whose image cannot be read, and say so, instead of failing.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        input_size: int,
+        seed: int,
+        *,
+        max_expansion: float = MAX_EXPANSION,
+        skip_bad: bool = False,
+    ) -> None:
+        self.samples = samples
+        self.input_size = input_size
+        self.seed = seed
+        self.max_expansion = max_expansion
+        self.skip_bad = skip_bad
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: Key) -> Example:
+        bad: list[str] = []
+        for offset in range(len(self.samples)):
+            index = (key.sample + offset) % len(self.samples)
+            try:
+                return self._example(Key(key.epoch, index), tuple(bad))
+            except (ImageError, DatasetError) as error:
+                bad.append(str(error))
+                if not self.skip_bad:
+                    break
+        # An answer and not an exception, which a worker process would wrap into its traceback.
+        return _unreadable(tuple(bad))
+
+    def _example(self, key: Key, bad: tuple[str, ...]) -> Example:
+        sample = self.samples[key.sample]
+        rng = np.random.default_rng((self.seed, key.epoch, key.sample))
+        boxes = sample.ground_truth.boxes
+        geometry = sample_geometry(rng, sample.image_size, boxes, self.input_size, self.max_expansion)
+        image = sample.load_image(reduction=geometry.reduction)
+        return Example(
+            image=render(image, geometry, self.input_size),
+            target=_mirrored(geometry.target, self.input_size) if geometry.is_flipped else geometry.target,
+            colour=sample_colour(rng),
+            boxes=geometry.boxes.astype(np.float32),
+            labels=sample.ground_truth.labels[geometry.kept],
+            path=str(sample.path),
+            bad=bad,
+        )
+
+
+def _unreadable(bad: tuple[str, ...]) -> Example:
+    nothing = np.zeros((1, 1, 3), np.uint8)
+    no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    return Example(nothing, (0, 0, 0, 0), np.eye(3, 4, dtype=np.float32), no_boxes, no_labels, "", bad)
+
+
+def _mirrored(target: tuple[int, int, int, int], input_size: int) -> tuple[int, int, int, int]:
+    left, top, right, bottom = target
+    return input_size - right, top, input_size - left, bottom
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Stack examples into a batch.
+
+    Raises:
+        nothing: an example without an image makes a batch without images, whose `bad` says why.
+    """
+    bad = tuple(sentence for example in examples for sentence in example.bad)
+    if any(not example.path for example in examples):
+        examples = ()
+    most = max((len(example.labels) for example in examples), default=0)
+    boxes = np.zeros((len(examples), max(most, 1), 4), np.float32)
+    labels = np.full((len(examples), max(most, 1)), -1, np.int64)
+    for row, example in enumerate(examples):
+        boxes[row, : len(example.labels)] = example.boxes
+        labels[row, : len(example.labels)] = example.labels
+    return Batch(
+        images=torch.from_numpy(np.array([example.image for example in examples], np.uint8)),
+        targets=torch.from_numpy(np.array([example.target for example in examples], np.int64).reshape(-1, 4)),
+        colours=torch.from_numpy(np.array([example.colour for example in examples], np.float32).reshape(-1, 3, 4)),
+        boxes=torch.from_numpy(boxes),
+        labels=torch.from_numpy(labels),
+        paths=tuple(example.path for example in examples),
+        bad=bad,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stream:
+    """The order of all samples of a training.
+
+    Attributes:
+        num_samples: in the data set.
+        batch_size: of all processes together.
+        epochs: passes over the data set; what does not fill the very last batch is not used.
+        seed: decides the order within each epoch.
+    """
+
+    num_samples: int
+    batch_size: int
+    epochs: int
+    seed: int
+
+    def first_step(self, epoch: int) -> int:
+        """Return the step that an epoch begins with; `first_step(epochs)` is the number of all steps."""
+        return epoch * self.num_samples // self.batch_size
+
+    def epoch_of(self, step: int) -> int:
+        """Return the epoch that a step counts to: the one that its batch completes."""
+        return ((step + 1) * self.batch_size - 1) // self.num_samples
+
+    def keys(self, first_step: int, rank: int = 0, processes: int = 1) -> Iterator[list[Key]]:
+        """Yield one process's part of every batch from `first_step` to the end of the training."""
+        share = self.batch_size // processes
+        orders: dict[int, NDArray[np.int64]] = {}
+        for step in range(first_step, self.first_step(self.epochs)):
+            start = step * self.batch_size + rank * share
+            keys = []
+            for position in range(start, start + share):
+                epoch, place = divmod(position, self.num_samples)
+                if epoch not in orders:
+                    orders = {epoch: np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)} | {
+                        old: order for old, order in orders.items() if old == epoch - 1
+                    }
+                keys.append(Key(epoch, int(orders[epoch][place])))
+            yield keys
+
+
+class _Keys(Sampler[list[Key]]):
+    """The stream's keys in the form that a DataLoader takes."""
+
+    def __init__(self, stream: Stream, first_step: int, rank: int, processes: int) -> None:
+        self.position = (first_step, rank, processes)
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return self.stream.keys(*self.position)
+
+
+def batches(
+    images: AugmentedImages,
+    stream: Stream,
+    *,
+    first_step: int,
+    rank: int,
+    processes: int,
+    workers: int,
+    pin_memory: bool,
+) -> Iterator[Batch]:
+    """Yield one process's batches from a step on, loaded ahead by worker processes.
+
+    Args:
+        workers: worker processes; 0 loads in this one.
+        pin_memory: put batches where a GPU can fetch them by itself.
+    """
+    loader = DataLoader(
+        images,
+        batch_sampler=_Keys(stream, first_step, rank, processes),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        prefetch_factor=4 if workers else None,
+        # A generator of its own: the loader draws from it, and the global one belongs to the training.
+        generator=torch.Generator(),
+    )
+    return iter(loader)
+
+
+def _start_worker(worker: int) -> None:
+    # A group of its own: Ctrl-C reaches every process of the terminal's group, and the training that answers
+    # it by saving still needs its workers.
+    os.setpgid(0, 0)
+    # A process an image: threads inside would only get in each other's way.
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def available_workers(asked: int, processes: int) -> int:
+    """Return how many of the workers that were asked for this machine has cores for, a process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(asked, max(1, cores // processes))

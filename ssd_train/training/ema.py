@@ -1,0 +1,36 @@
+"""An exponential moving average of a network's weights (Tarvainen and Valpola, Mean teachers, section 2)."""
+
+import copy
+
+import torch
+
+from ssd_train.networks.ssd import SSD
+
+
+class MovingAverage:
+    """A second network that follows the first; its batch norm statistics are averaged too.
+
+    Args:
+        network: copied as it is.
+        decay: share of the average that a step leaves; less in the first steps, so that it starts quickly.
+
+    Attributes:
+        network: the average, in evaluation mode.
+    """
+
+    def __init__(self, network: SSD, decay: float) -> None:
+        self.decay = decay
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, network: SSD, step: int) -> None:
+        """Take a step's weights in; `step` counts from 0."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        averages, values = [], []
+        for average, value in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
+            if average.is_floating_point():
+                averages.append(average)
+                values.append(value)
+            else:
+                average.copy_(value)
+        torch._foreach_lerp_(averages, values, weight)

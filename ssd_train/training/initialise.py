@@ -1,0 +1,152 @@
+"""Weights to start a training from: fresh ones, an ImageNet backbone, or another detector's."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ssd_train.evaluation.errors import WeightsError
+from ssd_train.networks.build import build_ssd
+from ssd_train.networks.feature_expander import ExpandedLevel
+from ssd_train.networks.ssd import SSD, ConvPredictor
+from ssd_train.networks.vgg_atrous import L2Normalize
+from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, VOC_CLASSES, NetworkConfig
+from ssd_train.weights.checkpoint import read_tensors
+from ssd_train.weights.convert import state_for, stored_classes
+from ssd_train.weights.mapping import canonical_name
+
+# MXNet's default initialiser, which GluonCV's added levels get.
+ADDED_LEVEL_RANGE = 0.07
+L2_SCALE = 20.0
+
+
+@torch.no_grad()
+def initialise(network: SSD, seed: int) -> None:
+    """Draw every weight as GluonCV does before it loads a backbone, the same for the same seed.
+
+    Convolutions of backbone and extras: normal with variance 2 / fan-out, which suits ReLU (He et al.,
+    Delving Deep into Rectifiers, section 2.2). Predictors: uniform (Glorot and Bengio, section 4.2.1) with
+    GluonCV's magnitude of 2. Levels added with batch norm: uniform in +-0.07; their running statistics
+    start at 0 and 1, where GluonCV draws them too, negative variances included.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * module.weight[0, 0].numel() / module.groups
+            module.weight.normal_(0, math.sqrt(2 / fan_out), generator=generator)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, L2Normalize):
+            module.scale.fill_(L2_SCALE)
+    for module in network.modules():
+        if isinstance(module, ExpandedLevel):
+            for parameter in module.parameters():
+                if parameter.requires_grad:
+                    parameter.uniform_(-ADDED_LEVEL_RANGE, ADDED_LEVEL_RANGE, generator=generator)
+        elif isinstance(module, ConvPredictor):
+            _initialise_predictor(module.predictor, generator)
+
+
+def _initialise_predictor(predictor: nn.Conv2d, generator: torch.Generator) -> None:
+    cell = predictor.weight[0, 0].numel()
+    mean_fan = cell * (predictor.in_channels + predictor.out_channels) / 2
+    bound = math.sqrt(2 / mean_fan)
+    predictor.weight.uniform_(-bound, bound, generator=generator)
+    cast(Tensor, predictor.bias).zero_()
+
+
+@torch.no_grad()
+def reuse_class_predictors(network: SSD, source: SSD) -> tuple[str, ...]:
+    """Copy the class predictors' rows of classes that both networks know by name, and of the background.
+
+    All else of the class predictors stays, as GluonCV's `reset_class` leaves it.
+
+    Args:
+        network, source: the same architecture with their class lists.
+
+    Returns:
+        The names that were found; none, and nothing is copied, where the lists share none.
+    """
+    theirs = {name: row for row, name in enumerate(source.config.class_names, start=1)}
+    shared = [(row, theirs[name]) for row, name in enumerate(network.config.class_names, start=1) if name in theirs]
+    if not shared:
+        return ()
+    rows, source_rows = ([0, *column] for column in zip(*shared, strict=True))
+    for head, source_head in zip(network.class_predictors, source.class_predictors, strict=True):
+        _copy_rows(cast(ConvPredictor, head), rows, cast(ConvPredictor, source_head), source_rows)
+    return tuple(network.config.class_names[row - 1] for row in rows[1:])
+
+
+def _copy_rows(head: ConvPredictor, rows: list[int], source: ConvPredictor, source_rows: list[int]) -> None:
+    # A predictor's channels are anchor-major: all columns of the first anchor, then of the second.
+    for own, other in ((head.predictor.weight, source.predictor.weight), (head.predictor.bias, source.predictor.bias)):
+        assert own is not None and other is not None
+        own.unflatten(0, (-1, head.values))[:, rows] = other.unflatten(0, (-1, source.values))[:, source_rows]
+
+
+def start_from(network: SSD, path: Path, *, reuse_classes: bool) -> str:
+    """Give a network everything of another detector of its architecture, anchors included, but class predictors.
+
+    Those come along too where both class lists are the same; otherwise only with `reuse_classes`, and then
+    the rows of classes with the same name.
+
+    Args:
+        network: of the new class list, freshly initialised; changed in place.
+        path: weights in any format that is read. Files of this project bring their class list; of others 20
+            classes are taken for Pascal VOC's and 80 for COCO's.
+
+    Returns:
+        A sentence that says what was taken.
+
+    Raises:
+        WeightsError: the file cannot be read or does not fit, or its class list is unknown.
+    """
+    source = _read_detector(network.config, path)
+    state = source.state_dict()
+    same_classes = source.config.class_names == network.config.class_names
+    if not same_classes:
+        state = {name: value for name, value in state.items() if not name.startswith("class_predictors.")}
+    network.load_state_dict(state, strict=False)
+    if same_classes:
+        return f"started from {path}, class predictors included"
+    reused = reuse_class_predictors(network, source) if reuse_classes else ()
+    return (
+        f"started from {path} ({len(source.config.class_names)} classes); class predictors of "
+        f"{', '.join(reused) if reused else 'no class'} reused, {len(network.config.class_names) - len(reused)} fresh"
+    )
+
+
+def _read_detector(config: NetworkConfig, path: Path) -> SSD:
+    """Build a network with a file's weights and class list, of the architecture of `config`."""
+    file = read_tensors(path)
+    stem = config.name.rsplit("_", 1)[0]
+    made_for = file.metadata.get("network", config.name)
+    if made_for.rsplit("_", 1)[0] != stem:
+        raise WeightsError(f"{path}: holds weights of {made_for}, which {config.name} cannot start from")
+    classes = stored_classes(file)
+    if classes is None:
+        named = {canonical_name(name): tensor for name, tensor in file.tensors.items()}
+        bias = named.get("class_predictors.0.predictor.bias", named.get("convpredictor0_conv0_bias"))
+        if bias is None:
+            raise WeightsError(f"{path}: has no class predictors, so it is no detector; see --pretrained-backbone")
+        count = bias.numel() // config.anchors_per_cell[0] - 1
+        known = {len(names): names for names in (config.class_names, COCO_CLASSES, VOC_CLASSES)}
+        if count not in known:
+            raise WeightsError(
+                f"{path}: predicts {count} classes and does not say which; convert it with `ssd-deploy convert "
+                f"--network {stem}_custom --classes FILE` and start from the result"
+            )
+        classes = known[count]
+    # Under the name that it was published by, where there is one: a file's layout may depend on it.
+    published = {VOC_CLASSES: f"{stem}_voc", COCO_CLASSES: f"{stem}_coco"}.get(classes, "")
+    row = NETWORKS.get(published, config)
+    source = build_ssd(dataclasses.replace(row, class_names=classes))
+    source.load_state_dict(state_for(source, file))
+    return source

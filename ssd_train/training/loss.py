@@ -1,0 +1,54 @@
+"""The loss of SSD (Liu et al., SSD, section 2.2, eq. 1), as GluonCV's `SSDMultiBoxLoss` sums and divides it."""
+
+import torch
+from torch import Tensor, nn
+
+# Background anchors that count, for every matched one of the same image.
+NEGATIVES_PER_POSITIVE = 3
+
+
+def multibox_loss(
+    cls_logits: Tensor,
+    box_offsets: Tensor,
+    cls_targets: Tensor,
+    box_targets: Tensor,
+    num_positives: Tensor | float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Softmax cross-entropy of matched anchors and the hardest background, smooth L1 of matched anchors.
+
+    Both are sums over the batch, divided by the number of matched anchors in it. The hardest background
+    anchors, those with the largest loss, are chosen image by image, three for every matched anchor there:
+    an image without objects adds nothing.
+
+    Args:
+        cls_logits: (N, A, C + 1) float32, column 0 is background.
+        box_offsets: (N, A, 4) float32.
+        cls_targets: (N, A) int64, 0 for background.
+        box_targets: (N, A, 4) float32.
+        num_positives: the number to divide by instead, where the batch is a part of a larger one. Neither is
+            less than 1.
+
+    Returns:
+        The classification and the localisation loss, two scalars.
+    """
+    is_positive = cls_targets > 0
+    losses = nn.functional.cross_entropy(cls_logits.flatten(0, 1), cls_targets.flatten(), reduction="none")
+    losses = losses.view(cls_targets.shape)
+    counts = is_positive | hardest_negatives(losses.detach(), is_positive)
+    box_losses = nn.functional.smooth_l1_loss(box_offsets, box_targets, reduction="none").sum(dim=2)
+    if num_positives is None:
+        num_positives = is_positive.sum()
+    divisor = torch.as_tensor(num_positives, device=losses.device).clamp(min=1)
+    # A choice and not a product: what does not count may be infinite.
+    classification = torch.where(counts, losses, 0).sum() / divisor
+    localisation = torch.where(is_positive, box_losses, 0).sum() / divisor
+    return classification, localisation
+
+
+def hardest_negatives(losses: Tensor, is_positive: Tensor) -> Tensor:
+    """Return which background anchors count, (N, A) bool; of equal losses the lower anchor goes first."""
+    wanted = NEGATIVES_PER_POSITIVE * is_positive.sum(dim=1, keepdim=True)
+    # Matched anchors stand behind all others, as their loss of 0 puts them.
+    order = torch.where(is_positive, 0, losses).sort(dim=1, descending=True, stable=True).indices
+    is_wanted = torch.arange(losses.shape[1], device=losses.device) < wanted
+    return torch.zeros_like(is_positive).scatter_(1, order, is_wanted) & ~is_positive

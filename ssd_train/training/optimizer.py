@@ -1,0 +1,83 @@
+"""Momentum SGD in MXNet's form, and the learning rate of every step."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class MXNetSGD(torch.optim.Optimizer):
+    """SGD whose momentum buffer holds steps, learning rate included: m = 0.9 m - lr (g + wd w); w = w + m.
+
+    `torch.optim.SGD` multiplies the buffer by the learning rate of the moment instead, so after a decay it
+    slows down at once; here the old steps linger, as they did when the published weights were trained.
+
+    Args:
+        params: all of them decay, biases and batch norms included.
+        lr: learning rate.
+        momentum: share of the last step that is taken again.
+        weight_decay: of every parameter.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step; a parameter without a gradient stays."""
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        for group in self.param_groups:
+            params = [param for param in group["params"] if param.grad is not None]
+            if not params:
+                continue
+            for param in params:
+                if not self.state[param]:
+                    self.state[param]["last_step"] = torch.zeros_like(param)
+            steps = [self.state[param]["last_step"] for param in params]
+            gradients = torch._foreach_add([param.grad for param in params], params, alpha=group["weight_decay"])
+            torch._foreach_mul_(steps, group["momentum"])
+            torch._foreach_add_(steps, gradients, alpha=-group["lr"])
+            torch._foreach_add_(params, steps)
+        return result
+
+
+def learning_rate(
+    step: int,
+    epoch: int,
+    total_steps: int,
+    *,
+    base: float,
+    mode: str,
+    decay: float,
+    decay_epochs: tuple[int, ...],
+    warmup_steps: int,
+    warmup_factor: float,
+) -> float:
+    """Return the learning rate of a step; it depends on nothing else, so a resumed run goes on as it was.
+
+    Args:
+        step, epoch: both from 0.
+        total_steps: of the whole training, for `cos`.
+        base: the rate that warm-up leads to.
+        mode: `step` multiplies by `decay` at the start of every epoch in `decay_epochs`; `cos` falls to 0 along
+            half a cosine (Loshchilov and Hutter, SGDR, section 3, without restarts).
+        warmup_steps: over so many the rate rises linearly from `warmup_factor` of what it would be.
+    """
+    if mode == "cos":
+        rate = base * 0.5 * (1 + math.cos(math.pi * min(step / total_steps, 1.0)))
+    else:
+        rate = base * decay ** sum(epoch >= decay_epoch for decay_epoch in decay_epochs)
+    if step < warmup_steps:
+        rate *= warmup_factor + (1 - warmup_factor) * step / warmup_steps
+    return rate

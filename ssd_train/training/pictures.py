@@ -1,0 +1,93 @@
+"""What a training sees and finds, as pictures for people."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssd_train.evaluation.datasets.dataset import GroundTruth, Sample
+from ssd_train.evaluation.detections import Detections
+from ssd_train.evaluation.draw import draw
+from ssd_train.evaluation.errors import SSDDeployError
+from ssd_train.evaluation.files import written_atomically
+from ssd_train.evaluation.spec import DetectorSpec
+
+MAX_COLUMNS = 4
+# Lower scores would cover a picture of an untrained network.
+SHOWN_SCORE = 0.3
+PICTURE_WIDTH = 400
+# Of the two pictures of an image together: a JPEG has at most 65500 rows, which a narrow image would exceed.
+MAX_PICTURE_HEIGHT = 2400
+
+
+def write_augmented(path: Path, images: Tensor, boxes: Tensor, labels: Tensor, spec: DetectorSpec) -> None:
+    """Write training images as the network gets them, with their boxes.
+
+    Args:
+        path: a PNG or JPEG.
+        images: (N, 3, S, S) float32, normalised.
+        boxes: (N, M, 4) xyxy in pixels of the images.
+        labels: (N, M), -1 where a row is padding.
+        spec: undoes the normalisation and names the classes.
+    """
+    pixels = images.permute(0, 2, 3, 1).cpu().numpy() * np.array(spec.std) + np.array(spec.mean)
+    pictures = []
+    for image, own_boxes, own_labels in zip(pixels, boxes.cpu().numpy(), labels.cpu().numpy(), strict=True):
+        real = own_labels >= 0
+        known = Detections(own_boxes[real], np.ones(int(real.sum()), np.float32), own_labels[real])
+        picture = (255 * image).clip(0, 255).round().astype(np.uint8)
+        pictures.append(draw(picture, known, spec.class_names, with_scores=False))
+    _write(path, _grid(pictures))
+
+
+def write_detections(
+    path: Path, samples: Sequence[Sample], detections: Sequence[Detections], class_names: tuple[str, ...]
+) -> None:
+    """Write validation images, each as annotated above and as detected below.
+
+    Args:
+        path: a PNG or JPEG.
+        samples, detections: one each a picture; detections below `SHOWN_SCORE` are not drawn.
+    """
+    pictures = []
+    for sample, found in zip(samples, detections, strict=True):
+        image = sample.load_image()
+        annotated = draw(image, _as_detections(sample.ground_truth), class_names, with_scores=False)
+        detected = draw(image, found.select(found.scores >= SHOWN_SCORE), class_names)
+        pair = np.concatenate([annotated, np.full((4, image.shape[1], 3), 255, np.uint8), detected])
+        height, width = pair.shape[:2]
+        scale = min(PICTURE_WIDTH / width, MAX_PICTURE_HEIGHT / height)
+        size = (max(round(width * scale), 1), max(round(height * scale), 1))
+        pictures.append(cv2.resize(pair, size, interpolation=cv2.INTER_AREA).astype(np.uint8))
+    _write(path, _grid(pictures))
+
+
+def _as_detections(truth: GroundTruth) -> Detections:
+    return Detections(truth.boxes.astype(np.float32), np.ones(len(truth), np.float32), truth.labels)
+
+
+def _grid(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Put pictures side by side on white, row by row, each row as high as its highest."""
+    gap = 4
+    columns = min(MAX_COLUMNS, len(pictures))
+    width = max(picture.shape[1] for picture in pictures)
+    rows = []
+    for start in range(0, len(pictures), columns):
+        own = pictures[start : start + columns]
+        row = np.full((max(picture.shape[0] for picture in own) + gap, columns * (width + gap), 3), 255, np.uint8)
+        for column, picture in enumerate(own):
+            left = column * (width + gap)
+            row[: picture.shape[0], left : left + picture.shape[1]] = picture
+        rows.append(row)
+    return np.concatenate(rows)
+
+
+def _write(path: Path, picture: NDArray[np.uint8]) -> None:
+    ok, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    if not ok:
+        raise SSDDeployError(f"{path}: OpenCV cannot write a picture of {picture.shape[1]}x{picture.shape[0]} pixels")
+    with written_atomically(path) as temporary:
+        temporary.write_bytes(data.tobytes())

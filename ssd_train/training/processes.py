@@ -1,0 +1,78 @@
+"""The processes that train together: one alone, or those that torchrun started."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ssd_train.evaluation.errors import BackendError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Processes:
+    """This process among all.
+
+    Attributes:
+        rank: from 0; 0 alone writes and prints.
+        count: of all processes.
+        device: what this one computes on.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Add a tensor up over all processes, in place; every process gets the sum."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every process's value by rank, in every process."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        """Return the first process's value in every process."""
+        return self.gather(value)[0]
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """Join the processes that torchrun started, if it did, and leave them at the end.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`; each process of a machine takes a GPU of its own.
+
+    Raises:
+        BackendError: there is no GPU, or fewer than processes.
+    """
+    count, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    gpus = torch.cuda.device_count()
+    if device == "cuda" and not gpus:
+        raise BackendError(f"--device cuda: torch {torch.__version__} finds no CUDA device; use --device cpu")
+    on_gpu = device != "cpu" and gpus > 0
+    if on_gpu and local_rank >= gpus:
+        raise BackendError(f"{local_rank + 1} processes on this machine, but {gpus} GPUs; start one for each GPU")
+    chosen = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(chosen)
+    if count > 1:
+        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=chosen if on_gpu else None)
+    yield Processes(rank=int(os.environ.get("RANK", "0")), count=count, device=chosen)
+    # Not after an error: the others may be waiting in an operation of the group, which torchrun then ends.
+    if count > 1:
+        dist.destroy_process_group()

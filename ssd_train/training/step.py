@@ -1,0 +1,145 @@
+"""One training step: images -> network -> targets -> loss -> gradients -> weights."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ssd_train.evaluation.errors import BackendError
+from ssd_train.networks.ssd import SSD
+from ssd_train.training.batches import Batch
+from ssd_train.training.config import TrainingConfig
+from ssd_train.training.input_batch import input_batch
+from ssd_train.training.loss import multibox_loss
+from ssd_train.training.optimizer import MXNetSGD
+from ssd_train.training.processes import Processes
+from ssd_train.training.targets import assign_targets
+
+AMP_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+# GluonCV's loss scale in half precision; GradScaler's own defaults are the rest of it.
+INITIAL_LOSS_SCALE = 2.0**16
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """A step's numbers on their way from the device, read by `values` once they are there.
+
+    Attributes:
+        step: which one.
+        lr: its learning rate.
+        paths: image files of this process's part of the batch.
+    """
+
+    step: int
+    lr: float
+    paths: tuple[str, ...]
+    _numbers: Tensor
+    _arrived: Any
+
+    def values(self) -> tuple[float, float, bool]:
+        """Return classification and localisation loss of the whole batch, and whether a process was asked to stop."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        classification, localisation, stop = self._numbers.tolist()
+        return classification, localisation, stop > 0
+
+
+class Trainer:
+    """Network and optimizer on this process's device, and what a step does to them.
+
+    Args:
+        network: on the device; its weights are updated in place.
+        config: learning rate of the first step, momentum, weight decay, precision and variants.
+        processes: whose gradients are averaged.
+
+    Raises:
+        BackendError: a variant that does not work on this device.
+    """
+
+    def __init__(self, network: SSD, config: TrainingConfig, processes: Processes) -> None:
+        self.network = network
+        self.processes = processes
+        device = processes.device
+        if config.sync_bn and device.type != "cuda":
+            raise BackendError("--sync-bn is for GPUs; leave it out on a CPU")
+        if config.amp == "fp16" and device.type != "cuda":
+            raise BackendError("--amp fp16 is for GPUs; on a CPU use --amp bf16 or leave it out")
+        if config.sync_bn and processes.count > 1:
+            self._convert_batch_norms()
+        # Sizes never change, so cuDNN may try its algorithms once and keep the fastest.
+        torch.backends.cudnn.benchmark = True
+        self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        network.to(memory_format=self.memory_format)
+        self.amp_type = AMP_TYPES.get(config.amp)
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimizer = MXNetSGD(trained, config.lr, config.momentum, config.weight_decay)
+        self.scaler = torch.amp.GradScaler(device.type, INITIAL_LOSS_SCALE, enabled=config.amp == "fp16")
+        forward: nn.Module = network
+        if config.compile:
+            forward = torch.compile(network)  # type: ignore[assignment]
+        if processes.count > 1:
+            forward = DistributedDataParallel(forward, device_ids=[device] if device.type == "cuda" else None)
+        self.forward = forward
+
+    def _convert_batch_norms(self) -> None:
+        """Synchronise the backbone's batch norms; GluonCV leaves those of the added levels to each process."""
+        features = self.network.features
+        backbone = getattr(features, "backbone", features)
+        nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
+
+    def step(self, step: int, batch: Batch, lr: float, *, stop: bool) -> StepResult:
+        """Take one step.
+
+        Args:
+            step: its number.
+            batch: this process's part, on the CPU.
+            lr: learning rate.
+            stop: this process was asked to stop, which all are to know.
+        """
+        device = self.processes.device
+        batch = batch.to(device)
+        spec = self.network.spec
+        images = input_batch(batch, spec.mean, spec.std).contiguous(memory_format=self.memory_format)
+        cls_targets, box_targets = assign_targets(batch.boxes, batch.labels, self.network.anchors)
+        # All processes divide by the positives of the whole batch. Their gradients are averaged, hence the product.
+        positives = (cls_targets > 0).sum().to(torch.float32)
+        counts = self.processes.sum(torch.stack([positives, torch.full_like(positives, float(stop))]))
+        with torch.autocast(device.type, self.amp_type or torch.bfloat16, enabled=self.amp_type is not None):
+            cls_logits, box_offsets = self.forward(images)
+        classification, localisation = multibox_loss(cls_logits, box_offsets, cls_targets, box_targets, counts[0])
+        loss = (classification + localisation) * self.processes.count
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        losses = self.processes.sum(torch.stack([classification.detach(), localisation.detach()]))
+        return self._on_its_way(step, lr, batch.paths, torch.cat([losses, counts[1:]]))
+
+    def _on_its_way(self, step: int, lr: float, paths: tuple[str, ...], numbers: Tensor) -> StepResult:
+        """Start copying a step's numbers; waiting for them here would leave the GPU without work."""
+        if numbers.device.type != "cuda":
+            return StepResult(step, lr, paths, numbers, None)
+        on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+        on_host.copy_(numbers, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return StepResult(step, lr, paths, on_host, arrived)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed training needs, weights included."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
