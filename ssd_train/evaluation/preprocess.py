@@ -63,7 +63,10 @@ def load_image(path: Path, *, apply_orientation: bool = True, reduction: int = 1
     if image is None:
         raise ImageError(f"{path}: not an image that OpenCV can decode; convert it to PNG or JPEG")
     if reduction > 1 and not is_jpeg:
-        size = tuple(-(-side // reduction) for side in image.shape[1::-1])
+        # Whole blocks, as a JPEG has them, or the far pixels would lie a little nearer.
+        rows, columns = (-side % reduction for side in image.shape[:2])
+        image = cv2.copyMakeBorder(image, 0, rows, 0, columns, cv2.BORDER_REPLICATE)
+        size = (image.shape[1] // reduction, image.shape[0] // reduction)
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ssd_train.evaluation.errors import SSDDeployError
 from ssd_train.training.curves import write_curves
 from ssd_train.training.run_folder import RunFolder
 
@@ -66,10 +67,15 @@ class Writers:
         self.folder.append_metrics({"kind": kind, **values})
         if self.board is None:
             return
-        for name, value in {**values, **values.get("scores", {})}.items():
-            if isinstance(value, float):
-                self.board.add_scalar(f"{kind}/{name}", value, values["step"])
-        self.board.flush()
+        try:
+            for name, value in {**values, **values.get("scores", {})}.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(f"{kind}/{name}", value, values["step"])
+            self.board.flush()
+        except OSError as error:
+            raise SSDDeployError(
+                f"{self.board.log_dir}: cannot be written ({error.strerror}); make room, and go on with --resume auto"
+            ) from error
 
     def draw_curves(self) -> None:
         lines = self.folder.read_metrics()
@@ -84,4 +90,6 @@ class Writers:
 
     def close(self) -> None:
         if self.board is not None:
-            self.board.close()
+            # Everything was flushed as it was written, so what fails here has failed and been said before.
+            with contextlib.suppress(OSError):
+                self.board.close()

@@ -65,8 +65,10 @@ def joined(device: str) -> Iterator[Processes]:
     if device == "cuda" and not gpus:
         raise BackendError(f"--device cuda: torch {torch.__version__} finds no CUDA device; use --device cpu")
     on_gpu = device != "cpu" and gpus > 0
-    if on_gpu and local_rank >= gpus:
-        raise BackendError(f"{local_rank + 1} processes on this machine, but {gpus} GPUs; start one for each GPU")
+    # In all of them and not only in those without a GPU, since the first is the one that speaks.
+    local_count = max(local_rank + 1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if on_gpu and local_count > gpus:
+        raise BackendError(f"{local_count} processes on this machine, but {gpus} GPUs; start one for each GPU")
     chosen = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(chosen)

@@ -95,8 +95,10 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         name: torch.clone(tensor.detach().cpu(), memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
+    # By way of memory: safetensors reports a full disk as an error of its own, and makes the file private.
+    data = safetensors.torch.save(copies, metadata=dict(metadata))
     with written_atomically(path) as temporary:
-        safetensors.torch.save_file(copies, temporary, metadata=dict(metadata))
+        temporary.write_bytes(data)
 
 
 def _format_of(path: Path) -> Format:

@@ -226,3 +226,85 @@ def test_a_bmp_with_the_short_header_of_os2_is_read(tmp_path: Path) -> None:
     path = tmp_path / "os2.bmp"
     path.write_bytes(b"BM" + (26 + len(rows)).to_bytes(4, "little") + bytes(4) + start + header + rows)
     np.testing.assert_array_equal(load_image(path), pixels)
+
+
+# --- decoding at a fraction of the size ---
+
+REDUCTIONS = (1, 2, 4, 8)
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    """A picture of slow waves, whose block means any decoder finds."""
+    y, x = np.mgrid[:height, :width]
+    waves = [128 + 100 * np.sin(x / 23), 128 + 100 * np.cos(y / 31), 128 + 100 * np.sin((x + y) / 37)]
+    return np.stack(waves, axis=2).round().astype(np.uint8)
+
+
+def block_means(image: np.ndarray, reduction: int) -> np.ndarray:
+    """Means of blocks, a block at the end over the pixels that it has."""
+    rows, columns = (range(0, side, reduction) for side in image.shape[:2])
+    blocks = [[image[y : y + reduction, x : x + reduction].mean(axis=(0, 1)) for x in columns] for y in rows]
+    return np.array(blocks)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
+@pytest.mark.parametrize("size", [(64, 96), (63, 97), (65, 41), (1, 1), (3, 200), (8, 7)])
+def test_a_reduced_image_is_the_means_of_blocks_and_rounded_up_in_size(
+    tmp_path: Path, suffix: str, size: tuple[int, int]
+) -> None:
+    image = smooth(*size)
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(encoded(suffix, image[:, :, ::-1]))
+    for reduction in REDUCTIONS:
+        reduced = load_image(path, reduction=reduction)
+        assert reduced.shape == (-(-size[0] // reduction), -(-size[1] // reduction), 3)
+        assert reduced.dtype == np.uint8 and reduced.flags.c_contiguous
+        rows, columns = (side // reduction for side in size)  # a JPEG fills the blocks of its edge as it likes
+        difference = np.abs(reduced - block_means(image, reduction))[:rows, :columns]
+        # Waves of 100 rise by up to 4.4 a pixel. Where sides are no multiple, the blocks of what is no JPEG are
+        # narrower and in the end lie up to a block earlier; a JPEG's stay where they are, but for lost detail.
+        allowed = 6 + (2 if suffix == ".jpg" else 4.4) * reduction
+        assert difference.max(initial=0) <= allowed
+
+
+def test_not_reducing_is_the_usual_decoding(tmp_path: Path) -> None:
+    for suffix in (".jpg", ".png"):
+        path = tmp_path / f"a{suffix}"
+        path.write_bytes(encoded(suffix, noise(33, 47)))
+        np.testing.assert_array_equal(load_image(path, reduction=1), load_image(path))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_reduced_jpeg_is_turned_as_the_whole_one(tmp_path: Path, reduction: int) -> None:
+    image = np.zeros((30, 65, 3), np.uint8)
+    image[:, :32] = 255  # the left half is white
+    path = tmp_path / "a.jpg"
+    path.write_bytes(with_orientation(encoded(".jpg", image), 6))
+    rows, columns = -(-65 // reduction), -(-30 // reduction)
+    # Orientation 6: turn clockwise by 90 degrees, so left becomes top.
+    turned = load_image(path, reduction=reduction)
+    assert turned.shape == (rows, columns, 3)
+    assert turned[: rows // 2 - 1].min() > 240 and turned[rows // 2 + 2 :].max() < 15
+    stored = load_image(path, apply_orientation=False, reduction=reduction)
+    assert stored.shape == (columns, rows, 3)
+    assert stored[:, : rows // 2 - 1].min() > 240 and stored[:, rows // 2 + 2 :].max() < 15
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_reduced_image_that_is_grey_or_cut_off_is_treated_as_a_whole_one(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(encoded(suffix, np.full((40, 40), 77, np.uint8)))
+    reduced = load_image(path, reduction=4)
+    assert reduced.shape == (10, 10, 3)
+    assert np.abs(reduced.astype(int) - 77).max() <= 1
+    data = encoded(suffix, noise(64, 64))
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ImageError, match="cut off"):
+        load_image(path, reduction=4)
+
+
+def test_only_the_fractions_of_jpeg_decoders_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded(".jpg", noise(16, 16)))
+    with pytest.raises(KeyError):
+        load_image(path, reduction=3)

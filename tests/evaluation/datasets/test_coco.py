@@ -61,6 +61,22 @@ def test_objects_without_width_or_height_are_left_out_and_noted(tmp_path: Path) 
     assert dataset.notes == ("left out 1 objects without width or height: annotations 1",)
 
 
+def test_objects_marked_ignore_are_left_out_on_request_only(tmp_path: Path) -> None:
+    content = small_coco()
+    content["annotations"][0]["ignore"] = 1
+    content["annotations"][1]["ignore"] = 0
+    root = write_coco(tmp_path, content)
+    counts = {
+        skip: [len(sample.ground_truth) for sample in load_coco(root, None, CLASSES, skip_ignored=skip).samples]
+        for skip in (False, True)
+    }
+    assert counts == {False: [1, 0, 2], True: [1, 0, 1]}
+    kept = load_coco(root, None, CLASSES, skip_ignored=True).samples[2].ground_truth
+    assert kept.boxes.tolist() == [[3, 4, 8, 10]]
+    # Evaluation scores them, as pycocotools does.
+    assert [len(sample.ground_truth) for sample in load_coco(root, None, CLASSES).samples] == [1, 0, 2]
+
+
 def test_a_class_that_is_no_category_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no category 'cow', which is class 1 of the detector; it has 2 \(cat, dog"):
         load_coco(write_coco(tmp_path, small_coco()), None, ("cat", "cow"))

@@ -37,6 +37,45 @@ def test_a_rotated_picture_is_read_in_the_frame_it_was_annotated_in(
     assert loaded[0, -1].min() > 240 if is_turned else loaded[-1, 0].min() > 240
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("image_size", [(1, 1), (20, 30), (21, 33), (7, 129)])
+def test_a_reduced_image_has_its_sides_divided_and_rounded_up(
+    tmp_path: Path, suffix: str, image_size: tuple[int, int]
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    cv2.imwrite(str(path), np.full((*image_size, 3), 90, np.uint8))
+    for reduction in (1, 2, 4, 8):
+        loaded = sample_of(path, image_size).load_image(reduction=reduction)
+        assert loaded.shape[:2] == tuple(-(-side // reduction) for side in image_size)
+        assert np.abs(loaded.astype(int) - 90).max() <= 1
+
+
+@pytest.mark.parametrize("reduction", [2, 4])
+@pytest.mark.parametrize(("annotated", "is_turned"), [((61, 40), True), ((40, 61), False)])
+def test_a_rotated_picture_is_reduced_in_the_frame_it_was_annotated_in(
+    tmp_path: Path, annotated: tuple[int, int], is_turned: bool, reduction: int
+) -> None:
+    image = np.zeros((40, 61, 3), np.uint8)
+    image[:, :30] = 255
+    jpeg = cv2.imencode(".jpg", image)[1].tobytes()
+    # As above: orientation 6, turn clockwise.
+    exif = bytes.fromhex("ffe1 0022 457869660000 49492a00 08000000 0100 1201 0300 01000000 06000000 00000000")
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg[:2] + exif + jpeg[2:])
+    loaded = sample_of(path, annotated).load_image(reduction=reduction)
+    assert loaded.shape[:2] == tuple(-(-side // reduction) for side in annotated)
+    assert loaded[0, -1].min() > 240 if is_turned else loaded[-1, 0].min() > 240
+    assert loaded[-1, -1].max() < 15
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_reduced_image_of_another_size_is_refused_with_its_real_size(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    cv2.imwrite(str(path), np.zeros((20, 30, 3), np.uint8))
+    with pytest.raises(DatasetError, match="the image is 30x20 pixels, but its annotation says 50x40"):
+        sample_of(path, (40, 50)).load_image(reduction=4)
+
+
 def test_a_limit_keeps_the_first_samples_and_zero_is_refused() -> None:
     samples = tuple(sample_of(Path(f"{name}.png"), (1, 1)) for name in "abc")
     dataset = Dataset(name="any", class_names=("thing",), samples=samples, category_ids=(1,))
