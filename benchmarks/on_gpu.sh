@@ -1,14 +1,21 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in under ten minutes: its tests, the backend contract and the benchmark.
+# Everything that needs a GPU: its tests, the backend contract and the benchmarks of inference and of training.
 #
-#     bash benchmarks/on_gpu.sh OUT
+#     bash benchmarks/on_gpu.sh OUT [PART]
 #
+# PART is `inference` or `training`, each in under ten minutes; without it both, in under twenty.
 # Runs with .venv's Python where there is one, else with python3, or with $PYTHON: no package index is needed. NumPy,
 # OpenCV, pycocotools, typer, rich, safetensors, PyTorch, onnx, onnxscript and pytest are needed for anything at all;
 # what is missing is said, and can be put on PYTHONPATH. All that comes out lands in OUT as it goes; a step that fails
 # does not stop the others. SSD_TEST_DATA names the folder with coco_tiny, without which backends are not compared on
 # real images; QUICK=1 measures little, to try the script out.
 set -uo pipefail
+part=${2:-all}
+case $part in
+    all) limit=1160 ;;
+    inference | training) limit=580 ;;
+    *) echo "$part: expected inference or training" && exit 2 ;;
+esac
 out=$(mkdir -p "${1:?name a folder for the results}" && cd "$1" && pwd)
 cd "$(dirname "$0")/.."
 [ -d shared/data ] && export SSD_TEST_DATA="${SSD_TEST_DATA:-$PWD/shared/data}"
@@ -25,9 +32,9 @@ rm -f "$SSD_GPU_RESULTS"
 failed=()
 
 # step NAME SECONDS COMMAND...: its output goes to OUT/NAME.log, and then to the screen. After SECONDS, or when the
-# ten minutes are over, it is stopped as by Ctrl-C, so that pytest still sums up what it has seen.
+# minutes of all parts are over, it is stopped as by Ctrl-C, so that pytest still sums up what it has seen.
 step() {
-    local name=$1 start=$SECONDS left=$((580 - SECONDS))
+    local name=$1 start=$SECONDS left=$((limit - SECONDS))
     local seconds=$(($2 < left ? $2 : left))
     shift 2
     if [ "$seconds" -lt 10 ]; then
@@ -97,31 +104,53 @@ measure() {
 gpu_tests() {
     "$python" -m pytest -v -p no:cacheprovider -m gpu "$@"
 }
-sizes=1,8,32 rounds=3 networks=()
+sizes=1,8,32 rounds=3 networks=() input_options=(--rounds 3 --passes 2) step_options=() throughput_options=(--rounds 2 --seconds 4)
 if [ -n "${QUICK:-}" ]; then
     sizes=1 rounds=1 networks=(ssd_300_mobilenet0.25_voc)
+    input_options=(--rounds 1 --passes 1) step_options=(--rounds 1)
+    throughput_options=(--networks ssd_300_mobilenet0.25_voc --rounds 1 --seconds 1)
     export SSD_GPU_IMAGES=4 SSD_GPU_CYCLES=20
 fi
+
+# The scripts need torchvision, and the images in SSD_TEST_DATA; GluonCV takes part where .venv-oracle is.
+benchmark_training() {
+    step input_pipeline 90 "$python" benchmarks/input_pipeline.py --json "$out/input_pipeline.json" \
+        ${input_options[@]+"${input_options[@]}"}
+    for amp in off bf16; do
+        step "training_step_$amp" 60 "$python" benchmarks/training_step.py --device cuda --amp "$amp" \
+            --json "$out/training_step_$amp.json" ${step_options[@]+"${step_options[@]}"}
+    done
+    step training_throughput 200 "$python" benchmarks/training_throughput.py \
+        --json "$out/training_throughput.json" ${throughput_options[@]+"${throughput_options[@]}"}
+    # Compiling takes most of its time.
+    step training_throughput_compiled 220 "$python" benchmarks/training_throughput.py --amp bf16 \
+        --variants channels-last,channels-last+compile --json "$out/training_throughput_compiled.json" \
+        ${throughput_options[@]+"${throughput_options[@]}"}
+}
+inference() {
+    step rtx_on_this_card 30 bash -c rtx_on_this_card
+    # PyTorch's exporter takes most of the time of the comparisons and needs no GPU: one process a model, meanwhile.
+    timeout 200 "$python" tests/gpu/export_models.py "$SSD_GPU_MODELS" ${networks[@]+"${networks[@]}"} \
+        >"$out/export_models.log" 2>&1 &
+    exports=$!
+    step backend_contract 90 "$python" -m pytest -q -p no:cacheprovider tests/deploy/test_backend_contract.py
+    step gpu_tests_engines 100 bash -c \
+        'gpu_tests tests/gpu/test_gpu_batches.py tests/gpu/test_gpu_process.py tests/gpu/test_gpu_engine_files.py -k "not memory"'
+    step gpu_tests_memory 90 bash -c 'gpu_tests tests/gpu/test_gpu_process.py -k memory'
+    wait "$exports" || failed+=(export_models)
+    step benchmark_ssd_300_vgg16_atrous_voc 110 bash -c \
+        "measure ssd_300_vgg16_atrous_voc $backends fp32,fp16 $sizes $rounds"
+    step benchmark_ssd_512_resnet50_v1_coco 120 bash -c \
+        "measure ssd_512_resnet50_v1_coco ${backends/torch:compile,/} fp32,fp16 $sizes $rounds"
+    # It gets whatever is left of the time; the most different networks come first.
+    step gpu_tests_parity 580 bash -c 'gpu_tests tests/gpu/test_gpu_parity.py'
+}
 
 export python out
 export -f environment rtx_on_this_card measure gpu_tests
 step environment 60 bash -c environment
-step rtx_on_this_card 30 bash -c rtx_on_this_card
-# PyTorch's exporter takes most of the time of the comparisons and needs no GPU: one process a model, meanwhile.
-timeout 200 "$python" tests/gpu/export_models.py "$SSD_GPU_MODELS" ${networks[@]+"${networks[@]}"} \
-    >"$out/export_models.log" 2>&1 &
-exports=$!
-step backend_contract 90 "$python" -m pytest -q -p no:cacheprovider tests/deploy/test_backend_contract.py
-step gpu_tests_engines 100 bash -c \
-    'gpu_tests tests/gpu/test_gpu_batches.py tests/gpu/test_gpu_process.py tests/gpu/test_gpu_engine_files.py -k "not memory"'
-step gpu_tests_memory 90 bash -c 'gpu_tests tests/gpu/test_gpu_process.py -k memory'
-wait "$exports" || failed+=(export_models)
-step benchmark_ssd_300_vgg16_atrous_voc 110 bash -c \
-    "measure ssd_300_vgg16_atrous_voc $backends fp32,fp16 $sizes $rounds"
-step benchmark_ssd_512_resnet50_v1_coco 120 bash -c \
-    "measure ssd_512_resnet50_v1_coco ${backends/torch:compile,/} fp32,fp16 $sizes $rounds"
-# It gets whatever is left of the ten minutes; the most different networks come first.
-step gpu_tests_parity 580 bash -c 'gpu_tests tests/gpu/test_gpu_parity.py'
+[ "$part" = inference ] || benchmark_training
+[ "$part" = training ] || inference
 
 if [ ${#failed[@]} -gt 0 ]; then
     echo "failed: ${failed[*]}; see the logs in $out"
