@@ -5,7 +5,8 @@ ORACLE_PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 BINDINGS := .bindings
-DEMO_NETWORK := ssd_512_mobilenet1.0_voc
+DEMO_NETWORK := ssd_300_mobilenet0.25_custom
+DEMO_MODEL := .demo/$(DEMO_NETWORK).fp32.onnx
 
 .PHONY: install demo test test-engines test-gpu test-oracle lint types light clean
 
@@ -17,14 +18,15 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-# An untrained network on generated pictures: what it finds means nothing, that both backends find the same does.
+# The detector that ships with the package, on pictures that it was not trained on.
 demo: $(VENV)/installed
-	$(BIN)/python examples/make_pictures.py .demo/pictures
-	$(BIN)/ssd-deploy export --network $(DEMO_NETWORK) --weights random --out .demo
-	$(BIN)/ssd-deploy parity --network $(DEMO_NETWORK) --weights random \
-		--model .demo/$(DEMO_NETWORK).fp32.onnx --images .demo/pictures
-	$(BIN)/ssd-deploy detect --model .demo/$(DEMO_NETWORK).fp32.onnx --images .demo/pictures \
-		--out .demo/annotated --threshold 0.3
+	$(BIN)/ssd-deploy shapes --out .demo/shapes --train 1 --val 100
+	$(BIN)/ssd-deploy export --network $(DEMO_NETWORK) --weights shapes --out .demo
+	$(BIN)/ssd-deploy eval --model $(DEMO_MODEL) --dataset voc --data-root .demo/shapes --split val
+	$(BIN)/ssd-deploy parity --network $(DEMO_NETWORK) --weights shapes --model $(DEMO_MODEL) \
+		--dataset voc --data-root .demo/shapes --split val
+	$(BIN)/ssd-deploy detect --model $(DEMO_MODEL) --images '.demo/shapes/JPEGImages/shapes1_100000*.jpg' \
+		--out .demo/annotated
 
 test: $(VENV)/installed $(BINDINGS)/made
 	$(BIN)/python -m pytest --ignore tests/oracle -m "not engines and not gpu"
