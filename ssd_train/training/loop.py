@@ -235,6 +235,7 @@ class _Training:
                 if is_stopped or is_end:
                     is_stopped = self._take_in(result, progress) or is_stopped
                     before = None
+                    self._share_bad_images()
                     if is_end:
                         self._end_epoch(epoch, with_validation=not is_stopped)
                     else:
@@ -252,6 +253,11 @@ class _Training:
         _check_readable(batch, self.config, len(self.prepared.samples))
         self.position.bad_images += [bad for bad in dict.fromkeys(batch.bad) if bad not in self.position.bad_images]
         return batch
+
+    def _share_bad_images(self) -> None:
+        """Let the first process count what the others could not read."""
+        parts = self.processes.gather(self.position.bad_images)
+        self.position.bad_images = list(dict.fromkeys(bad for part in parts for bad in part))
 
     def _step(self, step: int, batch: Batch) -> StepResult:
         config = self.config

@@ -1,5 +1,6 @@
 """Weight files of every kind, told apart by content, and refused in one sentence."""
 
+import errno
 import io
 import pickle
 import struct
@@ -14,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssd_train.evaluation.errors import WeightsError
+from ssd_train.evaluation.errors import SSDDeployError, WeightsError
 from ssd_train.weights.checkpoint import read_tensors, write_safetensors
 
 WEIGHT = torch.tensor([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])
@@ -276,12 +277,15 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "w.safetensors"
     write_safetensors(path, {"a": WEIGHT}, {})
 
-    def fail(tensors, filename, metadata):
-        filename.write_bytes(b"half of it")
-        raise RuntimeError("disk full")
+    write_bytes = Path.write_bytes
 
-    monkeypatch.setattr(safetensors.torch, "save_file", fail)
-    with pytest.raises(RuntimeError, match="disk full"):
-        write_safetensors(path, {"b": WEIGHT}, {})
+    def fail(self, data):
+        write_bytes(self, data[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fail)
+        with pytest.raises(SSDDeployError, match=r"w\.safetensors: cannot be written \(No space left on device\)"):
+            write_safetensors(path, {"b": WEIGHT}, {})
     assert list(read_tensors(path).tensors) == ["a"]
     assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,149 @@
+"""Two processes that train together do what one does with the whole batch, and write each file once."""
+
+import contextlib
+import json
+import shutil
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributed_checks import VALIDATION_COUNTS, scoring_network, step_result, two_images, validated
+from training_runs import (
+    EPOCH_ENDS,
+    FILES,
+    assert_same_bits,
+    is_filled,
+    metrics,
+    small_options,
+    start,
+    tensors,
+    wait_until,
+)
+
+from ssd_train.evaluation.errors import BackendError
+from ssd_train.training.batches import Stream
+from ssd_train.training.processes import Processes, joined
+from ssd_train.training.run_folder import read_checkpoint
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
+
+
+def bad_image_of_the_second_process() -> int:
+    """One that the first process meets neither in its own part nor in the picture of the first 16 images."""
+    stream = Stream(num_samples=24, batch_size=4, epochs=1, seed=233)
+    return list(stream.keys(0, rank=1, processes=2))[4][0].sample
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@pytest.fixture(scope="module")
+def of_two(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What `distributed_checks.py` wrote down in each of two processes."""
+    out = tmp_path_factory.mktemp("two")
+    bad = Path(shutil.copytree(shapes, out / "bad"))
+    path = bad / "JPEGImages" / f"shapes0_{bad_image_of_the_second_process():07d}.jpg"
+    path.write_bytes(path.read_bytes()[:3000])
+    process = start(*TORCHRUN, Path(__file__).with_name("distributed_checks.py"), shapes, bad, out, *free_ports(3))
+    try:
+        printed, errors = process.communicate(timeout=120)
+    finally:
+        process.terminate()
+    assert process.returncode == 0, printed + errors
+    results = [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    return [result | {"metrics": metrics(out / "skipped")} for result in results]
+
+
+def test_two_halves_of_a_batch_give_the_gradients_of_the_whole(of_two: list[dict[str, Any]], tmp_path: Path) -> None:
+    first, second = (results["step"] for results in of_two)
+    whole = step_result(ALONE, two_images(), tmp_path)
+    assert first["gradients"].keys() == whole["gradients"].keys()
+    for name, expected in whole["gradients"].items():
+        # Of float32 sums in another order.
+        assert (first["gradients"][name] - expected).norm() <= 1e-5 * expected.norm(), name
+        assert expected.norm() > 0, name
+    assert_same_bits(second["gradients"], first["gradients"])
+    assert second["weights"] == first["weights"]
+    assert first["losses"][:2] == pytest.approx(whole["losses"][:2], rel=1e-5)
+    # Both know the loss of the whole batch, and that the second process was asked to stop.
+    assert second["losses"] == first["losses"] and first["losses"][2] is True
+
+
+def test_validation_in_two_parts_is_validation(of_two: list[dict[str, Any]], shapes: Path) -> None:
+    network = scoring_network()
+    for index, count in enumerate(VALIDATION_COUNTS):
+        found = of_two[0]["validations"][index]
+        assert of_two[1]["validations"][index] is None
+        expected = validated(network, ALONE, shapes, count)
+        assert expected is not None and found["images"] == expected["images"] == count
+        assert json.dumps(found["report"]) == json.dumps(expected["report"])
+        assert sum(len(rows) for rows in expected["detections"]) > 10 * count
+        assert_same_bits(found["detections"], expected["detections"])
+
+
+def test_a_mistake_in_the_options_is_printed_once(of_two: list[dict[str, Any]]) -> None:
+    first, second = (results["mistake"] for results in of_two)
+    assert first["code"] == second["code"] == 2
+    assert first["errors"].count("\n") == 1 and "do not fill a batch of 2000" in first["errors"]
+    assert second["errors"] == ""
+
+
+def test_an_image_that_only_the_second_process_cannot_read_is_named_by_it(of_two: list[dict[str, Any]]) -> None:
+    first, second = (results["bad image"] for results in of_two)
+    assert (
+        second["code"] == 2 and f"{bad_image_of_the_second_process():07d}.jpg: the image is cut off" in second["errors"]
+    )
+    assert first["errors"] == "" and first["code"] != 0
+
+
+def test_an_image_that_the_second_process_skips_is_counted_by_the_first(of_two: list[dict[str, Any]]) -> None:
+    assert [results["skipped"] for results in of_two] == [{"code": 0, "errors": ""}] * 2
+    (line,) = [line for line in of_two[0]["metrics"] if line["kind"] == "epoch"]
+    assert line["bad_images"] == 1
+
+
+def test_the_first_process_says_that_others_have_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BackendError, match="2 processes on this machine, but 1 GPUs"), joined("auto"):
+        pass
+
+
+def test_torchrun_stops_saves_goes_on_and_writes_every_file_once(shapes: Path, tmp_path: Path) -> None:
+    """The batch of each of the two is 2 of 10 images, so the epochs have as many steps as elsewhere."""
+    command = (*TORCHRUN, "-m", "ssd_train", *small_options(shapes, tmp_path, limit=10, resume="auto"))
+    process = start(*command, "--epochs", 40)
+    wait_until(lambda: is_filled(tmp_path / "metrics.jsonl"), process)
+    process.send_signal(signal.SIGTERM)
+    printed, errors = process.communicate(timeout=120)
+    # Torchrun has an exit code of its own.
+    assert process.returncode != 0
+    stopped_after = read_checkpoint(tmp_path / "last.ckpt")["position"]["step"]
+    assert printed.splitlines()[-1] == f"stopped after step {stopped_after}, saved; --resume auto goes on from there"
+    assert stopped_after < EPOCH_ENDS[2], "the machine was too slow for this test"
+
+    process = start(*command)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    lines = printed.splitlines()
+    assert "on 2 x cpu" in lines[0] and "steps of 4 images" in lines[0]
+    assert sum(line.startswith("epoch 3/3: VOC07 mAP") for line in lines) == 1
+    assert sum(line.startswith("weights: ") for line in lines) == 1
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    # One event file of each of the two runs.
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+    assert [line["step"] for line in metrics(tmp_path) if line["kind"] == "step"] == list(range(1, 8))
+    assert [line["epoch"] for line in metrics(tmp_path) if line["kind"] == "validation"] == [1, 2]
+    checkpoint = read_checkpoint(tmp_path / "last.ckpt")
+    assert checkpoint["position"]["step"] == 7
+    assert_same_bits(tensors(tmp_path / "last.safetensors"), dict(checkpoint["network"]))
