@@ -42,6 +42,9 @@ def train(
     warmup_factor: Annotated[float, typer.Option(help="Share of the rate that it rises from.")] = (
         TrainingConfig.warmup_factor
     ),
+    anchor_steps: Annotated[
+        str, typer.Option(help="gluoncv, even, or auto: GluonCV's unless they leave a part of the input out.")
+    ] = TrainingConfig.anchor_steps,
     max_expansion: Annotated[
         float, typer.Option(help="Largest canvas that an image is put on in augmentation, in sides of the image.")
     ] = TrainingConfig.max_expansion,

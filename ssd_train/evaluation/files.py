@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,13 @@ def written_atomically(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `written_atomically` leaves in a folder when its process is killed in the middle of a write."""
+    for path in folder.glob(".*"):
+        if re.search(r"^\..+\.[0-9a-f]{8}(\.\w+)?$", path.name):
+            path.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:

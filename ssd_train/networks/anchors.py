@@ -1,5 +1,6 @@
 """Anchors, the SSD paper's default boxes (Liu et al., SSD, section 2.2), with GluonCV's sizes. NumPy only."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -32,3 +33,14 @@ def generate_anchors(config: NetworkConfig) -> NDArray[np.float32]:
         anchors[..., 2:] = shapes
         levels.append(anchors.reshape(-1, 4))
     return np.concatenate(levels).astype(np.float32)
+
+
+def covered_share(config: NetworkConfig) -> float:
+    """Return how far the cells of the level that reaches least far go, as a share of the input's side."""
+    reached = (cells * step for cells, step in zip(config.feature_sizes, config.steps, strict=True))
+    return min(reached) / config.input_size
+
+
+def with_even_steps(config: NetworkConfig) -> NetworkConfig:
+    """Return a row whose cells are spread evenly over the input, at every level."""
+    return dataclasses.replace(config, steps=tuple(config.input_size / cells for cells in config.feature_sizes))

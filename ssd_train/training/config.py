@@ -14,6 +14,7 @@ from ssd_train.evaluation.errors import SSDDeployError
 AMP_MODES = ("off", "fp16", "bf16")
 LR_MODES = ("step", "cos")
 DEVICES = ("auto", "cpu", "cuda")
+ANCHOR_STEPS = ("auto", "gluoncv", "even")
 
 # COCO's validation takes long, so GluonCV validates every tenth epoch there.
 VAL_INTERVALS = {"voc": 1, "coco": 10}
@@ -34,6 +35,8 @@ class TrainingConfig:
         batch_size: images a step and process.
         test_batch_size: images a call in validation.
         lr, lr_mode, lr_decay, lr_decay_epoch, warmup_iters, warmup_factor: see `optimizer.learning_rate`.
+        anchor_steps: where the cells of anchors lie: `gluoncv`, as in its preset; `even`, over the whole input; or
+            `auto`, which is GluonCV's unless they leave a part of the input without anchors.
         max_expansion: see `augment.sample_geometry`; less than 4 suits networks whose anchors are not for the
             tiny objects that it makes.
         momentum, weight_decay: see `optimizer.MXNetSGD`.
@@ -76,6 +79,7 @@ class TrainingConfig:
     lr_decay_epoch: tuple[int, ...] = (160, 200)
     warmup_iters: int = 0
     warmup_factor: float = 0.01
+    anchor_steps: str = "auto"
     max_expansion: float = 4.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -119,7 +123,12 @@ class TrainingConfig:
             lambda _: all(epoch >= 1 for epoch in epochs) and list(epochs) == sorted(set(epochs)),
             "ascending epochs from 1",
         )
-        for name, choices in (("lr_mode", LR_MODES), ("amp", AMP_MODES), ("device", DEVICES)):
+        for name, choices in (
+            ("lr_mode", LR_MODES),
+            ("amp", AMP_MODES),
+            ("device", DEVICES),
+            ("anchor_steps", ANCHOR_STEPS),
+        ):
             self._check(name, lambda value, choices=choices: value in choices, " or ".join(choices))
         if self.reuse_classes and self.init is None:
             raise SSDDeployError("--reuse-classes takes predictors along from --init FILE; name that too")

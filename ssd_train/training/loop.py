@@ -12,6 +12,7 @@ import torch
 
 from ssd_train.evaluation.errors import OwnPartError, SSDDeployError
 from ssd_train.evaluation.evaluate import EvaluationReport
+from ssd_train.evaluation.files import remove_unfinished
 from ssd_train.networks.ssd import SSD
 from ssd_train.training.batches import AugmentedImages, Batch, Stream, available_workers, batches
 from ssd_train.training.config import TrainingConfig
@@ -184,6 +185,7 @@ class _Training:
 
     def _open_folder(self) -> Writers:
         config, prepared, position = self.config, self.prepared, self.position
+        remove_unfinished(self.folder.path)
         # What was left open is written as it was resolved, so that the file alone repeats the training.
         self.folder.write_config(
             config.to_dict()
@@ -235,6 +237,7 @@ class _Training:
                 if is_stopped or is_end:
                     is_stopped = self._take_in(result, progress) or is_stopped
                     before = None
+                    self._check_weights(result)
                     self._share_bad_images()
                     if is_end:
                         self._end_epoch(epoch, with_validation=not is_stopped)
@@ -282,12 +285,7 @@ class _Training:
         cls_loss, box_loss, stop = result.values()
         finite = math.isfinite(cls_loss) and math.isfinite(box_loss)
         if not finite:
-            files = [path for paths in self.processes.gather(result.paths) for path in paths]
-            raise SSDDeployError(
-                f"the loss is no longer finite at step {result.step + 1} (classification {cls_loss}, localisation "
-                f"{box_loss}, learning rate {result.lr:g}); use a lower --lr or --warmup-iters, and look at the batch: "
-                f"{', '.join(files)}. The last checkpoint, if any, is as it was: {self.folder.checkpoint_path}"
-            )
+            raise self._diverged(f"the loss (classification {cls_loss}, localisation {box_loss})", result)
         position = self.position
         position.step = result.step + 1
         position.sums = [total + value for total, value in zip(position.sums, (1, cls_loss, box_loss), strict=True)]
@@ -297,6 +295,19 @@ class _Training:
             values = {"step": position.step, "epoch": epoch, "cls_loss": cls_loss, "box_loss": box_loss}
             self.writers.write("step", values | {"lr": result.lr} | self._speed())
         return stop
+
+    def _check_weights(self, result: StepResult) -> None:
+        """A step can spoil the weights while its own loss is still a number, and they must not be saved."""
+        if not all(bool(torch.isfinite(value).all()) for value in self.network.state_dict().values()):
+            raise self._diverged("a weight", result)
+
+    def _diverged(self, what: str, result: StepResult) -> SSDDeployError:
+        files = [path for paths in self.processes.gather(result.paths) for path in paths]
+        return SSDDeployError(
+            f"{what} is no longer finite at step {result.step + 1}, learning rate {result.lr:g}; use a lower --lr or "
+            f"--warmup-iters, and look at the batch: {', '.join(files)}. The last checkpoint, if any, is as it was: "
+            f"{self.folder.checkpoint_path}"
+        )
 
     def _speed(self) -> dict[str, float]:
         """Return what was reached since the last call, and start anew."""

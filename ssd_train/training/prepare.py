@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ssd_train.evaluation.class_list import read_class_list
 from ssd_train.evaluation.datasets.dataset import Dataset, Sample
 from ssd_train.evaluation.errors import DatasetError, NetworkError
+from ssd_train.networks.anchors import covered_share, generate_anchors, with_even_steps
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import find_network, network_config
@@ -26,6 +28,9 @@ from ssd_train.training.samples import (
 from ssd_train.training.validate import readable
 from ssd_train.weights.backbone import fetch_backbone, has_published_backbone, load_backbone
 from ssd_train.weights.store import default_root
+
+# Below it, what lies at an image's edge could not be matched.
+LEAST_COVERED_SHARE = 0.9
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,6 +98,10 @@ def prepare(
         load_validation(source, class_names), processes, skip_bad=config.skip_bad_images, workers=threads
     )
     initialise(network, config.seed)
+    share = covered_share(network.config)
+    if config.anchor_steps == "even" or (config.anchor_steps == "auto" and share < LEAST_COVERED_SHARE):
+        network.anchors.copy_(torch.from_numpy(generate_anchors(with_even_steps(network.config))))
+        notes += (f"anchors are spread evenly over the input, of which GluonCV's cover {100 * share:.0f} % a side",)
     if with_weights:
         notes += (_load_weights(network, config, say),)
     network.to(processes.device)

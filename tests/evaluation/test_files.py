@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ssd_train.evaluation.errors import SSDDeployError
-from ssd_train.evaluation.files import sha256_of_file, write_json, written_atomically
+from ssd_train.evaluation.files import remove_unfinished, sha256_of_file, write_json, written_atomically
 
 
 def test_a_finished_block_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -68,3 +68,11 @@ def test_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
     # FIPS 180-2, appendix B.1.
     assert sha256_of_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert hashlib.sha256(b"abc").hexdigest() == sha256_of_file(tmp_path / "a")
+
+
+def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = ["last.ckpt", ".hidden", ".last.abcdefgh.ckpt", "last.0123abcd.ckpt"]
+    for name in [*kept, ".last.0123abcd.ckpt", ".config.ffffffff"]:
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

@@ -179,7 +179,7 @@ def test_a_loss_that_is_no_longer_finite_is_a_sentence_with_step_rate_and_files(
     before = contents(copied)
     line = mistake("train", *small_options(shapes, copied, epochs=4, lr=1e30, resume="auto"))
     # Step 8 is finite, and gives the weights that step 9 fails with.
-    assert "no longer finite at step 9 " in line and "learning rate 1e+30" in line and "--lr" in line
+    assert "no longer finite at step 9, " in line and "learning rate 1e+30" in line and "--lr" in line
     stream = Stream(num_samples=5, batch_size=2, epochs=4, seed=unbroken.config.seed)
     keys = list(stream.keys(0))[8]
     assert all(str(picture_path(shapes, key.sample)) in line for key in keys)
