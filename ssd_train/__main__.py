@@ -13,7 +13,7 @@ def main() -> None:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(train)
-    with user_errors(is_first=os.environ.get("RANK", "0") == "0"):
+    with user_errors(is_first=os.environ.get("LOCAL_RANK", "0") == "0"):
         app()
 
 

@@ -17,7 +17,7 @@ def user_errors(*, is_first: bool = True) -> Iterator[None]:
     """Within the block, turn errors that a user can mend into a line on standard error and an exit.
 
     Args:
-        is_first: of several processes of one command the first says what is wrong in all of them.
+        is_first: of several processes of one command the first on each machine says what is wrong in all of them.
     """
     is_said = is_first
     try:

@@ -35,9 +35,9 @@ def train(
     lr_decay: Annotated[
         float, typer.Option(help="Factor at each epoch of --lr-decay-epoch.")
     ] = TrainingConfig.lr_decay,
-    lr_decay_epoch: Annotated[str, typer.Option(help="Epochs from 0, with commas between.")] = ",".join(
-        map(str, TrainingConfig.lr_decay_epoch)
-    ),
+    lr_decay_epoch: Annotated[
+        str, typer.Option(help="Epochs, counted from 0, that begin with a lower rate.")
+    ] = ",".join(map(str, TrainingConfig.lr_decay_epoch)),
     warmup_iters: Annotated[int, typer.Option(help="Steps over which the rate rises.")] = TrainingConfig.warmup_iters,
     warmup_factor: Annotated[float, typer.Option(help="Share of the rate that it rises from.")] = (
         TrainingConfig.warmup_factor
@@ -57,13 +57,21 @@ def train(
         int, typer.Option("-j", "--workers", help="Processes that load images, at most one a core.")
     ] = TrainingConfig.workers,
     amp: Annotated[str, typer.Option(help="off, fp16 or bf16: what convolutions compute in.")] = TrainingConfig.amp,
-    ema: Annotated[bool, typer.Option("--ema", help="Validate and keep a moving average of the weights.")] = False,
+    ema: Annotated[
+        bool, typer.Option("--ema/--no-ema", help="Validate and keep a moving average of the weights.")
+    ] = False,
     ema_decay: Annotated[float, typer.Option(help="Share of the average that a step leaves.")] = (
         TrainingConfig.ema_decay
     ),
-    sync_bn: Annotated[bool, typer.Option("--sync-bn", help="Batch norm statistics over all GPUs.")] = False,
-    compile: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
-    channels_last: Annotated[bool, typer.Option("--channels-last", help="Keep tensors in N, H, W, C order.")] = False,
+    sync_bn: Annotated[
+        bool, typer.Option("--sync-bn/--no-sync-bn", help="Batch norm statistics over all GPUs.")
+    ] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Run the network through torch.compile.")
+    ] = False,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last/--no-channels-last", help="Keep tensors in N, H, W, C order.")
+    ] = False,
     resume: Annotated[
         str, typer.Option(help="auto: go on from the run folder's checkpoint, if any; or a checkpoint file.")
     ] = TrainingConfig.resume,
@@ -74,7 +82,10 @@ def train(
         Path | None, typer.Option(help="Weights of the same network, for other classes perhaps, to start from.")
     ] = None,
     reuse_classes: Annotated[
-        bool, typer.Option("--reuse-classes", help="With --init, keep predictors of classes of the same name.")
+        bool,
+        typer.Option(
+            "--reuse-classes/--no-reuse-classes", help="With --init, keep predictors of classes of the same name."
+        ),
     ] = False,
     val_interval: Annotated[
         int | None, typer.Option(help="Epochs from one validation to the next; default 1, for COCO 10.")
@@ -85,7 +96,10 @@ def train(
         TrainingConfig.log_step
     ),
     skip_bad_images: Annotated[
-        bool, typer.Option("--skip-bad-images", help="Go on without images that cannot be read, and count them.")
+        bool,
+        typer.Option(
+            "--skip-bad-images/--no-skip-bad-images", help="Go on without images that cannot be read, and count them."
+        ),
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = TrainingConfig.device,
     limit: Annotated[int | None, typer.Option(help="Train on the first N images only.")] = None,

@@ -50,7 +50,7 @@ class Geometry:
         is_flipped: mirrored, after the resize.
         interpolation: OpenCV's code.
         source: (left, top, right, bottom) of what stays visible, in image pixels.
-        target: (left, top, right, bottom) that it fills in the network input before the flip; the mean
+        place: (left, top, right, bottom) that it fills in the network input before the flip; the mean
             color is around it.
         reduction: 2, 4 or 8 where the image may be decoded at that fraction of its size, else 1.
         kept: (K,) int64, indices of the boxes that stay.
@@ -63,7 +63,7 @@ class Geometry:
     is_flipped: bool
     interpolation: int
     source: tuple[int, int, int, int]
-    target: tuple[int, int, int, int]
+    place: tuple[int, int, int, int]
     reduction: int
     kept: NDArray[np.int64]
     boxes: NDArray[np.float64]
@@ -120,7 +120,7 @@ def sample_geometry(
         is_flipped=is_flipped,
         interpolation=interpolation,
         source=(x0, y0, x1, y1),
-        target=(u0, v0, u1, v1),
+        place=(u0, v0, u1, v1),
         reduction=reduction,
         kept=kept[has_area],
         boxes=mapped[has_area],
@@ -236,7 +236,7 @@ def render(image: NDArray[np.uint8], geometry: Geometry, input_size: int) -> NDA
         (S, S, 3) uint8.
     """
     x0, y0, x1, y1 = (-(-edge // geometry.reduction) for edge in geometry.source)
-    u0, v0, u1, v1 = geometry.target
+    u0, v0, u1, v1 = geometry.place
     if geometry.is_flipped:
         u0, u1 = input_size - u1, input_size - u0
     canvas = np.zeros((input_size, input_size, 3), np.uint8)

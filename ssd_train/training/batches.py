@@ -34,7 +34,7 @@ class Example(NamedTuple):
 
     Attributes:
         image: (S, S, 3) RGB uint8.
-        target: (left, top, right, bottom) of the image in it; the rest is to be the mean color.
+        place: (left, top, right, bottom) of the image in it; the rest is to be the mean color.
         colour: (3, 4) float32, see `augment.sample_colour`.
         boxes: (K, 4) float32 xyxy in pixels of `image`.
         labels: (K,) int64.
@@ -43,7 +43,7 @@ class Example(NamedTuple):
     """
 
     image: NDArray[np.uint8]
-    target: tuple[int, int, int, int]
+    place: tuple[int, int, int, int]
     colour: NDArray[np.float32]
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -57,7 +57,7 @@ class Batch:
 
     Attributes:
         images: (N, S, S, 3) uint8.
-        targets: (N, 4) int64, see `Example.target`.
+        places: (N, 4) int64, see `Example.place`.
         colours: (N, 3, 4) float32.
         boxes: (N, M, 4) float32.
         labels: (N, M) int64, -1 where a row is padding; M is at least 1.
@@ -66,23 +66,23 @@ class Batch:
     """
 
     images: Tensor
-    targets: Tensor
+    places: Tensor
     colours: Tensor
     boxes: Tensor
     labels: Tensor
     paths: tuple[str, ...]
     bad: tuple[str, ...]
 
-    def _with(self, images: Tensor, targets: Tensor, colours: Tensor, boxes: Tensor, labels: Tensor) -> "Batch":
-        return Batch(images, targets, colours, boxes, labels, self.paths, self.bad)
+    def _with(self, images: Tensor, places: Tensor, colours: Tensor, boxes: Tensor, labels: Tensor) -> "Batch":
+        return Batch(images, places, colours, boxes, labels, self.paths, self.bad)
 
     def pin_memory(self) -> "Batch":
         """Called by the DataLoader."""
-        parts = (self.images, self.targets, self.colours, self.boxes, self.labels)
+        parts = (self.images, self.places, self.colours, self.boxes, self.labels)
         return self._with(*(part.pin_memory() for part in parts))
 
     def to(self, device: torch.device) -> "Batch":
-        parts = (self.images, self.targets, self.colours, self.boxes, self.labels)
+        parts = (self.images, self.places, self.colours, self.boxes, self.labels)
         return self._with(*(part.to(device, non_blocking=True) for part in parts))
 
 
@@ -136,7 +136,7 @@ class AugmentedImages(Dataset[Example]):
         image = sample.load_image(reduction=geometry.reduction)
         return Example(
             image=render(image, geometry, self.input_size),
-            target=_mirrored(geometry.target, self.input_size) if geometry.is_flipped else geometry.target,
+            place=_mirrored(geometry.place, self.input_size) if geometry.is_flipped else geometry.place,
             colour=sample_colour(rng),
             boxes=geometry.boxes.astype(np.float32),
             labels=sample.ground_truth.labels[geometry.kept],
@@ -151,17 +151,13 @@ def _unreadable(bad: tuple[str, ...]) -> Example:
     return Example(nothing, (0, 0, 0, 0), np.eye(3, 4, dtype=np.float32), no_boxes, no_labels, "", bad)
 
 
-def _mirrored(target: tuple[int, int, int, int], input_size: int) -> tuple[int, int, int, int]:
-    left, top, right, bottom = target
+def _mirrored(place: tuple[int, int, int, int], input_size: int) -> tuple[int, int, int, int]:
+    left, top, right, bottom = place
     return input_size - right, top, input_size - left, bottom
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Stack examples into a batch.
-
-    Raises:
-        nothing: an example without an image makes a batch without images, whose `bad` says why.
-    """
+    """Stack examples into a batch; one without an image makes a batch without images, whose `bad` says why."""
     bad = tuple(sentence for example in examples for sentence in example.bad)
     if any(not example.path for example in examples):
         examples = ()
@@ -173,7 +169,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         labels[row, : len(example.labels)] = example.labels
     return Batch(
         images=torch.from_numpy(np.array([example.image for example in examples], np.uint8)),
-        targets=torch.from_numpy(np.array([example.target for example in examples], np.int64).reshape(-1, 4)),
+        places=torch.from_numpy(np.array([example.place for example in examples], np.int64).reshape(-1, 4)),
         colours=torch.from_numpy(np.array([example.colour for example in examples], np.float32).reshape(-1, 3, 4)),
         boxes=torch.from_numpy(boxes),
         labels=torch.from_numpy(labels),
@@ -267,7 +263,8 @@ def batches(
 def _start_worker(worker: int) -> None:
     # A group of its own: Ctrl-C reaches every process of the terminal's group, and the training that answers
     # it by saving still needs its workers.
-    os.setpgid(0, 0)
+    if hasattr(os, "setpgid"):  # not on Windows
+        os.setpgid(0, 0)
     # A process an image: threads inside would only get in each other's way.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

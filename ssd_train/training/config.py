@@ -130,6 +130,11 @@ class TrainingConfig:
             ("anchor_steps", ANCHOR_STEPS),
         ):
             self._check(name, lambda value, choices=choices: value in choices, " or ".join(choices))
+        if self.init is not None and self.pretrained_backbone not in ("auto", "none"):
+            raise SSDDeployError(
+                f"--init {self.init} brings a backbone, so --pretrained-backbone {self.pretrained_backbone} does not "
+                "apply; leave one out"
+            )
         if self.reuse_classes and self.init is None:
             raise SSDDeployError("--reuse-classes takes predictors along from --init FILE; name that too")
 

@@ -41,7 +41,7 @@ def _with_torch(batch: Batch, matrix: Tensor, offset: Tensor) -> Tensor:
     pixels = pixels.view(count, side, side, 3)
     # One axis at a time: a mask of every pixel would cost as much as the colours.
     place = torch.arange(side, device=pixels.device)
-    left, top, right, bottom = (edge.unsqueeze(1) for edge in batch.targets.unbind(1))
+    left, top, right, bottom = (edge.unsqueeze(1) for edge in batch.places.unbind(1))
     pixels.mul_(((top <= place) & (place < bottom)).to(pixels.dtype)[:, :, None, None])
     pixels.mul_(((left <= place) & (place < right)).to(pixels.dtype)[:, None, :, None])
     return pixels
@@ -52,7 +52,7 @@ def _with_opencv(batch: Batch, matrix: Tensor, offset: Tensor) -> Tensor:
     pixels = torch.zeros(batch.images.shape)
     maps = torch.cat([matrix, offset.unsqueeze(2)], dim=2).numpy()
     for image, out, colour, (left, top, right, bottom) in zip(
-        batch.images.numpy(), pixels.numpy(), maps, batch.targets.tolist(), strict=True
+        batch.images.numpy(), pixels.numpy(), maps, batch.places.tolist(), strict=True
     ):
         part = image[top:bottom, left:right].astype(np.float32)
         out[top:bottom, left:right] = cv2.transform(part, colour)

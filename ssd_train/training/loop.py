@@ -84,7 +84,12 @@ def train(config: TrainingConfig) -> TrainingResult:
         say = printer(processes.is_first)
         folder = RunFolder(config.out)
         checkpoint = _find_checkpoint(config, folder)
-        prepared = prepare(config, processes, with_weights=checkpoint is None, say=say)
+        positions = processes.gather(None if checkpoint is None else checkpoint["position"]["step"])
+        if len(set(positions)) > 1:
+            raise SSDDeployError(
+                f"{folder.path}: not every machine finds the same checkpoint there; put the run folder where all see it"
+            )
+        prepared = prepare(config, processes, with_weights=checkpoint is None, with_check=True, say=say)
         return _Training(config, processes, folder, prepared, stop, say).run(checkpoint)
 
 
@@ -95,7 +100,7 @@ def preview(config: TrainingConfig) -> Path:
         SSDDeployError: as `train`.
     """
     processes = Processes(rank=0, count=1, device=torch.device("cpu"))
-    prepared = prepare(config, processes, with_weights=False, say=printer(True))
+    prepared = prepare(config, processes, with_weights=False, with_check=False, say=printer(True))
     return _write_preview(config, RunFolder(config.out), prepared)
 
 
@@ -124,15 +129,14 @@ def _augmented_images(config: TrainingConfig, prepared: Prepared) -> AugmentedIm
 def _find_checkpoint(config: TrainingConfig, folder: RunFolder) -> dict[str, Any] | None:
     """Return the state to go on from, or None to start anew."""
     exists = folder.checkpoint_path.is_file()
-    if config.resume == "no":
-        if exists:
-            raise SSDDeployError(
-                f"{folder.path}: holds a training already; go on with --resume auto, or name another folder with --out"
-            )
-        return None
     if config.resume == "auto":
         return read_checkpoint(folder.checkpoint_path) if exists else None
-    return read_checkpoint(Path(config.resume))
+    is_its_own = config.resume != "no" and folder.checkpoint_path.resolve() == Path(config.resume).resolve()
+    if exists and not is_its_own:
+        raise SSDDeployError(
+            f"{folder.path}: holds a training already; go on with --resume auto, or name another folder with --out"
+        )
+    return None if config.resume == "no" else read_checkpoint(Path(config.resume))
 
 
 def _check_readable(batch: Batch, config: TrainingConfig, num_samples: int) -> None:
@@ -168,6 +172,8 @@ class _Training:
         self.total_steps = self.stream.first_step(config.epochs)
         self.position = Position()
         self.report: EvaluationReport | None = None
+        self.writers: Writers | None = None
+        self.show: Callable[[int, str], None] = lambda done, text: None
         self.waited_s = 0.0
         self.since: tuple[float, int] = (time.perf_counter(), 0)
 
@@ -186,7 +192,7 @@ class _Training:
     def _open_folder(self) -> Writers:
         config, prepared, position = self.config, self.prepared, self.position
         remove_unfinished(self.folder.path)
-        # What was left open is written as it was resolved, so that the file alone repeats the training.
+        # What was left open is written as it was resolved: with as many processes the file repeats the training.
         self.folder.write_config(
             config.to_dict()
             | {"train_split": prepared.source.train_split, "val_split": prepared.source.val_split}
@@ -212,7 +218,7 @@ class _Training:
     def _train(self) -> int:
         """Take every step that is left; returns the exit code."""
         config, processes = self.config, self.processes
-        workers = available_workers(config.workers, processes.count)
+        workers = available_workers(config.workers, processes.local_count)
         images = _augmented_images(config, self.prepared)
         loaded = batches(
             images,
@@ -227,15 +233,15 @@ class _Training:
         self.since = (time.perf_counter(), self.position.step)
         # One step is under way while the numbers of the one before arrive.
         before: StepResult | None = None
-        with step_progress(self.position.step, self.total_steps, is_shown=processes.is_first) as progress:
+        with step_progress(self.position.step, self.total_steps, is_shown=processes.is_first) as self.show:
             for step in range(self.position.step, self.total_steps):
                 result = self._step(step, self._next(loaded))
-                is_stopped = before is not None and self._take_in(before, progress)
+                is_stopped = before is not None and self._take_in(before)
                 before = result
                 epoch = self.stream.epoch_of(step)
                 is_end = epoch < self.stream.epoch_of(step + 1)
                 if is_stopped or is_end:
-                    is_stopped = self._take_in(result, progress) or is_stopped
+                    is_stopped = self._take_in(result) or is_stopped
                     before = None
                     self._check_weights(result)
                     self._share_bad_images()
@@ -280,7 +286,7 @@ class _Training:
             self.average.update(self.network, step)
         return result
 
-    def _take_in(self, result: StepResult, progress: Callable[[int, str], None]) -> bool:
+    def _take_in(self, result: StepResult) -> bool:
         """Count a step's numbers; returns whether a process was asked to stop."""
         cls_loss, box_loss, stop = result.values()
         finite = math.isfinite(cls_loss) and math.isfinite(box_loss)
@@ -290,7 +296,7 @@ class _Training:
         position.step = result.step + 1
         position.sums = [total + value for total, value in zip(position.sums, (1, cls_loss, box_loss), strict=True)]
         epoch = self.stream.epoch_of(result.step)
-        progress(position.step, f"epoch {epoch + 1}, loss {cls_loss:.3f} + {box_loss:.3f}, lr {result.lr:g}")
+        self.show(position.step, f"epoch {epoch + 1}, loss {cls_loss:.3f} + {box_loss:.3f}, lr {result.lr:g}")
         if position.step % self.config.log_step == 0 and self.writers is not None:
             values = {"step": position.step, "epoch": epoch, "cls_loss": cls_loss, "box_loss": box_loss}
             self.writers.write("step", values | {"lr": result.lr} | self._speed())
@@ -298,7 +304,9 @@ class _Training:
 
     def _check_weights(self, result: StepResult) -> None:
         """A step can spoil the weights while its own loss is still a number, and they must not be saved."""
-        if not all(bool(torch.isfinite(value).all()) for value in self.network.state_dict().values()):
+        is_finite = all(bool(torch.isfinite(value).all()) for value in self.network.state_dict().values())
+        # Batch norm statistics are each process's own, and all must come to the same end.
+        if not all(self.processes.gather(is_finite)):
             raise self._diverged("a weight", result)
 
     def _diverged(self, what: str, result: StepResult) -> SSDDeployError:
@@ -363,7 +371,8 @@ class _Training:
             self.processes,
             metric=prepared.source.kind,
             batch_size=config.test_batch_size,
-            workers=available_workers(config.workers, self.processes.count) or 1,
+            workers=available_workers(config.workers, self.processes.local_count) or 1,
+            on_progress=lambda done: self.show(position.step, f"validation, {done} images"),
         )
         position.validated_epochs = epoch + 1
         if scored is None or self.writers is None:
@@ -443,6 +452,9 @@ class _Training:
         if self.average is not None:
             self.average.network.load_state_dict(checkpoint["average"])
         self.position = Position(**checkpoint["position"])
+        if not (self.folder.path / BEST_NAME).is_file():
+            # Another folder than the checkpoint's: the weights of that score are not here.
+            self.position.best = None
         torch.set_rng_state(checkpoint["random_state"])
         if self.processes.device.type == "cuda" and checkpoint["cuda_random_state"] is not None:
             torch.cuda.set_rng_state(checkpoint["cuda_random_state"])

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ssd_train.evaluation.class_list import read_class_list
 from ssd_train.evaluation.datasets.dataset import Dataset, Sample
-from ssd_train.evaluation.errors import DatasetError, NetworkError
+from ssd_train.evaluation.errors import DatasetError, NetworkError, WeightsError
 from ssd_train.networks.anchors import covered_share, generate_anchors, with_even_steps
 from ssd_train.networks.build import build_ssd
+from ssd_train.networks.feature_expander import ExpandedLevel
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import find_network, network_config
 from ssd_train.training.batches import available_workers
@@ -55,7 +55,7 @@ class Prepared:
 
 
 def prepare(
-    config: TrainingConfig, processes: Processes, *, with_weights: bool, say: Callable[[str], None]
+    config: TrainingConfig, processes: Processes, *, with_weights: bool, with_check: bool, say: Callable[[str], None]
 ) -> Prepared:
     """Build the network and read both splits' annotations.
 
@@ -63,6 +63,7 @@ def prepare(
         config: the training.
         processes: decide the device, and who reads which validation images.
         with_weights: load `init` or a backbone; not wanted where a checkpoint replaces all weights.
+        with_check: read every validation image once, see `validate.readable`.
         say: told what takes long.
 
     Raises:
@@ -80,9 +81,8 @@ def prepare(
     else:
         class_names = find_class_names(source) if config.classes is None else read_class_list(config.classes)
     network = build_ssd(network_config(config.network, class_names))
-    has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    if has_batch_norm and config.batch_size == 1:
-        # The last feature map has one cell: nothing to take a variance of.
+    if config.batch_size == 1 and any(isinstance(module, ExpandedLevel) for module in network.modules()):
+        # The last level has one cell: nothing to take a variance of.
         raise NetworkError(f"{row.name} has batch norms, which need two images a step; use --batch-size 2 or more")
 
     samples, notes = load_training_samples(source, class_names)
@@ -93,10 +93,10 @@ def prepare(
             f"{source.root}: {len(samples)} training images do not fill a batch of {global_batch}; use a smaller "
             "--batch-size"
         )
-    threads = available_workers(config.workers, processes.count) or 1
-    validation = readable(
-        load_validation(source, class_names), processes, skip_bad=config.skip_bad_images, workers=threads
-    )
+    validation = load_validation(source, class_names)
+    if with_check:
+        threads = available_workers(config.workers, processes.local_count) or 1
+        validation = readable(validation, processes, skip_bad=config.skip_bad_images, workers=threads)
     initialise(network, config.seed)
     share = covered_share(network.config)
     if config.anchor_steps == "even" or (config.anchor_steps == "auto" and share < LEAST_COVERED_SHARE):
@@ -128,6 +128,9 @@ def _load_weights(network: SSD, config: TrainingConfig, say: Callable[[str], Non
     if not has_published_backbone(backbone):
         return f"started from fresh weights: GluonCV published none for {backbone}"
     say(f"looking for GluonCV's ImageNet weights of {backbone} in {default_root()}, or fetching them")
-    path = fetch_backbone(backbone, default_root())
+    try:
+        path = fetch_backbone(backbone, default_root())
+    except WeightsError as error:
+        raise WeightsError(f"{error}; or train without them: --pretrained-backbone none") from error
     load_backbone(network, path)
     return f"started from the ImageNet backbone {path.name}"

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -21,11 +21,13 @@ class Processes:
         rank: from 0; 0 alone writes and prints.
         count: of all processes.
         device: what this one computes on.
+        local_count: of those on this machine, which share its cores.
     """
 
     rank: int
     count: int
     device: torch.device
+    local_count: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -45,9 +47,11 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
-    def from_first(self, value: Any) -> Any:
-        """Return the first process's value in every process."""
-        return self.gather(value)[0]
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite every process's tensors with the first one's."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
 
 @contextlib.contextmanager
@@ -74,7 +78,7 @@ def joined(device: str) -> Iterator[Processes]:
         torch.cuda.set_device(chosen)
     if count > 1:
         dist.init_process_group("nccl" if on_gpu else "gloo", device_id=chosen if on_gpu else None)
-    yield Processes(rank=int(os.environ.get("RANK", "0")), count=count, device=chosen)
+    yield Processes(rank=int(os.environ.get("RANK", "0")), count=count, device=chosen, local_count=local_count)
     # Not after an error: the others may be waiting in an operation of the group, which torchrun then ends.
     if count > 1:
         dist.destroy_process_group()

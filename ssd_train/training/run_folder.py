@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ssd_train.evaluation.errors import SSDDeployError
-from ssd_train.evaluation.files import write_json, written_atomically
+from ssd_train.evaluation.files import without_nan, write_json, written_atomically
 from ssd_train.networks.ssd import SSD
 from ssd_train.weights.convert import save_network
 
@@ -28,10 +28,7 @@ class RunFolder:
     """One training's folder.
 
     Args:
-        path: made if missing.
-
-    Raises:
-        SSDDeployError: it cannot be written.
+        path: made with the first file that is written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +65,7 @@ class RunFolder:
 
     def append_metrics(self, values: dict[str, Any]) -> None:
         """Add one line to `metrics.jsonl`; NaN becomes null."""
-        line = json.dumps({key: None if value != value else value for key, value in values.items()})
+        line = json.dumps(without_nan(values), allow_nan=False)
         try:
             with self.metrics_path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")

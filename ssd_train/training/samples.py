@@ -56,7 +56,8 @@ def find_source(dataset: str, root: Path | None, train_split: str | None, val_sp
         folder = Path(dataset).expanduser()
         if not folder.is_dir():
             raise DatasetError(f"--dataset {dataset}: neither voc nor coco, and no such folder; name one of them")
-        kind = "coco" if (folder / "annotations").is_dir() else "voc"
+        # By the listing, since some file systems take VOC's Annotations for it.
+        kind = "coco" if "annotations" in {path.name for path in folder.iterdir()} else "voc"
     if kind == "coco":
         return DataSource(
             kind,
@@ -143,7 +144,7 @@ def load_training_samples(source: DataSource, class_names: Sequence[str]) -> tup
         raise DatasetError(f"{dataset.name}: none of its {len(dataset.samples)} images has an object to learn")
     notes = list(dataset.notes)
     if left_out:
-        notes.append(f"left out {left_out} objects that break GluonCV's bounds rule")
+        notes.append(f"left out {left_out} objects in training, which break GluonCV's bounds rule")
     if len(samples) < len(dataset.samples):
         notes.append(f"left out {len(dataset.samples) - len(samples)} images without objects")
     return samples, tuple(notes)

@@ -19,7 +19,8 @@ from ssd_train.training.targets import assign_targets
 
 AMP_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
-# GluonCV's loss scale in half precision; GradScaler's own defaults are the rest of it.
+# GluonCV's loss scale in half precision. GradScaler doubles and halves it by the same rules, but has no upper limit,
+# where GluonCV's is 2^24.
 INITIAL_LOSS_SCALE = 2.0**16
 
 
@@ -69,6 +70,8 @@ class Trainer:
             raise BackendError("--amp fp16 is for GPUs; on a CPU use --amp bf16 or leave it out")
         if config.sync_bn and processes.count > 1:
             self._convert_batch_norms()
+        # FP32 means FP32, as everywhere in this project; for speed there is --amp.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         # Sizes never change, so cuDNN may try its algorithms once and keep the fastest.
         torch.backends.cudnn.benchmark = True
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format

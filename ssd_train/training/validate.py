@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ssd_train.evaluation.datasets.dataset import Dataset, Sample
 from ssd_train.evaluation.detections import Detections, PaddedDetections
-from ssd_train.evaluation.errors import DatasetError, ImageError
+from ssd_train.evaluation.errors import BackendError, DatasetError, ImageError, OwnPartError
 from ssd_train.evaluation.evaluate import EvaluationReport, run_detector, score
 from ssd_train.evaluation.protocol import Protocol
 from ssd_train.networks.postprocess import Postprocess
@@ -30,6 +30,8 @@ def validate(
 ) -> tuple[EvaluationReport, list[Detections]] | None:
     """Score a network on a whole data set; its mode is as before afterwards.
 
+    Every process scores with the first one's batch norm statistics, which are the ones that are saved.
+
     Args:
         network: on this process's device.
         dataset: the same in every process.
@@ -42,6 +44,7 @@ def validate(
         The report and one Detections an image, in the first process; None in all others.
     """
     part = dataset.samples[processes.rank :: processes.count]
+    processes.share(network.buffers())
     was_training = network.training
     network.eval()
     try:
@@ -57,6 +60,8 @@ def validate(
             if part
             else []
         )
+    except (ImageError, BackendError) as error:
+        raise OwnPartError(str(error)) from error
     finally:
         network.train(was_training)
     parts = processes.gather(found)
@@ -71,8 +76,7 @@ def validate(
 def _predict(network: SSD, device: torch.device) -> Callable[[NDArray[np.float32]], PaddedDetections]:
     postprocess = Postprocess(network.spec.postprocess)
 
-    # Not inference_mode: a network compiled for training would be compiled once more for it.
-    @torch.no_grad()
+    @torch.inference_mode()
     def predict(images: NDArray[np.float32]) -> PaddedDetections:
         cls_logits, box_offsets = network(torch.from_numpy(images).to(device))
         outputs = postprocess(cls_logits, box_offsets, network.anchors)

@@ -119,6 +119,9 @@ def main(shapes: Path, bad_shapes: Path, out: Path, ports: list[str]) -> None:
         assert processes.count == 2
         results["step"] = step_result(processes, two_images(rank, rank + 1), out)
         network = scoring_network()
+        if rank == 1:
+            # Batch norm statistics of its own, as every process has after its last step.
+            network.get_buffer("features.backbone.layers.0.1.running_mean").add_(1.0)
         results["validations"] = [validated(network, processes, shapes, count) for count in VALIDATION_COUNTS]
     results["mistake"] = command(rank, ports[0], small_options(shapes, out / "run", limit=None, batch_size=1000))
     results["bad image"] = command(rank, ports[1], small_options(bad_shapes, out / "run", limit=None, epochs=1))

@@ -128,7 +128,7 @@ def test_an_image_that_is_not_moved_keeps_its_boxes_exactly() -> None:
         if geometry.canvas_size == (32, 32) and geometry.crop == (0, 0, 32, 32):
             expected = [[12, 5, 29, 30], [0, 0, 32, 32]] if geometry.is_flipped else boxes
             np.testing.assert_array_equal(geometry.boxes, expected)
-            assert geometry.source == geometry.target == (0, 0, 32, 32)
+            assert geometry.source == geometry.place == (0, 0, 32, 32)
             seen += 1
     assert seen > 10
 
@@ -183,7 +183,7 @@ def test_the_target_is_what_the_image_fills_and_the_rest_stays_zero(image_size: 
         rng = np.random.default_rng(seed)
         geometry = sample_geometry(rng, image_size, random_boxes(rng, image_size, 2), SIDE)
         result = render(decoded_at(image, geometry.reduction), geometry, SIDE)
-        left, top, right, bottom = geometry.target
+        left, top, right, bottom = geometry.place
         if geometry.is_flipped:
             left, right = SIDE - right, SIDE - left
         assert 0 <= left < right <= SIDE and 0 <= top < bottom <= SIDE
@@ -199,7 +199,7 @@ def test_the_picture_is_mirrored_only_where_the_geometry_says_so() -> None:
     seen = set()
     for seed in range(300):
         geometry = sample_geometry(np.random.default_rng(seed), (SIDE, SIDE), np.array([[0.0, 0, SIDE, SIDE]]), SIDE)
-        if geometry.source == geometry.target == (0, 0, SIDE, SIDE):
+        if geometry.source == geometry.place == (0, 0, SIDE, SIDE):
             expected = image[:, ::-1] if geometry.is_flipped else image
             np.testing.assert_array_equal(render(image, geometry, SIDE), expected)
             seen.add(geometry.is_flipped)
@@ -213,7 +213,7 @@ def test_a_reduction_leaves_at_least_as_many_pixels_as_are_filled() -> None:
         image_size = (int(rng.integers(1, 450)), int(rng.integers(1, 450)))
         geometry = sample_geometry(rng, image_size, random_boxes(rng, image_size, 1), SIDE)
         x0, y0, x1, y1 = geometry.source
-        u0, v0, u1, v1 = geometry.target
+        u0, v0, u1, v1 = geometry.place
         assert 0 <= x0 < x1 <= image_size[1] and 0 <= y0 < y1 <= image_size[0]
         used.add(geometry.reduction)
         if geometry.reduction > 1:

@@ -159,8 +159,8 @@ def test_the_largest_expansion_is_passed_on(samples: list[Sample]) -> None:
     images = AugmentedImages(samples, SIDE, 5, max_expansion=1.0)
     expanded = AugmentedImages(samples, SIDE, 5)
     keys = [Key(epoch, 0) for epoch in range(12)]
-    assert {images[key].target for key in keys} == {(0, 0, SIDE, SIDE)}
-    assert len({expanded[key].target for key in keys}) > 1
+    assert {images[key].place for key in keys} == {(0, 0, SIDE, SIDE)}
+    assert len({expanded[key].place for key in keys}) > 1
 
 
 def test_an_example_has_its_types_and_the_labels_of_its_boxes(samples: list[Sample]) -> None:
@@ -175,7 +175,7 @@ def test_an_example_has_its_types_and_the_labels_of_its_boxes(samples: list[Samp
         assert set(example.labels.tolist()) == {number}
         assert example.path == str(samples[number].path) and example.bad == ()
         # Outside of its target there is no picture; it is noise, so that hardly any of it is 0.
-        left, top, right, bottom = example.target
+        left, top, right, bottom = example.place
         filled = example.image.any(axis=2)
         assert filled[top:bottom, left:right].mean() > 0.9
         assert filled.sum() == filled[top:bottom, left:right].sum()
@@ -197,7 +197,7 @@ def test_boxes_are_padded_to_the_fullest_image_and_marked_by_their_labels(counts
     batch = collate([example_of(count, label=7) for count in counts])
     size = len(counts)
     assert batch.images.shape == (size, SIDE, SIDE, 3) and batch.images.dtype == torch.uint8
-    assert batch.targets.tolist() == [[1, 2, 3, 4]] * size and batch.targets.dtype == torch.int64
+    assert batch.places.tolist() == [[1, 2, 3, 4]] * size and batch.places.dtype == torch.int64
     assert batch.colours.shape == (size, 3, 4) and batch.colours.dtype == torch.float32
     assert batch.boxes.shape == (size, rows, 4) and batch.boxes.dtype == torch.float32
     assert batch.labels.tolist() == [[7] * count + [-1] * (rows - count) for count in counts]
@@ -222,7 +222,7 @@ def test_an_example_without_an_image_makes_a_batch_without_images() -> None:
 
 def test_a_batch_moves_with_all_its_parts() -> None:
     batch = collate([example_of(2)]).to(torch.device("meta"))
-    parts = (batch.images, batch.targets, batch.colours, batch.boxes, batch.labels)
+    parts = (batch.images, batch.places, batch.colours, batch.boxes, batch.labels)
     assert {part.device.type for part in parts} == {"meta"}
     assert batch.paths == ("a.jpg",)
 
@@ -279,7 +279,7 @@ def assert_same_batches(found: list[Batch], expected: list[Batch]) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert (one.paths, one.bad) == (other.paths, other.bad)
-        for name in ("images", "targets", "colours", "boxes", "labels"):
+        for name in ("images", "places", "colours", "boxes", "labels"):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 

@@ -13,13 +13,13 @@ SIDE = 12
 TARGETS = [(0, 0, SIDE, SIDE), (3, 2, 9, 11), (0, 5, 1, 6), (11, 11, 12, 12)]
 
 
-def batch_of(targets: list[tuple[int, int, int, int]], seed: int = 0) -> Batch:
-    """Noise everywhere, outside of the targets too; colour maps of every sign."""
+def batch_of(places: list[tuple[int, int, int, int]], seed: int = 0) -> Batch:
+    """Noise everywhere, outside of the places too; colour maps of every sign."""
     rng = np.random.default_rng(seed)
-    count = len(targets)
+    count = len(places)
     return Batch(
         images=torch.from_numpy(rng.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)),
-        targets=torch.tensor(targets, dtype=torch.int64).view(-1, 4),
+        places=torch.tensor(places, dtype=torch.int64).view(-1, 4),
         colours=torch.from_numpy(rng.uniform(-2, 2, (count, 3, 4)).astype(np.float32) * np.float32([1, 1, 1, 20])),
         boxes=torch.zeros(count, 1, 4),
         labels=torch.full((count, 1), -1),
@@ -32,7 +32,7 @@ def plainly(batch: Batch) -> NDArray[np.float64]:
     """Pixel by pixel in float64: colour map, / 255, - mean, / std."""
     images, colours = batch.images.numpy(), batch.colours.numpy().astype(np.float64)
     result = np.zeros((len(images), 3, SIDE, SIDE))
-    for number, (left, top, right, bottom) in enumerate(batch.targets.tolist()):
+    for number, (left, top, right, bottom) in enumerate(batch.places.tolist()):
         for y in range(top, bottom):
             for x in range(left, right):
                 rgb = images[number, y, x].astype(np.float64)
@@ -68,14 +68,14 @@ def test_outside_of_the_image_is_exactly_the_mean_color(target: tuple[int, int, 
     assert (result[:, ~is_outside] != 0).any()
 
 
-@pytest.mark.parametrize("targets", [TARGETS[:1], TARGETS])
-def test_both_ways_of_computing_agree(targets: list[tuple[int, int, int, int]]) -> None:
-    batch = batch_of(targets, seed=3)
+@pytest.mark.parametrize("places", [TARGETS[:1], TARGETS])
+def test_both_ways_of_computing_agree(places: list[tuple[int, int, int, int]]) -> None:
+    batch = batch_of(places, seed=3)
     scales = torch.tensor(STD)
     matrix = batch.colours[:, :, :3] / (255 * scales[:, None])
     offset = (batch.colours[:, :, 3] / 255 - torch.tensor(MEAN)) / scales
     ours, other = _with_opencv(batch, matrix, offset), _with_torch(batch, matrix, offset)
-    assert ours.shape == other.shape == (len(targets), SIDE, SIDE, 3)
+    assert ours.shape == other.shape == (len(places), SIDE, SIDE, 3)
     assert ours.dtype == other.dtype == torch.float32
     # Sums of the same four float32 terms in another order.
     torch.testing.assert_close(ours, other, rtol=0, atol=1e-5)

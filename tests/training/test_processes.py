@@ -23,7 +23,8 @@ def test_a_process_alone_has_sums_and_values_of_its_own() -> None:
         assert values.tolist() == [1, -2]
         value = object()
         assert processes.gather(value) == [value]
-        assert processes.from_first(value) is value
+        processes.share([values])
+        assert values.tolist() == [1, -2]
         assert not dist.is_initialized()
 
 

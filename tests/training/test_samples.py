@@ -108,7 +108,7 @@ def test_voc_images_without_an_object_are_left_out_and_counted(tmp_path: Path) -
     samples, notes = load_training_samples(source, CLASSES)
     assert [sample.image_id for sample in samples] == ["1", "3"]
     assert "left out 2 images without objects" in notes
-    assert "left out 1 objects that break GluonCV's bounds rule" in notes
+    assert "left out 1 objects in training, which break GluonCV's bounds rule" in notes
 
 
 @pytest.mark.parametrize("rows", [[], [("cat", (0, 0, 9, 9), False)]])
