@@ -112,13 +112,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for data, runs and results")
     parser.add_argument("--write", type=Path, help="where the packed weights go; default in --out")
-    parser.add_argument("--classifier-epochs", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=18, help="of the detector")
+    parser.add_argument("--classifier-epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=14, help="of the detector")
     arguments = parser.parse_args()
     out: Path = arguments.out
     started = time.perf_counter()
     data = write_shapes(out / "data", train=TRAIN_PICTURES, val=VAL_PICTURES, seed=1)
-    splits = {name: load_dataset("voc", data, name, SHAPE_CLASSES) for name in ("train", "val")}
+    # In the order that a training takes from annotations.
+    class_names = sorted(SHAPE_CLASSES)
+    splits = {name: load_dataset("voc", data, name, class_names) for name in ("train", "val")}
     backbone = out / "backbone.safetensors"
     if not backbone.exists():
         accuracy = train_backbone(splits["train"], splits["val"], arguments.classifier_epochs, backbone)

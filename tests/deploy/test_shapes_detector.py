@@ -23,7 +23,7 @@ PICTURES = 100
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Held-out pictures: numbered as no training picture is."""
     root = write_shapes(tmp_path_factory.mktemp("shapes") / "data", train=1, val=PICTURES, seed=1)
-    return load_dataset("voc", root, "val", SHAPE_CLASSES)
+    return load_dataset("voc", root, "val", sorted(SHAPE_CLASSES))
 
 
 @pytest.fixture(scope="module")
