@@ -28,8 +28,9 @@ demo: $(VENV)/installed
 	$(BIN)/ssd-deploy detect --model $(DEMO_MODEL) --images '.demo/shapes/JPEGImages/shapes1_100000*.jpg' \
 		--out .demo/annotated
 
+# A process a core, and a thread each: threads of two processes that wait for each other would take ten times as long.
 test: $(VENV)/installed $(BINDINGS)/made
-	$(BIN)/python -m pytest --ignore tests/oracle -m "not engines and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/oracle -m "not engines and not gpu"
 
 # TensorRT for RTX really builds every network of the table, in both precisions; no GPU needed.
 test-engines: $(VENV)/installed

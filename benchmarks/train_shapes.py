@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for data, runs and results")
     parser.add_argument("--write", type=Path, help="where the packed weights go; default in --out")
     parser.add_argument("--classifier-epochs", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=14, help="of the detector")
+    parser.add_argument("--epochs", type=int, default=15, help="of the detector")
     arguments = parser.parse_args()
     out: Path = arguments.out
     started = time.perf_counter()
@@ -137,7 +137,9 @@ def main() -> None:
             "lr": 0.015,
             "lr_mode": "cos",
             "warmup_iters": 200,
-            "max_expansion": 2.0,
+            # Pictures are drawn, so there is no want of them that parts of pictures would have to meet.
+            "max_expansion": 1.0,
+            "crop": False,
             "ema": True,
             "channels_last": True,
             "workers": 1,

@@ -95,7 +95,7 @@ def load_detector(
         backend: `torch`, `onnxruntime`, `tensorrt`, `tensorrt-rtx`, or `auto`: PyTorch for a network, ONNX Runtime
             for an `.onnx` file, an engine's own flavour of TensorRT. TensorRT builds its engine of an `.onnx`
             file in the cache folder first, for batches of up to `batch_size`.
-        weights: for a network: a weight file, `random[:SEED]`, or None for the published weights.
+        weights: for a network: a weight file, `shapes`, `random[:SEED]`, or None for the published weights.
         classes: class names of a `_custom` network.
         provider: ONNX Runtime's `cpu`, `cuda` or `tensorrt`.
         device: PyTorch's `cpu` or `cuda`.

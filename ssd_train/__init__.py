@@ -18,7 +18,8 @@ def build_network(name: str, weights: str | Path | None = None, classes: Sequenc
     Args:
         name: a network that `ssd-deploy models` lists, for example `ssd_512_resnet50_v1_coco`.
         weights: None for fresh initial weights; `"random"` or `"random:SEED"` for seeded ones with
-            scores like a trained detector's; else a file: MXNet `.params` in either naming scheme, a
+            scores like a trained detector's; `"shapes"` for the trained detector that comes with the package
+            (`ssd_300_mobilenet0.25_custom`); else a file: MXNet `.params` in either naming scheme, a
             pytorch-cv checkpoint, or this project's `.safetensors` / `.pth`, told apart by content.
         classes: class names, for the `_custom` networks; where it is None, a file of this project
             brings its own list.

@@ -48,6 +48,7 @@ def train(
     max_expansion: Annotated[
         float, typer.Option(help="Largest canvas that an image is put on in augmentation, in sides of the image.")
     ] = TrainingConfig.max_expansion,
+    crop: Annotated[bool, typer.Option("--crop/--no-crop", help="Train on random parts of the images.")] = True,
     momentum: Annotated[float, typer.Option(help="Share of the last step that is taken again.")] = (
         TrainingConfig.momentum
     ),

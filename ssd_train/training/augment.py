@@ -75,6 +75,7 @@ def sample_geometry(
     boxes: NDArray[np.float64],
     input_size: int,
     max_expansion: float = MAX_EXPANSION,
+    with_crop: bool = True,
 ) -> Geometry:
     """Draw expansion, crop, interpolation and flip.
 
@@ -84,6 +85,7 @@ def sample_geometry(
         boxes: (M, 4) xyxy in image pixels.
         input_size: side of the square network input.
         max_expansion: largest canvas, in sides of the image; 1 for no expansion.
+        with_crop: cut a part out; otherwise the whole canvas stays.
 
     Returns:
         Positions such that box edges lie where the same pixels' edges lie: where whole pixels force a
@@ -91,7 +93,10 @@ def sample_geometry(
     """
     canvas_size, (top, left) = _expanded(rng, image_size, max_expansion)
     shifted = boxes + np.array([left, top, left, top])
-    crop, kept, clipped = _cropped(rng, canvas_size, shifted)
+    if with_crop:
+        crop, kept, clipped = _cropped(rng, canvas_size, shifted)
+    else:
+        crop, kept, clipped = (0, 0, canvas_size[1], canvas_size[0]), np.arange(len(boxes)), shifted
     interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
     is_flipped = bool(rng.random() < PROBABILITY)
 

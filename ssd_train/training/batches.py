@@ -93,7 +93,7 @@ class AugmentedImages(Dataset[Example]):
         samples: as `samples.load_training_samples` gives them.
         input_size: side of the square network input.
         seed: of the whole training.
-        max_expansion: see `augment.sample_geometry`.
+        max_expansion, with_crop: see `augment.sample_geometry`.
         skip_bad: take the next sample for one whose image cannot be read, and say so, instead of failing.
     """
 
@@ -104,12 +104,14 @@ class AugmentedImages(Dataset[Example]):
         seed: int,
         *,
         max_expansion: float = MAX_EXPANSION,
+        with_crop: bool = True,
         skip_bad: bool = False,
     ) -> None:
         self.samples = samples
         self.input_size = input_size
         self.seed = seed
         self.max_expansion = max_expansion
+        self.with_crop = with_crop
         self.skip_bad = skip_bad
 
     def __len__(self) -> int:
@@ -132,7 +134,7 @@ class AugmentedImages(Dataset[Example]):
         sample = self.samples[key.sample]
         rng = np.random.default_rng((self.seed, key.epoch, key.sample))
         boxes = sample.ground_truth.boxes
-        geometry = sample_geometry(rng, sample.image_size, boxes, self.input_size, self.max_expansion)
+        geometry = sample_geometry(rng, sample.image_size, boxes, self.input_size, self.max_expansion, self.with_crop)
         image = sample.load_image(reduction=geometry.reduction)
         return Example(
             image=render(image, geometry, self.input_size),

@@ -37,6 +37,7 @@ class TrainingConfig:
         lr, lr_mode, lr_decay, lr_decay_epoch, warmup_iters, warmup_factor: see `optimizer.learning_rate`.
         anchor_steps: where the cells of anchors lie: `gluoncv`, as in its preset; `even`, over the whole input; or
             `auto`, which is GluonCV's unless they leave a part of the input without anchors.
+        crop: train on random parts of the images; without it a training is shorter, where images are plenty.
         max_expansion: see `augment.sample_geometry`; less than 4 suits networks whose anchors are not for the
             tiny objects that it makes.
         momentum, weight_decay: see `optimizer.MXNetSGD`.
@@ -81,6 +82,7 @@ class TrainingConfig:
     warmup_factor: float = 0.01
     anchor_steps: str = "auto"
     max_expansion: float = 4.0
+    crop: bool = True
     momentum: float = 0.9
     weight_decay: float = 5e-4
     epochs: int = 240

@@ -34,7 +34,7 @@ PICTURED_SAMPLES = 16
 PICTURED_VALIDATIONS = 8
 
 # Settings that a resumed training must share with its checkpoint, or it would be another one.
-KEPT_SETTINGS = ("network", "seed", "amp", "ema", "max_expansion")
+KEPT_SETTINGS = ("network", "seed", "amp", "ema", "max_expansion", "crop")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,6 +122,7 @@ def _augmented_images(config: TrainingConfig, prepared: Prepared) -> AugmentedIm
         prepared.network.config.input_size,
         config.seed,
         max_expansion=config.max_expansion,
+        with_crop=config.crop,
         skip_bad=config.skip_bad_images,
     )
 

@@ -491,3 +491,19 @@ def test_each_colour_step_happens_half_of_the_time() -> None:
     contrasts, shifts = alone[:, 0, 0], alone[:, 0, 3] / alone[:, 0, 0]
     assert 0.5 <= contrasts.min() < 0.6 and 1.4 < contrasts.max() <= 1.5
     assert -32 <= shifts.min() < -28 and 28 < shifts.max() <= 32
+
+
+def test_without_crop_and_expansion_the_whole_image_is_resized_and_every_box_stays() -> None:
+    boxes = np.array([[0, 0, 40, 30], [100, 50, 200, 100], [150, 80, 199, 99]], np.float64)
+    flips = set()
+    for seed in range(20):
+        found = sample_geometry(np.random.default_rng(seed), (100, 200), boxes, 300, 1.0, with_crop=False)
+        assert found.canvas_size == (100, 200) and found.crop == (0, 0, 200, 100)
+        assert found.source == (0, 0, 200, 100) and found.place == (0, 0, 300, 300)
+        assert found.kept.tolist() == [0, 1, 2]
+        scaled = boxes * [1.5, 3, 1.5, 3]
+        if found.is_flipped:
+            scaled[:, [0, 2]] = 300 - scaled[:, [2, 0]]
+        np.testing.assert_allclose(found.boxes, scaled, atol=1e-9)
+        flips.add(found.is_flipped)
+    assert flips == {True, False}
