@@ -86,7 +86,8 @@ def train_ours(options: argparse.Namespace, seed: int, test: Dataset) -> dict[st
         lr_mode="cos",
         warmup_iters=WARM_UP_STEPS,
         # Its cells are coarse, and the usual zoom-out would leave platelets of four pixels.
-        max_expansion=2.0,
+        max_expansion=2.0 if options.crop else 1.0,
+        crop=options.crop,
         epochs=options.epochs,
         workers=options.workers,
         ema=True,
@@ -360,6 +361,12 @@ def main() -> None:
     parser.add_argument("--seeds", default="233", help="with commas between")
     parser.add_argument("--peer-recipes", type=int, choices=(0, 1, 2), default=2, help="1: torchvision's own alone")
     parser.add_argument("--val-interval", type=int, help="epochs; without it only the last one is validated")
+    parser.add_argument(
+        "--crop",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="this project's random zoom; short trainings learn faster without",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0, help="processes that load images; 0 loads in this one")
     parser.add_argument("--limit", type=int, help="first images of both lists only, to try the script out")
@@ -391,6 +398,7 @@ def main() -> None:
             "test_images": len(test.samples),
             "classes": list(class_names),
             "results": results,
+            "crop": options.crop,
             "peer_recipes": options.peer_recipes,
             "credited_to_peer": [best_of_peer(results, seed) for seed in seeds],
         }
