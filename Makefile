@@ -30,7 +30,9 @@ demo: $(VENV)/installed
 
 # A process a core, and a thread each: threads of two processes that wait for each other would take ten times as long.
 test: $(VENV)/installed $(BINDINGS)/made
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/oracle -m "not engines and not gpu"
+	$(BIN)/python -m pytest -q tests/deploy/test_benchmark.py -m "not gpu" # alone, since it measures time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/oracle \
+		--ignore tests/deploy/test_benchmark.py -m "not engines and not gpu"
 
 # TensorRT for RTX really builds every network of the table, in both precisions; no GPU needed.
 test-engines: $(VENV)/installed

@@ -28,8 +28,9 @@ class L2Normalize(nn.Module):
         self.scale = nn.Parameter(torch.full((1, channels, 1, 1), initial_scale))
 
     def forward(self, features: Tensor) -> Tensor:
-        # Under autocast the features are half precision, whose range the squares leave.
-        features = features.float()
+        if torch.is_autocast_enabled(features.device.type):
+            # Training in mixed precision: the squares leave half precision's range. (For inference see `precision`.)
+            features = features.float()
         # The epsilon stands inside the root, as in the reference; outside, small inputs differ.
         return features / torch.sqrt(features.square().sum(dim=1, keepdim=True) + 1e-5) * self.scale
 

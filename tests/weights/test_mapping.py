@@ -306,7 +306,7 @@ def test_saving_over_a_file_keeps_it_when_writing_fails(tmp_path, monkeypatch, s
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
     with pytest.raises(SSDDeployError, match="w.safetensors: cannot be written .disk full."):
         write_safetensors(path, small.state_dict(), {})
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
