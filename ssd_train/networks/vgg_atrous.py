@@ -28,7 +28,7 @@ class L2Normalize(nn.Module):
         self.scale = nn.Parameter(torch.full((1, channels, 1, 1), initial_scale))
 
     def forward(self, features: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(features.device.type):
+        if features.dtype != torch.float32 and torch.is_autocast_enabled(features.device.type):
             # Training in mixed precision: the squares leave half precision's range. (For inference see `precision`.)
             features = features.float()
         # The epsilon stands inside the root, as in the reference; outside, small inputs differ.
