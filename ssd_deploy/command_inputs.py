@@ -233,10 +233,9 @@ def open_dataset(
     kind: str, root: Path | None, split: str | None, class_names: tuple[str, ...], limit: int | None
 ) -> "Dataset":
     """Read the data set of `--dataset`, by default from `~/.torch/datasets/<kind>`."""
-    from ssd_train.evaluation.datasets.load import load_dataset
+    from ssd_train.evaluation.datasets.load import default_root, load_dataset
 
-    folder = root or Path.home() / ".torch" / "datasets" / kind
-    return load_dataset(kind, folder, split, class_names).limited(limit)
+    return load_dataset(kind, root or default_root(kind), split, class_names).limited(limit)
 
 
 def open_images(patterns: Sequence[str], class_names: tuple[str, ...], limit: int | None) -> "Dataset":

@@ -6,14 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 from ssd_deploy.detector import Detector
 from ssd_train.evaluation.detections import Detections
-from ssd_train.evaluation.draw import draw
+from ssd_train.evaluation.draw import draw, write_picture
 from ssd_train.evaluation.errors import ImageError, SSDDeployError
-from ssd_train.evaluation.files import write_json, written_atomically
+from ssd_train.evaluation.files import write_json
 from ssd_train.evaluation.preprocess import IMAGE_SUFFIXES, load_image
 
 RESULTS_NAME = "detections.json"
@@ -109,7 +106,7 @@ def detect_files(
                 loaded, detector.detect([image for _, _, image in loaded]), strict=True
             ):
                 shown = found.clipped(image.shape[:2]).select(found.scores >= threshold)
-                _write_picture(target, draw(image, shown, detector.spec.class_names))
+                write_picture(target, draw(image, shown, detector.spec.class_names))
                 results.append(_result(path, image.shape[:2], shown, detector.spec.class_names))
                 pictures.append(target)
                 counts.append(len(shown))
@@ -148,14 +145,6 @@ def _targets(paths: Sequence[Path], out_dir: Path) -> list[Path]:
             raise SSDDeployError(f"{target}: the annotated picture would replace an image; choose another --out")
         targets.append(target)
     return targets
-
-
-def _write_picture(path: Path, image: np.ndarray) -> None:
-    with written_atomically(path) as temporary:
-        ok, data = cv2.imencode(path.suffix, image[:, :, ::-1])
-        if not ok:
-            raise SSDDeployError(f"{path}: OpenCV cannot write a picture of {image.shape[1]}x{image.shape[0]} pixels")
-        temporary.write_bytes(data.tobytes())
 
 
 def _result(path: Path, image_size: tuple[int, int], found: Detections, class_names: tuple[str, ...]) -> dict[str, Any]:

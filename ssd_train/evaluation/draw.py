@@ -1,12 +1,15 @@
-"""Detections drawn into a picture."""
+"""Detections drawn into a picture, and pictures written."""
 
 import colorsys
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ssd_train.evaluation.detections import Detections
+from ssd_train.evaluation.errors import SSDDeployError
+from ssd_train.evaluation.files import written_atomically
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -44,6 +47,19 @@ def draw(
         cv2.rectangle(canvas, (x, y - text_height - 1), (x + text_width, y + baseline), color, cv2.FILLED)
         cv2.putText(canvas, text, (x, y), FONT, scale, _ink(color), max(1, thickness - 1), cv2.LINE_AA)
     return canvas
+
+
+def write_picture(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write an (H, W, 3) RGB picture in the format that the name says, atomically.
+
+    Raises:
+        SSDDeployError: the file cannot be written, or the format cannot hold such a picture.
+    """
+    with written_atomically(path) as temporary:
+        ok, data = cv2.imencode(path.suffix, image[:, :, ::-1])
+        if not ok:
+            raise SSDDeployError(f"{path}: OpenCV cannot write a picture of {image.shape[1]}x{image.shape[0]} pixels")
+        temporary.write_bytes(data.tobytes())
 
 
 def _color(label: int) -> tuple[int, int, int]:

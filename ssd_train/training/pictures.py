@@ -10,9 +10,7 @@ from torch import Tensor
 
 from ssd_train.evaluation.datasets.dataset import GroundTruth, Sample
 from ssd_train.evaluation.detections import Detections
-from ssd_train.evaluation.draw import draw
-from ssd_train.evaluation.errors import SSDDeployError
-from ssd_train.evaluation.files import written_atomically
+from ssd_train.evaluation.draw import draw, write_picture
 from ssd_train.evaluation.spec import DetectorSpec
 
 MAX_COLUMNS = 4
@@ -40,7 +38,7 @@ def write_augmented(path: Path, images: Tensor, boxes: Tensor, labels: Tensor, s
         known = Detections(own_boxes[real], np.ones(int(real.sum()), np.float32), own_labels[real])
         picture = (255 * image).clip(0, 255).round().astype(np.uint8)
         pictures.append(draw(picture, known, spec.class_names, with_scores=False))
-    _write(path, _grid(pictures))
+    write_picture(path, _grid(pictures))
 
 
 def write_detections(
@@ -62,7 +60,7 @@ def write_detections(
         scale = min(PICTURE_WIDTH / width, MAX_PICTURE_HEIGHT / height)
         size = (max(round(width * scale), 1), max(round(height * scale), 1))
         pictures.append(cv2.resize(pair, size, interpolation=cv2.INTER_AREA).astype(np.uint8))
-    _write(path, _grid(pictures))
+    write_picture(path, _grid(pictures))
 
 
 def _as_detections(truth: GroundTruth) -> Detections:
@@ -83,11 +81,3 @@ def _grid(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
             row[: picture.shape[0], left : left + picture.shape[1]] = picture
         rows.append(row)
     return np.concatenate(rows)
-
-
-def _write(path: Path, picture: NDArray[np.uint8]) -> None:
-    ok, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    if not ok:
-        raise SSDDeployError(f"{path}: OpenCV cannot write a picture of {picture.shape[1]}x{picture.shape[0]} pixels")
-    with written_atomically(path) as temporary:
-        temporary.write_bytes(data.tobytes())

@@ -9,16 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssd_train.evaluation.datasets.coco import load_coco
+from ssd_train.evaluation.datasets.coco import DEFAULT_SPLIT, load_coco
 from ssd_train.evaluation.datasets.dataset import Dataset, GroundTruth, Sample
-from ssd_train.evaluation.datasets.load import load_dataset
+from ssd_train.evaluation.datasets.load import DATASETS, default_root, load_dataset
+from ssd_train.evaluation.datasets.voc import DEFAULT_YEAR_SPLIT
 from ssd_train.evaluation.errors import DatasetError
-
-DATASET_ROOTS = {"voc": Path("~/.torch/datasets/voc"), "coco": Path("~/.torch/datasets/coco")}
 
 # The published trainings' splits.
 TRAIN_SPLITS = {"voc": "2007_trainval,2012_trainval", "coco": "train2017"}
-VAL_SPLITS = {"voc": "2007_test", "coco": "val2017"}
+VAL_SPLITS = {"voc": DEFAULT_YEAR_SPLIT, "coco": DEFAULT_SPLIT}
 
 
 class DataSource(NamedTuple):
@@ -48,8 +47,8 @@ def find_source(dataset: str, root: Path | None, train_split: str | None, val_sp
     Raises:
         DatasetError: the folder is missing, or has neither layout, or a split must be named.
     """
-    if dataset in DATASET_ROOTS:
-        kind, folder = dataset, (root or DATASET_ROOTS[dataset]).expanduser()
+    if dataset in DATASETS:
+        kind, folder = dataset, (root or default_root(dataset)).expanduser()
     elif root is not None:
         raise DatasetError(f"--dataset {dataset} is a folder, so --data-root {root} does not apply; leave one out")
     else:

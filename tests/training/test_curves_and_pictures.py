@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from ssd_train.evaluation.datasets.dataset import Sample, make_ground_truth
 from ssd_train.evaluation.detections import Detections
+from ssd_train.evaluation.draw import write_picture
 from ssd_train.evaluation.errors import SSDDeployError
 from ssd_train.evaluation.spec import DetectorSpec
 from ssd_train.training.curves import write_curves
-from ssd_train.training.pictures import _grid, _write, write_augmented, write_detections
+from ssd_train.training.pictures import _grid, write_augmented, write_detections
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 SPEC = DetectorSpec(network="any", class_names=("cat", "dog"), input_size=(60, 60))
@@ -189,5 +190,5 @@ def test_pictures_of_any_shape_come_out_in_a_moderate_size(
 
 def test_a_picture_too_large_for_its_format_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(SSDDeployError, match=r"found\.jpg: OpenCV cannot write a picture of 1x70000 pixels"):
-        _write(tmp_path / "found.jpg", plain(70_000, 1, 0))
+        write_picture(tmp_path / "found.jpg", plain(70_000, 1, 0))
     assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,11 @@ from ssd_train.evaluation.errors import DatasetError
 DATASETS: dict[str, Callable[[Path, str | None, Sequence[str]], Dataset]] = {"voc": load_voc, "coco": load_coco}
 
 
+def default_root(kind: str) -> Path:
+    """Return where a kind's folder is looked for when none is named: `~/.torch/datasets/<kind>`."""
+    return Path.home() / ".torch" / "datasets" / kind
+
+
 def load_dataset(kind: str, root: Path, split: str | None, class_names: Sequence[str]) -> Dataset:
     """Read a data set's annotations; images are loaded later, one by one.
 
