@@ -39,12 +39,12 @@ def test_the_weights_are_small_enough_for_a_package() -> None:
     assert SHAPES_WEIGHTS.stat().st_size < 3_000_000
 
 
-def test_it_finds_most_of_what_there_is(pictures: Dataset, models: dict[str, Path]) -> None:
+def test_it_finds_nine_tenths_of_what_there_is(pictures: Dataset, models: dict[str, Path]) -> None:
     detector = load_detector(models["fp32"])
     found = run_detector(pictures.samples, detector.runner.run, detector.spec)
     numbers = score(pictures, found, detector.spec, metric="coco", protocol=Protocol.STANDARD).numbers
-    # 0.869 on the 500 pictures that it was validated on; these are the first hundred of them.
-    assert numbers["AP50"] >= 0.85
+    # 0.924 on the 500 pictures that it was validated on; these are the first hundred of them.
+    assert numbers["AP50"] >= 0.9
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
