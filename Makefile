@@ -8,6 +8,12 @@ BINDINGS := .bindings
 DEMO_NETWORK := ssd_300_mobilenet0.25_custom
 DEMO_MODEL := .demo/$(DEMO_NETWORK).fp32.onnx
 
+# Threads that wait for each other by spinning take ten times as long beside any other process.
+export OMP_WAIT_POLICY := PASSIVE
+
+# A process a core, and a thread each.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 .PHONY: install demo test test-engines test-gpu test-oracle lint types light clean
 
 install: $(VENV)/installed
@@ -28,13 +34,11 @@ demo: $(VENV)/installed
 	$(BIN)/ssd-deploy detect --model $(DEMO_MODEL) --images '.demo/shapes/JPEGImages/shapes1_100000*.jpg' \
 		--out .demo/annotated
 
-# A process a core, and a thread each: threads of two processes that wait for each other would take ten times as long.
 test: $(VENV)/installed $(BINDINGS)/made
 	$(BIN)/python -m pytest -q tests/deploy/test_benchmark.py -m "not gpu" # alone, since it measures time
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/oracle \
-		--ignore tests/deploy/test_benchmark.py -m "not engines and not gpu"
+	$(PARALLEL) --ignore tests/oracle --ignore tests/deploy/test_benchmark.py -m "not engines and not gpu"
 
-# TensorRT for RTX really builds every network of the table, in both precisions; no GPU needed.
+# TensorRT for RTX really builds every network of the table, in every precision; no GPU needed.
 test-engines: $(VENV)/installed
 	$(BIN)/python -m pytest tests/export/test_engine_builds.py
 
@@ -50,7 +54,7 @@ $(BINDINGS)/made: $(VENV)/installed tests/bindings/make_bindings.sh
 # Everything against GluonCV itself, in an environment of its own; its outputs are kept in .oracle.
 test-oracle: $(VENV)/installed
 	reference=$$(ORACLE_PYTHON=$(ORACLE_PYTHON) bash tests/oracle/make_reference.sh) && \
-		SSD_ORACLE_DIR=$$reference $(BIN)/python -m pytest tests/oracle
+		SSD_ORACLE_DIR=$$reference $(PARALLEL) tests/oracle
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

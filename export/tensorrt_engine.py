@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime
 
 from export.engine_file import BuildOptions, EngineInfo, TensorInfo, engine_name, read_info, write_info
+from export.int8_metadata import Int8Target, int8_target
 from export.layer_precision import count_convolutions
 from export.tensorrt_bindings import TENSORRT, TENSORRT_RTX, Messages, load_bindings, make_logger, starting
 from ssd_train.evaluation.errors import BackendError, ModelError
@@ -198,7 +199,13 @@ def _read_spec(onnx: Path) -> DetectorSpec:
     except Exception as error:  # ONNX Runtime's exceptions share no narrower base
         reason = " ".join(str(error).split())
         raise ModelError(f"{onnx}: is not a usable ONNX file ({reason}); make one with `ssd-deploy export`") from error
-    return DetectorSpec.from_metadata(session.get_modelmeta().custom_metadata_map, str(onnx))
+    metadata = session.get_modelmeta().custom_metadata_map
+    if int8_target(metadata) == Int8Target.CPU:
+        raise ModelError(
+            f"{onnx}: was quantized for the CPU, to uint8 activations that TensorRT refuses; export it again with "
+            "--int8-target portable"
+        )
+    return DetectorSpec.from_metadata(metadata, str(onnx))
 
 
 def _cached_name(

@@ -15,9 +15,11 @@ from typing import Annotated
 import typer
 
 from ssd_deploy.command_inputs import (
+    Int8Options,
     check_results,
     export_engine,
     export_network,
+    export_quantized,
     exported_for_now,
     open_dataset,
     open_images,
@@ -60,6 +62,18 @@ class Flavour(enum.StrEnum):
 class ExportPrecision(enum.StrEnum):
     FP32 = "fp32"
     FP16 = "fp16"
+    INT8 = "int8"
+
+
+class CalibrationMethod(enum.StrEnum):
+    MINMAX = "minmax"
+    ENTROPY = "entropy"
+    PERCENTILE = "percentile"
+
+
+class Int8Activations(enum.StrEnum):
+    PORTABLE = "portable"
+    CPU = "cpu"
 
 
 class Precision(enum.StrEnum):
@@ -126,6 +140,17 @@ ProtocolOption = Annotated[
 BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images a call.")]
 WorkersOption = Annotated[int, typer.Option("-j", "--workers", min=1, help="Threads that load and pre-process.")]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Use the first N images only.")]
+CalibrationDataOption = Annotated[
+    Path | None, typer.Option(help="int8: folder with images like those to be detected in.", show_default=False)
+]
+CalibrationImagesOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="int8: how many of them; without it 200, or all there are.", show_default=False),
+]
+CalibrationMethodOption = Annotated[
+    CalibrationMethod | None,
+    typer.Option(help="int8: how ranges follow from activations; without it minmax.", show_default=False),
+]
 ScoreOption = Annotated[float, typer.Option("--score-threshold", help="Candidates need a score above it.")]
 NmsOption = Annotated[float, typer.Option("--nms-iou", help="NMS suppresses above this overlap.")]
 TopKOption = Annotated[int, typer.Option("--pre-nms-top-k", help="Candidates an image that enter NMS.")]
@@ -201,7 +226,29 @@ def export(
         ),
     ] = None,
     precision: Annotated[
-        ExportPrecision | None, typer.Option(help="What the network computes in; without it fp32.", show_default=False)
+        ExportPrecision | None,
+        typer.Option(help="What the network computes in; without it fp32; int8 needs images.", show_default=False),
+    ] = None,
+    calibration_data: CalibrationDataOption = None,
+    calibration_images: CalibrationImagesOption = None,
+    calibration_method: CalibrationMethodOption = None,
+    int8_target: Annotated[
+        Int8Activations | None,
+        typer.Option(
+            help="int8: portable (for TensorRT and ONNX Runtime), or cpu, faster in ONNX Runtime; without it portable.",
+            show_default=False,
+        ),
+    ] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="int8: measure what each layer costs; writes a table and a chart.")
+    ] = False,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="int8, with --sensitivity: points of agreement AP that may be lost; the worst layers stay float "
+            "until it is met.",
+            show_default=False,
+        ),
     ] = None,
     score_threshold: ScoreOption = 0.01,
     nms_iou: NmsOption = 0.45,
@@ -265,6 +312,15 @@ def export(
         raise BackendError("the options of an engine need --format tensorrt, or onnx,tensorrt")
     if model is not None and settings != PostprocessSettings():
         raise BackendError(f"{model}: is exported already, with its thresholds and counts inside; leave yours out")
+    int8 = Int8Options(
+        calibration_data=calibration_data,
+        calibration_images=calibration_images,
+        calibration_method=calibration_method,
+        int8_target=int8_target,
+        sensitivity=sensitivity,
+        max_drop=max_drop,
+    )
+    int8.check([precision or "fp32"], formats)
     if "tensorrt" in formats:
         from ssd_deploy.engines import check_buildable
 
@@ -280,7 +336,11 @@ def export(
             loaded = open_network(str(network), weights, classes)
             kept = "onnx" in formats
             folder = out if kept else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ssd-deploy-")))
-            path = export_network(loaded, folder, settings, precision or "fp32")
+            if precision == ExportPrecision.INT8:
+                written, path = export_quantized(loaded, folder, out, settings, int8)
+                typer.echo("\n".join(written))
+            else:
+                path = export_network(loaded, folder, settings, precision or "fp32")
         if kept:
             typer.echo(str(path))
         if "tensorrt" in formats:
@@ -391,8 +451,11 @@ def parity(
         typer.Option(help="Exported .onnx or .engine; may be repeated; without it one is made.", show_default=False),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Precisions to export and compare, such as fp32,fp16.", show_default=False)
+        str | None, typer.Option(help="Precisions to export and compare, such as fp32,fp16,int8.", show_default=False)
     ] = None,
+    calibration_data: CalibrationDataOption = None,
+    calibration_images: CalibrationImagesOption = None,
+    calibration_method: CalibrationMethodOption = None,
     dataset: Annotated[DatasetKind | None, typer.Option(help="Data set with ground truth.", show_default=False)] = None,
     data_root: DataRootOption = None,
     split: SplitOption = None,
@@ -403,10 +466,13 @@ def parity(
     protocol: ProtocolOption = ProtocolName.STANDARD,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Largest difference of the metric, a fraction; fp32 1e-4, fp16 5e-3.", show_default=False),
+        typer.Option(
+            help="Largest difference of the metric, a fraction; fp32 1e-4, fp16 and int8 5e-3.", show_default=False
+        ),
     ] = None,
     min_agreement: Annotated[
-        float | None, typer.Option(help="Lowest agreement AP, a fraction; fp32 0.999, fp16 0.98.", show_default=False)
+        float | None,
+        typer.Option(help="Lowest agreement AP, a fraction; fp32 0.999, fp16 0.98, int8 0.5.", show_default=False),
     ] = None,
     batch_size: BatchOption = 1,
     workers: WorkersOption = 2,
@@ -425,6 +491,12 @@ def parity(
     if model and precision is not None:
         raise BackendError("--precision belongs to models that are exported for the comparison, not to --model")
     precisions = parse_list(precision or "fp32", tuple(ExportPrecision), "--precision")
+    int8 = Int8Options(
+        calibration_data=calibration_data,
+        calibration_images=calibration_images,
+        calibration_method=calibration_method,
+    )
+    int8.check(precisions, ())
     asked = {"metric": tolerance, "agreement": min_agreement}
     changes = {name: value for name, value in asked.items() if value is not None}
     tolerances = {name: dataclasses.replace(usual, **changes) for name, usual in TOLERANCES.items()}
@@ -439,7 +511,7 @@ def parity(
     from ssd_deploy import parity_run  # needs torch, which loading the network has asked for
 
     with contextlib.ExitStack() as stack:
-        models = model or [stack.enter_context(exported_for_now(loaded, name)) for name in precisions]
+        models = model or [stack.enter_context(exported_for_now(loaded, name, int8)) for name in precisions]
         outcome = parity_run.run(
             loaded,
             models,

@@ -1,4 +1,4 @@
-"""Every network of the table is exported and really built, at both precisions, with TensorRT for RTX.
+"""Every network of the table is exported and really built, in float, half and int8, with TensorRT for RTX.
 
 The whole table takes minutes, so all but two rows are marked `engines` and left out by `make test`.
 Rows are built in processes of their own, one a core, since tracing and building use one core each.
@@ -19,10 +19,13 @@ from export.engine_file import BuildOptions, EngineInfo, TensorInfo, read_info
 from ssd_train.evaluation.files import sha256_of_file
 from ssd_train.evaluation.spec import IMAGENET_MEAN
 from ssd_train.networks.zoo import NETWORKS
+from ssd_train.shapes import write_shapes
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 
-PRECISIONS = ("fp32", "fp16")
+# In int8 with the usual options alone, directly behind the float32 file that it is made of.
+PRECISIONS = ("fp32", "int8", "fp16")
+CALIBRATION_PICTURES = 2
 CUSTOM_CLASSES = ("bolt", "nut", "washer")
 # Turing, which the portable default leaves out, then one of every later generation.
 TARGETS = (75, 86, 89, 120)
@@ -60,6 +63,8 @@ def build_row(name: str, options: tuple[BuildOptions, ...], folder: Path) -> lis
     import torch
 
     from export import onnx_export
+    from export.calibration import find_calibration_images
+    from export.int8_export import Int8Settings, export_int8
     from export.tensorrt_bindings import TENSORRT_RTX
     from export.tensorrt_engine import build_engine
     from ssd_train import build_network
@@ -70,13 +75,19 @@ def build_row(name: str, options: tuple[BuildOptions, ...], folder: Path) -> lis
     if name not in FULLY_CHECKED.values():
         onnx_export.CHECKED_BATCHES = ONE_BATCH
     built = []
+    pictures = folder / "pictures"
+    write_shapes(pictures, train=CALIBRATION_PICTURES, val=1, seed=0)
     try:
         network = build_network(
             name, weights="random", classes=CUSTOM_CLASSES if not NETWORKS[name].class_names else None
         )
         for precision in PRECISIONS:
-            onnx = onnx_export.export_onnx(in_precision(network, precision), folder)
-            for each in options:
+            if precision == "int8":
+                float_file = folder / f"{name}.fp32.onnx"
+                onnx = export_int8(float_file, folder, Int8Settings(images=find_calibration_images(pictures))).path
+            else:
+                onnx = onnx_export.export_onnx(in_precision(network, precision), folder)
+            for each in options_of(precision, options):
                 engine = build_engine(onnx, each, flavour=TENSORRT_RTX, gpu=None, cache=folder)
                 built.append(
                     Built(
@@ -92,11 +103,14 @@ def build_row(name: str, options: tuple[BuildOptions, ...], folder: Path) -> lis
                     )
                 )
                 engine.path.unlink()
-            onnx.unlink()
     finally:
         onnx_export.CHECKED_BATCHES = all_batches
         shutil.rmtree(folder, ignore_errors=True)
     return built
+
+
+def options_of(precision: str, options: tuple[BuildOptions, ...]) -> tuple[BuildOptions, ...]:
+    return options[:1] if precision == "int8" else options
 
 
 def every_option(name: str) -> tuple[BuildOptions, ...]:
@@ -141,10 +155,10 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in UNMARKED else pytest.mark.engines) for name in NETWORKS]
 )
-def test_a_network_of_the_table_builds_at_both_precisions(name: str, rows: Rows) -> None:
+def test_a_network_of_the_table_builds_in_every_precision(name: str, rows: Rows) -> None:
     built = rows.built(name)
     assert [(each.precision, each.options) for each in built] == [
-        (precision, options) for precision in PRECISIONS for options in every_option(name)
+        (precision, options) for precision in PRECISIONS for options in options_of(precision, every_option(name))
     ]
     for each in built:
         assert_is_right(each, name)
@@ -153,6 +167,7 @@ def test_a_network_of_the_table_builds_at_both_precisions(name: str, rows: Rows)
     }
     # Weights of convolutions are halved; graph, anchors and the norms that stay float32 are not.
     assert 0.5 < sizes["fp16"] / sizes["fp32"] < 0.56
+    assert 0.25 < sizes["int8"] / sizes["fp32"] <= 0.3
     for options in every_option(name):
         plans = {each.precision: each.plan_size for each in built if each.options == options}
         assert plans["fp16"] < 0.75 * plans["fp32"], "a plan of half-precision weights is not much smaller"

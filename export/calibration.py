@@ -1,0 +1,211 @@
+"""Images -> the range of every activation, measured in the float graph with ONNX Runtime's calibrators.
+
+The images go through the project's own pre-processing. There is no fallback to random data: ranges of noise
+would look like a calibration and ruin the detector.
+"""
+
+import dataclasses
+import hashlib
+import random
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, TensorsData, create_calibrator
+
+from ssd_train.evaluation.captured_stdout import captured_stdout
+from ssd_train.evaluation.errors import DatasetError, ImageError
+from ssd_train.evaluation.files import sha256_of_file
+from ssd_train.evaluation.preprocess import IMAGE_SUFFIXES, load_image, preprocess
+from ssd_train.evaluation.spec import INPUT_NAME, DetectorSpec
+from ssd_train.shapes import draw_picture
+
+# What is taken of a folder where no number is asked for.
+USUAL_IMAGES = 200
+
+# Operators whose inputs and outputs are measured: those that compute in integers, see `quantize`.
+MEASURED_OPERATORS = ("Conv", "Relu", "MaxPool", "Add")
+
+# Each with its options of ONNX Runtime. Its own 128 bins for as many steps of int8 leave entropy nothing to choose
+# from. The percentile is the share of an activation's values that are not cut off.
+METHODS: dict[str, tuple[CalibrationMethod, dict[str, Any]]] = {
+    "minmax": (CalibrationMethod.MinMax, {}),
+    "entropy": (CalibrationMethod.Entropy, {"num_bins": 1024, "num_quantized_bins": 128}),
+    "percentile": (CalibrationMethod.Percentile, {"num_bins": 2048, "percentile": 99.99}),
+}
+
+# Pixels of a picture of one color differ by no more than JPEG's rounding, in 0 to 255.
+FLAT_SPREAD = 4.0
+# Pictures that a flat calibration is tried on, and how far their activations leave its range to be told.
+PROBES = 4
+SATURATED = 1.5
+
+# Told how many images are done, of how many.
+OnProgress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibrationImages:
+    """The images that ranges are measured on.
+
+    Attributes:
+        paths: image files that can be read, each checked.
+        sha256: over the files' contents in their order.
+        unreadable: a sentence for each file that was passed over.
+    """
+
+    paths: tuple[Path, ...]
+    sha256: str
+    unreadable: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Ranges, and how they were found.
+
+    Attributes:
+        ranges: ONNX Runtime's data for each measured tensor.
+        method: key of `METHODS`.
+        images: what they were measured on.
+        warnings: why the ranges may be of no use, a sentence each.
+    """
+
+    ranges: TensorsData
+    method: str
+    images: CalibrationImages
+    warnings: tuple[str, ...]
+
+
+def find_calibration_images(folder: Path, count: int | None = None) -> CalibrationImages:
+    """Choose images of a folder and its sub-folders, the same ones every time.
+
+    Args:
+        count: how many; None for `USUAL_IMAGES`, or all where there are fewer.
+
+    Raises:
+        DatasetError: no such folder, no image in it that can be read, or fewer than `count`.
+    """
+    if count is not None and count < 1:
+        raise DatasetError(f"{count} calibration images are none; ask for at least 1")
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: there is no such folder; name one with images like those to be detected in")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    # Folders are often in the order in which pictures were taken.
+    random.Random(0).shuffle(found)
+    wanted = USUAL_IMAGES if count is None else count
+    paths: list[Path] = []
+    unreadable: list[str] = []
+    digest = hashlib.sha256()
+    for path in found:
+        if len(paths) == wanted:
+            break
+        try:
+            load_image(path)
+        except ImageError as error:
+            unreadable.append(str(error))
+            continue
+        paths.append(path)
+        digest.update(sha256_of_file(path).encode())
+    if not paths:
+        reason = f"{len(unreadable)} files could not be read, the first: {unreadable[0]}" if unreadable else "no image"
+        raise DatasetError(
+            f"{folder}: has no image to calibrate on ({reason}); name a folder with images "
+            f"({', '.join(IMAGE_SUFFIXES)}) like those to be detected in"
+        )
+    if count is not None and len(paths) < count:
+        raise DatasetError(
+            f"{folder}: has {len(paths)} images that can be read, {count} were asked for; "
+            f"use --calibration-images {len(paths)} or name a larger folder"
+        )
+    return CalibrationImages(paths=tuple(paths), sha256=digest.hexdigest(), unreadable=tuple(unreadable))
+
+
+def calibrate(
+    network: onnx.ModelProto,
+    spec: DetectorSpec,
+    images: CalibrationImages,
+    *,
+    method: str,
+    on_progress: OnProgress | None = None,
+) -> Calibration:
+    """Measure the range of every activation.
+
+    Args:
+        network: the float graph from images to raw predictions.
+        method: key of `METHODS`.
+
+    Raises:
+        DatasetError: no such method.
+        ImageError: an image was removed in the meantime.
+    """
+    if method not in METHODS:
+        raise DatasetError(f"calibration method {method!r} does not exist; choose {', '.join(METHODS)}")
+    spreads: list[float] = []
+
+    def loaded() -> Iterator[NDArray[np.float32]]:
+        for done, path in enumerate(images.paths, start=1):
+            image = load_image(path)
+            spreads.append(float(image.std(axis=(0, 1)).max()))
+            yield preprocess(image, spec)
+            if on_progress is not None:
+                on_progress(done, len(images.paths))
+
+    ranges = _measure(network, loaded(), method)
+    warnings = []
+    flat = sum(spread < FLAT_SPREAD for spread in spreads)
+    if 2 * flat >= len(spreads):
+        warnings.append(_about_flat_images(network, spec, ranges, flat, len(spreads)))
+    return Calibration(ranges=ranges, method=method, images=images, warnings=tuple(warnings))
+
+
+def _measure(network: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], method: str) -> TensorsData:
+    calibrator_method, options = METHODS[method]
+    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder, captured_stdout():
+        path = Path(folder) / "network.onnx"
+        onnx.save(network, path)
+        calibrator = create_calibrator(
+            path,
+            MEASURED_OPERATORS,
+            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            calibrate_method=calibrator_method,
+            extra_options=options,
+        )
+        # One by one: a calibrator keeps every activation of what it is given at once.
+        for image in inputs:
+            calibrator.collect_data(_OneImage(image))
+        return calibrator.compute_data()
+
+
+class _OneImage(CalibrationDataReader):
+    def __init__(self, image: NDArray[np.float32]) -> None:
+        self._feeds = [{INPUT_NAME: image[None]}]
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        return self._feeds.pop() if self._feeds else None
+
+
+def _about_flat_images(
+    network: onnx.ModelProto, spec: DetectorSpec, ranges: TensorsData, flat: int, images: int
+) -> str:
+    """Name the activations that a picture with something in it drives out of the measured ranges."""
+    pictures = (preprocess(draw_picture(0, index)[0], spec) for index in range(PROBES))
+    probes = _measure(network, pictures, "minmax")
+    excess = {name: _largest(probes[name]) / max(_largest(ranges[name]), 1e-12) for name in probes}
+    worst = sorted((name for name in excess if excess[name] > SATURATED), key=lambda name: -excess[name])
+    named = ", ".join(f"{name} ({min(excess[name], 1e6):.3g} times)" for name in worst[:5])
+    saturated = (
+        f"{len(worst)} of {len(excess)} activations would saturate, such as {named}" if worst else "none saturates"
+    )
+    return (
+        f"{flat} of {images} calibration images are of one color; on {PROBES} drawn pictures {saturated}; "
+        "calibrate on images like those to be detected in"
+    )
+
+
+def _largest(measured: Any) -> float:
+    low, high = (float(np.max(np.abs(value))) for value in measured.range_value)
+    return max(low, high)

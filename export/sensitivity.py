@@ -1,0 +1,173 @@
+"""Which layers suffer from int8, measured: each is quantized alone, and the detections are held against float's.
+
+The worst stay in float32, as few of them as bring the whole network within the drop that is allowed.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from export.calibration import Calibration, OnProgress
+from export.int8_metadata import Int8Target
+from export.quantize import layer_names, quantize
+from ssd_train.evaluation.datasets.dataset import Sample, make_ground_truth
+from ssd_train.evaluation.detections import Detections, PaddedDetections
+from ssd_train.evaluation.errors import ModelError
+from ssd_train.evaluation.evaluate import run_detector
+from ssd_train.evaluation.files import write_json, written_atomically
+from ssd_train.evaluation.metrics.agreement import agreement_ap
+from ssd_train.evaluation.preprocess import load_image
+from ssd_train.evaluation.requirements import require
+from ssd_train.evaluation.spec import INPUT_NAME, OUTPUT_NAMES, DetectorSpec
+
+# Calibration images that layers are judged on; every layer costs a pass over them.
+USUAL_SENSITIVITY_IMAGES = 32
+
+# Layers that a chart has room for.
+CHARTED = 40
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """What int8 costs.
+
+    Attributes:
+        images: how many the drops were measured on.
+        layer_drops: layer -> points of agreement AP (0 to 100) lost when it alone is quantized, the worst first.
+        full_drop: points lost when all layers are quantized.
+        max_drop: points that were allowed.
+        float_layers: layers that stay float32 to meet that.
+        drop: points lost then.
+    """
+
+    images: int
+    layer_drops: dict[str, float]
+    full_drop: float
+    max_drop: float
+    float_layers: tuple[str, ...]
+    drop: float
+
+    def lines(self) -> list[str]:
+        """Return the table as text."""
+        width = max(map(len, self.layer_drops))
+        lines = [f"{'layer':<{width}}  agreement AP lost when quantized alone, points"]
+        lines += [
+            f"{layer:<{width}}  {drop:6.2f}{'  stays float' if layer in self.float_layers else ''}"
+            for layer, drop in self.layer_drops.items()
+        ]
+        return [
+            *lines,
+            f"all layers int8: {self.full_drop:.2f} points lost on {self.images} images; "
+            f"{len(self.float_layers)} in float: {self.drop:.2f} (allowed {self.max_drop:g})",
+        ]
+
+
+def find_float_layers(
+    model: onnx.ModelProto,
+    spec: DetectorSpec,
+    calibration: Calibration,
+    target: Int8Target,
+    *,
+    max_drop: float,
+    images: int = USUAL_SENSITIVITY_IMAGES,
+    on_progress: OnProgress | None = None,
+) -> Sensitivity:
+    """Rank the layers and choose the fewest that have to stay float, the worst first.
+
+    Args:
+        model: the exported float graph.
+        max_drop: points of agreement AP that may be lost, 0 to 100.
+        images: of the calibration's, how many to measure on.
+
+    Raises:
+        ModelError: `max_drop` is out of range.
+        DatasetError: the float graph detects nothing in the images.
+    """
+    if not 0 <= max_drop <= 100:
+        raise ModelError(f"a drop of {max_drop} points is not in 0 to 100")
+    samples = _samples(calibration.images.paths[:images])
+    reference = _detect(model, samples, spec)
+    layers = list(layer_names(model))
+
+    def drop_of(quantized: onnx.ModelProto) -> float:
+        sizes = [sample.image_size for sample in samples]
+        return 100 * (1 - agreement_ap(reference, _detect(quantized, samples, spec), sizes, len(spec.class_names)))
+
+    drops = {}
+    for done, layer in enumerate(layers, start=1):
+        drops[layer] = drop_of(quantize(model, calibration, target, only_layer=layer))
+        if on_progress is not None:
+            on_progress(done, len(layers))
+    ranked = dict(sorted(drops.items(), key=lambda item: -item[1]))
+    full_drop = drop = drop_of(quantize(model, calibration, target))
+    kept: list[str] = []
+    for layer in ranked:
+        if drop <= max_drop:
+            break
+        kept.append(layer)
+        drop = drop_of(quantize(model, calibration, target, float_layers=kept)) if len(kept) < len(layers) else 0.0
+    return Sensitivity(
+        images=len(samples),
+        layer_drops=ranked,
+        full_drop=full_drop,
+        max_drop=max_drop,
+        float_layers=tuple(kept),
+        drop=drop,
+    )
+
+
+def _samples(paths: Sequence[Path]) -> list[Sample]:
+    return [
+        Sample(image_id=path.name, path=path, image_size=load_image(path).shape[:2], ground_truth=make_ground_truth([]))
+        for path in paths
+    ]
+
+
+def _detect(model: onnx.ModelProto, samples: Sequence[Sample], spec: DetectorSpec) -> list[Detections]:
+    run = open_graph(model, OUTPUT_NAMES)
+    return run_detector(samples, lambda images: PaddedDetections(*run(images)), spec)
+
+
+def open_graph(model: onnx.ModelProto, outputs: Sequence[str]) -> Callable[[NDArray[np.float32]], list[Any]]:
+    """Return a function from images to values of a graph on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # fatal errors alone: the rest is raised
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(list(outputs), {INPUT_NAME: images})
+
+
+def write_sensitivity(sensitivity: Sensitivity, stem: Path) -> tuple[Path, Path]:
+    """Write `<stem>.sensitivity.json` and a chart of the worst layers, `<stem>.sensitivity.png`.
+
+    Raises:
+        BackendError: matplotlib is not installed.
+        SSDDeployError: the folder cannot be written.
+    """
+    require("matplotlib", "plots", "A chart")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    table, chart = (stem.with_name(f"{stem.name}.sensitivity{suffix}") for suffix in (".json", ".png"))
+    write_json(table, dataclasses.asdict(sensitivity))
+    layers = list(sensitivity.layer_drops)[:CHARTED]
+    figure = Figure(figsize=(9.0, 1.6 + 0.2 * len(layers)), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    drops = [sensitivity.layer_drops[layer] for layer in layers]
+    colors = ["#D55E00" if layer in sensitivity.float_layers else "#0072B2" for layer in layers]
+    axes.barh(layers, drops, color=colors)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_xlabel("agreement AP lost when this layer alone is int8, points")
+    left_out = len(sensitivity.layer_drops) - len(layers)
+    kept = f", {len(sensitivity.float_layers)} stay float (orange)" if sensitivity.float_layers else ""
+    axes.set_title(f"{len(layers)} worst layers{kept}" if left_out else f"all {len(layers)} layers{kept}", fontsize=10)
+    with written_atomically(chart) as temporary:
+        figure.savefig(temporary)
+    return table, chart
