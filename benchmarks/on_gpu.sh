@@ -5,7 +5,7 @@
 #
 # PART is `inference` or `training`, each in under ten minutes; without it both, in under twenty.
 # Runs with .venv's Python where there is one, else with python3, or with $PYTHON: no package index is needed. NumPy,
-# OpenCV, pycocotools, typer, rich, safetensors, PyTorch, onnx, onnxscript and pytest are needed for anything at all;
+# OpenCV, faster-coco-eval, typer, rich, safetensors, PyTorch, onnx, onnxscript and pytest are needed for anything at all;
 # what is missing is said, and can be put on PYTHONPATH. All that comes out lands in OUT as it goes; a step that fails
 # does not stop the others. SSD_TEST_DATA names the folder with coco_tiny, without which backends are not compared on
 # real images; QUICK=1 measures little, to try the script out.
@@ -60,7 +60,7 @@ environment() {
 import importlib.metadata, importlib.util, platform
 
 print("Python", platform.python_version())
-needed = {"numpy": "numpy", "cv2": "opencv-python-headless", "onnxruntime": "onnxruntime", "pycocotools": "pycocotools",
+needed = {"numpy": "numpy", "cv2": "opencv-python-headless", "onnxruntime": "onnxruntime", "faster_coco_eval": "faster-coco-eval",
           "rich": "rich", "typer": "typer", "torch": "torch", "torchvision": "torchvision", "safetensors": "safetensors",
           "onnx": "onnx", "onnxscript": "onnxscript", "pytest": "pytest", "tensorrt": "tensorrt",
           "tensorrt_rtx": "tensorrt-rtx", "pycuda": "pycuda", "cuda.bindings": "cuda-python", "matplotlib": "matplotlib"}

@@ -19,32 +19,12 @@ import onnx
 import onnxruntime
 
 from export.onnx_export import export_onnx
+from export.quantize import network_only
 from ssd_train import build_network
 from ssd_train.evaluation.files import write_json
 from ssd_train.evaluation.spec import OUTPUT_NAMES, RAW_NAMES
 
 WARM_UP = 5
-
-
-def cut_at_raw_predictions(path: Path) -> bytes:
-    """Return the model up to its logits and offsets, with the nodes that lead there and no others."""
-    model = onnx.load(path)
-    values = {value.name: value for value in model.graph.value_info}
-    del model.graph.output[:]
-    model.graph.output.extend(values[name] for name in RAW_NAMES)
-    # ONNX Runtime would run the rest for nothing.
-    needed = set(RAW_NAMES)
-    kept = []
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(reversed(kept))
-    weights = [weight for weight in model.graph.initializer if weight.name in needed]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(weights)
-    return model.SerializeToString()
 
 
 def measure(name: str, runs: int) -> dict[str, float]:
@@ -53,7 +33,9 @@ def measure(name: str, runs: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = export_onnx(network, Path(folder))
         whole = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        cut = onnxruntime.InferenceSession(cut_at_raw_predictions(path), providers=["CPUExecutionProvider"])
+        cut = onnxruntime.InferenceSession(
+            network_only(onnx.load(path)).SerializeToString(), providers=["CPUExecutionProvider"]
+        )
     image = np.random.default_rng(0).normal(size=(1, 3, *network.spec.input_size)).astype(np.float32)
     times: dict[str, list[float]] = {"whole": [], "cut": []}
     for run in range(WARM_UP + runs):

@@ -122,7 +122,7 @@ for command in {COMMANDS!r}:
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
         app([command, "--help"])
     assert "Usage: " in printed.getvalue(), command
-heavy = ("torch", "torchvision", "numpy", "cv2", "onnx", "onnxruntime", "onnxscript", "pycocotools", "tensorrt")
+heavy = ("torch", "torchvision", "numpy", "cv2", "onnx", "onnxruntime", "onnxscript", "faster_coco_eval", "tensorrt")
 print([name for name in heavy if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -133,7 +133,7 @@ def test_no_detections_score_zero() -> None:
     assert result.numbers["AP"] == result.numbers["AR100"] == result.per_class["b"] == 0
 
 
-def test_pycocotools_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     coco_average_precision(one_object(), one_detection((0, 0, 10, 10)), ("a", "b"))
     assert capsys.readouterr().out == ""
 
