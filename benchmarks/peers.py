@@ -1,0 +1,280 @@
+"""How fast is a detector here, beside what one would use instead, with the same weights?
+
+    python benchmarks/peers.py --out FOLDER [--json OUT.json] [--chart OUT.png] [--rounds 7] [NETWORK...]
+
+For each network, on this CPU, one photograph a call, decode and NMS included, with as many threads for each:
+
+- GluonCV on MXNet, hybridized and static, in an environment of its own, which is made where it is missing
+  (`tests/oracle/make_reference.sh`, with the seeded weights that the parity tests use);
+- this project from the same `.params` file: ONNX Runtime in float32, the network without decode and NMS, int8 for the
+  CPU (calibrated on photographs), PyTorch as it is and channels-last, and with `--compile` compiled;
+- for 300 pixels and 21 classes torchvision's `ssd300_vgg16` (random weights), eager and through its own ONNX export.
+
+All take turns. Detections of GluonCV and of ONNX Runtime are compared. Peak memory is that of a process which does
+nothing but load a model and run it.
+"""
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torchvision.models.detection import ssd300_vgg16
+from turns import median_ratio, recorded_environment, take_turns, test_data
+
+from export.calibration import find_calibration_images
+from export.int8_export import Int8Settings, export_int8
+from export.int8_metadata import Int8Target
+from export.onnx_export import export_onnx
+from export.quantize import network_only
+from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
+from ssd_deploy.backends.pytorch import TorchRunner
+from ssd_deploy.text_table import text_table
+from ssd_train import build_network
+from ssd_train.evaluation.detections import PaddedDetections
+from ssd_train.evaluation.files import write_json, written_atomically
+from ssd_train.evaluation.metrics.voc_ap import iou
+from ssd_train.evaluation.spec import INPUT_NAME, RAW_NAMES
+
+ROOT = Path(__file__).resolve().parents[1]
+NETWORKS = tuple(
+    f"{stem}_{data}"
+    for stem in ("ssd_300_vgg16_atrous", "ssd_512_vgg16_atrous", "ssd_512_resnet50_v1", "ssd_512_mobilenet1.0")
+    for data in ("voc", "coco")
+)
+# torchvision's detector has this size and as many classes.
+COMPARED_WITH_TORCHVISION = "ssd_300_vgg16_atrous_voc"
+CALIBRATION_IMAGES = 8
+
+GLUONCV, FLOAT, BARE, INT8 = "GluonCV", "ONNX Runtime fp32", "its network alone", "ONNX Runtime int8"
+EAGER, CHANNELS_LAST, COMPILED = "PyTorch", "PyTorch channels-last", "PyTorch compiled"
+PEER, PEER_ONNX = "torchvision ssd300", "torchvision ssd300 in ONNX Runtime"
+
+Images = NDArray[np.float32]
+
+# A process that runs a model file, for its peak memory.
+RUN_ONCE = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
+runner = OnnxRuntimeRunner(Path(sys.argv[1]), threads=int(sys.argv[3]))
+for _ in range(5):
+    runner.run(np.load(sys.argv[2]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+class GluonCV:
+    """A GluonCV detector in its own process, which answers when it is asked to run."""
+
+    def __init__(self, network: str, params: Path, image: Path, out: Path, threads: int) -> None:
+        self.process = subprocess.Popen(
+            [str(ROOT / ".venv-oracle" / "bin" / "python"), str(ROOT / "benchmarks" / "gluoncv_detector.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        )
+        wanted = {"network": network, "params": str(params), "image": str(image), "out": str(out)}
+        self.versions: dict[str, str] = self._ask(wanted)
+        self.peak_mb = 0.0
+
+    def run(self) -> float:
+        """Return the milliseconds of one image."""
+        answer = self._ask({"runs": 1})
+        self.peak_mb = answer["peak_mb"]
+        return float(answer["ms"][0])
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _ask(self, question: Any) -> Any:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"GluonCV's process ended with code {self.process.wait()}; run it by hand")
+        return json.loads(answer)
+
+
+def timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
+
+
+def without_partner(ours: PaddedDetections, theirs: Path) -> int:
+    """Count GluonCV's detections that have none of ours of that label, at an IoU of 0.99 and 1e-4 of its score."""
+    saved = np.load(theirs)
+    alone = 0
+    for label, score, box in zip(saved["labels"], saved["scores"], saved["boxes"], strict=True):
+        near = (ours.labels[0] == label) & (np.abs(ours.scores[0] - score) < 1e-4)
+        alone += label >= 0 and not (
+            near.any() and iou(box[None].astype(float), ours.boxes[0][near].astype(float)).max() > 0.99
+        )
+    return int(alone)
+
+
+def torchvision_variants(image: Images, folder: Path, threads: int) -> dict[str, Callable[[], object]]:
+    """torchvision's detector, as it is and through its own export."""
+    torch.manual_seed(0)
+    model = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=21).eval()
+    pictures = [torch.from_numpy(image[0])]
+    path = folder / "torchvision.onnx"
+    torch.onnx.export(model, (pictures,), str(path), dynamo=False, opset_version=17, input_names=["image"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def eager() -> None:
+        with torch.inference_mode():
+            model(pictures)
+
+    return {PEER: eager, PEER_ONNX: lambda: session.run(None, {"image": image[0]})}
+
+
+def bare_network(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    model = network_only(onnx.load(path)).SerializeToString()
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def measure(name: str, reference: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Export and time a network in every way, in turns."""
+    folder = options.out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    image_path, gluoncv_out = folder / "image.npy", folder / "gluoncv.npz"
+    image = np.ascontiguousarray(np.load(reference / f"{name}.npz")["x"][:1])
+    np.save(image_path, image)
+    params = reference / f"{name}.params"
+    path = export_onnx(build_network(name, weights=params), folder)
+    images = find_calibration_images(test_data() / "coco_tiny" / "val2017", CALIBRATION_IMAGES)
+    int8 = export_int8(path, folder, Int8Settings(images=images, target=Int8Target.CPU)).path
+
+    gluoncv = GluonCV(name, params, image_path, gluoncv_out, options.threads)
+    runners = {label: OnnxRuntimeRunner(file, threads=options.threads) for label, file in ((FLOAT, path), (INT8, int8))}
+    bare = bare_network(path, options.threads)
+    variants: dict[str, Callable[[], float]] = {GLUONCV: gluoncv.run}
+    for label, runner in runners.items():
+        variants[label] = functools.partial(timed, functools.partial(runner.run, image))
+    variants[BARE] = lambda: timed(lambda: bare.run(list(RAW_NAMES), {INPUT_NAME: image}))
+    torch_options: dict[str, dict[str, bool]] = {EAGER: {}, CHANNELS_LAST: {"channels_last": True}}
+    if options.compile:
+        torch_options[COMPILED] = {"compiled": True}
+    for label, keywords in torch_options.items():
+        torch_runner = TorchRunner(build_network(name, weights=params), **keywords)
+        variants[label] = functools.partial(timed, functools.partial(torch_runner.run, image))
+    if name == COMPARED_WITH_TORCHVISION:
+        for label, call in torchvision_variants(image, folder, options.threads).items():
+            variants[label] = functools.partial(timed, call)
+    times = take_turns(variants, options.rounds)
+    gluoncv.close()
+    peak = subprocess.run(
+        [sys.executable, "-c", RUN_ONCE, str(path), str(image_path), str(options.threads)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return {
+        "network": name,
+        "ms": {label: statistics.median(values) for label, values in times.items()},
+        "times_gluoncv": {label: median_ratio(times[GLUONCV], values) for label, values in times.items()},
+        "times_torchvision_onnx": median_ratio(times[PEER_ONNX], times[FLOAT]) if PEER_ONNX in times else None,
+        "post_processing_share": 1 - median_ratio(times[BARE], times[FLOAT]),
+        "peak_mb": {GLUONCV: gluoncv.peak_mb, FLOAT: float(peak.stdout)},
+        "without_partner": without_partner(runners[FLOAT].run(image), gluoncv_out),
+        "versions": gluoncv.versions,
+    }
+
+
+def write_chart(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw how many times as fast as GluonCV each way is."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.8), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    shown = {GLUONCV: "#999999", EAGER: "#56B4E9", CHANNELS_LAST: "#CC79A7", FLOAT: "#0072B2", INT8: "#E69F00"}
+    width = 0.85 / len(shown)
+    for number, (label, color) in enumerate(shown.items()):
+        places = [index + (number - (len(shown) - 1) / 2) * width for index in range(len(rows))]
+        bars = axes.bar(places, [row["times_gluoncv"][label] for row in rows], width, color=color, label=label)
+        axes.bar_label(bars, fmt="%.1f", fontsize=7)
+    axes.set_xticks(range(len(rows)), [row["network"].replace("_", "\n", 2) for row in rows], fontsize=8)
+    axes.set_ylabel("times as fast as GluonCV, higher is better")
+    axes.set_title("One photograph a call on the CPU, same weights, decode and NMS included", fontsize=10)
+    axes.legend(ncols=len(shown), fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    with written_atomically(path) as temporary:
+        figure.savefig(temporary)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=NETWORKS)
+    parser.add_argument("--out", type=Path, required=True, help="folder for models")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes minutes")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--chart", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    environment = recorded_environment()
+    made = subprocess.run(
+        ["bash", str(ROOT / "tests" / "oracle" / "make_reference.sh")], stdout=subprocess.PIPE, text=True, check=True
+    )
+    rows = []
+    for name in options.networks:
+        rows.append(measure(name, Path(made.stdout.strip()), options))
+        print(f"{name}: {rows[-1]}", flush=True)
+    header = (
+        "network",
+        "GluonCV ms",
+        "fp32 ms",
+        "times",
+        "int8 ms",
+        "times",
+        "PyTorch ms",
+        "NMS share",
+        "MB",
+        "GluonCV MB",
+    )
+    cells = [
+        (
+            row["network"],
+            *(f"{row['ms'][GLUONCV]:.0f}", f"{row['ms'][FLOAT]:.1f}", f"{row['times_gluoncv'][FLOAT]:.2f}"),
+            *(f"{row['ms'][INT8]:.1f}", f"{row['times_gluoncv'][INT8]:.2f}", f"{row['ms'][EAGER]:.0f}"),
+            f"{100 * row['post_processing_share']:.1f} %",
+            *(f"{row['peak_mb'][FLOAT]:.0f}", f"{row['peak_mb'][GLUONCV]:.0f}"),
+        )
+        for row in rows
+    ]
+    print(text_table(header, cells, left=1))
+    if options.json is not None:
+        write_json(options.json, {"environment": environment, "threads": options.threads, "rows": rows})
+    if options.chart is not None:
+        write_chart(rows, options.chart)
+
+
+if __name__ == "__main__":
+    main()
