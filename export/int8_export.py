@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from export.calibration import CalibrationImages, OnProgress, calibrate
+from export.calibration import USUAL_METHOD, CalibrationImages, OnProgress, calibrate
 from export.int8_metadata import Int8Target, Quantization
 from export.quantize import network_only, quantize
 from export.sensitivity import Sensitivity, find_float_layers, open_graph
@@ -36,7 +36,7 @@ class Int8Settings:
     """
 
     images: CalibrationImages
-    method: str = "minmax"
+    method: str = USUAL_METHOD
     target: Int8Target = Int8Target.PORTABLE
     max_drop: float | None = None
 

@@ -149,7 +149,7 @@ CalibrationImagesOption = Annotated[
 ]
 CalibrationMethodOption = Annotated[
     CalibrationMethod | None,
-    typer.Option(help="int8: how ranges follow from activations; without it minmax.", show_default=False),
+    typer.Option(help="int8: how ranges follow from activations; without it percentile.", show_default=False),
 ]
 ScoreOption = Annotated[float, typer.Option("--score-threshold", help="Candidates need a score above it.")]
 NmsOption = Annotated[float, typer.Option("--nms-iou", help="NMS suppresses above this overlap.")]

@@ -101,7 +101,7 @@ def export_quantized(
     require("onnx", "export", "Exporting")
     if options.sensitivity:
         require("matplotlib", "plots", "--sensitivity")
-    from export.calibration import find_calibration_images
+    from export.calibration import USUAL_METHOD, find_calibration_images
     from export.int8_export import Int8Settings, export_int8
     from export.int8_metadata import Int8Target
     from export.sensitivity import write_sensitivity
@@ -110,7 +110,7 @@ def export_quantized(
     images = find_calibration_images(options.calibration_data, options.calibration_images)
     int8 = Int8Settings(
         images=images,
-        method=options.calibration_method or "minmax",
+        method=options.calibration_method or USUAL_METHOD,
         target=Int8Target(options.int8_target or "portable"),
         # All may be lost, so that no layer has to stay float.
         max_drop=None if not options.sensitivity else 100.0 if options.max_drop is None else options.max_drop,

@@ -25,13 +25,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_export_calibrates_and_every_command_takes_the_file(run_cli: Run, data: Path, tmp_path: Path) -> None:
     code, output = run_cli(
         "export", *NETWORK, "--precision", "int8", "--calibration-data", data / "JPEGImages",
-        "--calibration-images", 60, "--calibration-method", "percentile", "--out", tmp_path,
+        "--calibration-images", 60, "--calibration-method", "minmax", "--out", tmp_path,
     )  # fmt: skip
     assert code == 0, output
     model = tmp_path / f"{NAME}.int8.onnx"
-    assert str(model) in output.splitlines() and "calibrated on 60 images (percentile)" in output
+    assert str(model) in output.splitlines() and "calibrated on 60 images (minmax)" in output
     metadata = {entry.key: entry.value for entry in onnx.load(model).metadata_props}
-    assert (metadata["calibration_method"], metadata["int8_target"]) == ("percentile", "portable")
+    assert (metadata["calibration_method"], metadata["int8_target"]) == ("minmax", "portable")
 
     voc = ("--dataset", "voc", "--data-root", data, "--split", "val")
     code, output = run_cli("eval", "--model", model, *voc)

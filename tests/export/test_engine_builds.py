@@ -84,7 +84,8 @@ def build_row(name: str, options: tuple[BuildOptions, ...], folder: Path) -> lis
         for precision in PRECISIONS:
             if precision == "int8":
                 float_file = folder / f"{name}.fp32.onnx"
-                onnx = export_int8(float_file, folder, Int8Settings(images=find_calibration_images(pictures))).path
+                int8 = Int8Settings(images=find_calibration_images(pictures), method="minmax")
+                onnx = export_int8(float_file, folder, int8).path
             else:
                 onnx = onnx_export.export_onnx(in_precision(network, precision), folder)
             for each in options_of(precision, options):
