@@ -472,7 +472,7 @@ def parity(
     ] = None,
     min_agreement: Annotated[
         float | None,
-        typer.Option(help="Lowest agreement AP, a fraction; fp32 0.999, fp16 0.98, int8 0.5.", show_default=False),
+        typer.Option(help="Lowest agreement AP, a fraction; fp32 0.999, fp16 0.98, int8 0.3.", show_default=False),
     ] = None,
     batch_size: BatchOption = 1,
     workers: WorkersOption = 2,

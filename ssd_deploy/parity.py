@@ -75,7 +75,7 @@ TOLERANCES = {
     "tf32": HALF,
     "fp16": HALF,
     # 8 bits give an activation 128 or 256 steps; single boxes and scores move visibly, the metric must not.
-    "int8": Tolerances(metric=5e-3, agreement=0.5, raw=5.0, score=0.5, box=50.0, differing=0.5, pair_iou=0.5),
+    "int8": Tolerances(metric=5e-3, agreement=0.3, raw=5.0, score=0.5, box=50.0, differing=0.5, pair_iou=0.5),
     "bf16": Tolerances(metric=3e-2, agreement=0.85, raw=0.4, score=0.2, box=10.0, differing=0.3, pair_iou=0.5),
 }
 
