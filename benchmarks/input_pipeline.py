@@ -12,10 +12,8 @@ time stay true where other programs use the core too.
 
 import argparse
 import contextlib
-import json
 import os
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import torch
+from asked_process import ORACLE_PYTHON, AskedProcess
 from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
@@ -36,8 +35,6 @@ from ssd_train.training.batches import AugmentedImages, Batch, Key, collate
 from ssd_train.training.input_batch import input_batch
 from ssd_train.training.samples import find_class_names, find_source, load_training_samples
 
-ROOT = Path(__file__).resolve().parents[1]
-ORACLE_PYTHON = ROOT / ".venv-oracle" / "bin" / "python"
 GOAL = 200.0
 BATCH_SIZE = 16
 SEED = 233
@@ -135,16 +132,7 @@ class GluonCVProcess:
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         threads = {"OMP_NUM_THREADS": "1", "MXNET_CPU_WORKER_NTHREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        # No path of this environment: both hold packages of the same names.
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | threads
-        self.process = subprocess.Popen(
-            [str(ORACLE_PYTHON), str(ROOT / "benchmarks" / "gluoncv_input.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
+        self._process = AskedProcess("gluoncv_input.py", threads)
         images = [
             {
                 "path": str(sample.path.resolve()),
@@ -153,24 +141,13 @@ class GluonCVProcess:
             }
             for sample in samples
         ]
-        self.versions: dict[str, str] = self._ask(images)
+        self.versions: dict[str, str] = self._process.ask(images)
 
     def turn(self, input_size: int, passes: int) -> Seconds:
-        return Seconds(*self._ask({"input_size": input_size, "passes": passes}))
-
-    def _ask(self, question: Any) -> Any:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(question) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"GluonCV's process ended with code {self.process.wait()}; try {ORACLE_PYTHON} by hand")
-        return json.loads(answer)
+        return Seconds(*self._process.ask({"input_size": input_size, "passes": passes}))
 
     def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
+        self._process.close()
 
 
 def pin_to_one_core() -> int | None:

@@ -16,7 +16,6 @@ nothing but load a model and run it.
 
 import argparse
 import functools
-import json
 import os
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from asked_process import ROOT, AskedProcess
 from numpy.typing import NDArray
 from torchvision.models.detection import ssd300_vgg16
 from turns import median_ratio, recorded_environment, take_turns, test_data
@@ -39,7 +39,7 @@ from export.int8_export import Int8Settings, export_int8
 from export.int8_metadata import Int8Target
 from export.onnx_export import export_onnx
 from export.quantize import network_only
-from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
+from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner, open_session, provider_list, session_options
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
@@ -48,7 +48,6 @@ from ssd_train.evaluation.files import write_json, written_atomically
 from ssd_train.evaluation.metrics.voc_ap import iou
 from ssd_train.evaluation.spec import INPUT_NAME, RAW_NAMES
 
-ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = tuple(
     f"{stem}_{data}"
     for stem in ("ssd_300_vgg16_atrous", "ssd_512_vgg16_atrous", "ssd_512_resnet50_v1", "ssd_512_mobilenet1.0")
@@ -81,37 +80,19 @@ class GluonCV:
     """A GluonCV detector in its own process, which answers when it is asked to run."""
 
     def __init__(self, network: str, params: Path, image: Path, out: Path, threads: int) -> None:
-        self.process = subprocess.Popen(
-            [str(ROOT / ".venv-oracle" / "bin" / "python"), str(ROOT / "benchmarks" / "gluoncv_detector.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-        )
+        self._process = AskedProcess("gluoncv_detector.py", {"OMP_NUM_THREADS": str(threads)})
         wanted = {"network": network, "params": str(params), "image": str(image), "out": str(out)}
-        self.versions: dict[str, str] = self._ask(wanted)
+        self.versions: dict[str, str] = self._process.ask(wanted)
         self.peak_mb = 0.0
 
     def run(self) -> float:
         """Return the milliseconds of one image."""
-        answer = self._ask({"runs": 1})
+        answer = self._process.ask({"runs": 1})
         self.peak_mb = answer["peak_mb"]
         return float(answer["ms"][0])
 
     def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-    def _ask(self, question: Any) -> Any:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(question) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"GluonCV's process ended with code {self.process.wait()}; run it by hand")
-        return json.loads(answer)
+        self._process.close()
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -139,10 +120,7 @@ def torchvision_variants(image: Images, folder: Path, threads: int) -> dict[str,
     pictures = [torch.from_numpy(image[0])]
     path = folder / "torchvision.onnx"
     torch.onnx.export(model, (pictures,), str(path), dynamo=False, opset_version=17, input_names=["image"])
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = open_session(path, path.name, session_options(threads), provider_list("cpu", False))
 
     def eager() -> None:
         with torch.inference_mode():
@@ -152,11 +130,8 @@ def torchvision_variants(image: Images, folder: Path, threads: int) -> dict[str,
 
 
 def bare_network(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
     model = network_only(onnx.load(path)).SerializeToString()
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return open_session(model, path.name, session_options(threads), provider_list("cpu", False))
 
 
 def measure(name: str, reference: Path, options: argparse.Namespace) -> dict[str, Any]:

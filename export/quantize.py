@@ -27,6 +27,19 @@ def network_only(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.utils.Extractor(model).extract_model([INPUT_NAME], list(RAW_NAMES))
 
 
+def network_nodes(model: onnx.ModelProto) -> set[str]:
+    """Return the names of the nodes that lead to the raw predictions; unlike `network_only`, no weight is copied."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    names: set[str] = set()
+    waiting = list(RAW_NAMES)
+    while waiting:
+        node = producers.get(waiting.pop())
+        if node is not None and node.name not in names:
+            names.add(node.name)
+            waiting += node.input
+    return names
+
+
 def layer_names(model: onnx.ModelProto) -> dict[str, str]:
     """Return layer -> node of every convolution, in the order of the data flow; a layer is called as its weight is."""
     return {
@@ -96,7 +109,7 @@ def quantize(
 
 def _integer_nodes(model: onnx.ModelProto) -> list[str]:
     """Names of the network's nodes that can compute in integers; a sum with a constant, in the channel norm, cannot."""
-    inside = {node.name for node in network_only(model).graph.node}
+    inside = network_nodes(model)
     constants = {initializer.name for initializer in model.graph.initializer}
     return [
         node.name
@@ -138,11 +151,13 @@ def _check_quantized(model: onnx.ModelProto, expected: dict[str, str]) -> None:
     found = set()
     for node in model.graph.node:
         if node.op_type == "Conv":
-            sources = [producers.get(name) for name in node.input[:2]]
-            if all(source is not None and source.op_type == "DequantizeLinear" for source in sources):
-                weight = constants.get(sources[1].input[0])  # type: ignore[union-attr]
-                if weight is not None and weight.data_type == onnx.TensorProto.INT8:
-                    found.add(node.name)
+            activation, weight = (producers.get(name) for name in node.input[:2])
+            if activation is None or weight is None:
+                continue
+            constant = constants.get(weight.input[0])
+            is_dequantized = activation.op_type == weight.op_type == "DequantizeLinear"
+            if is_dequantized and constant is not None and constant.data_type == onnx.TensorProto.INT8:
+                found.add(node.name)
     wrong = found.symmetric_difference(expected)
     if wrong:
         names = ", ".join(sorted(expected.get(node, node) for node in wrong)[:5])
@@ -150,7 +165,7 @@ def _check_quantized(model: onnx.ModelProto, expected: dict[str, str]) -> None:
             f"{len(wrong)} of {len(expected)} layers are not quantized as they should be ({names}); nothing was "
             "written; install another version of onnxruntime"
         )
-    network = {node.name for node in network_only(model).graph.node}
+    network = network_nodes(model)
     strays = [node.name for node in model.graph.node if node.op_type.endswith("eLinear") and node.name not in network]
     if strays:
         raise ModelError(f"the post-processing was quantized at {strays[0]}; nothing was written")

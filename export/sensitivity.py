@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from export.calibration import Calibration, OnProgress
 from export.int8_metadata import Int8Target
 from export.quantize import layer_names, quantize
-from ssd_train.evaluation.datasets.dataset import Sample, make_ground_truth
+from ssd_train.evaluation.datasets.dataset import Sample, image_samples
 from ssd_train.evaluation.detections import Detections, PaddedDetections
 from ssd_train.evaluation.errors import ModelError
 from ssd_train.evaluation.evaluate import run_detector
 from ssd_train.evaluation.files import write_json, written_atomically
 from ssd_train.evaluation.metrics.agreement import agreement_ap
-from ssd_train.evaluation.preprocess import load_image
 from ssd_train.evaluation.requirements import require
 from ssd_train.evaluation.spec import INPUT_NAME, OUTPUT_NAMES, DetectorSpec
 
@@ -91,7 +90,7 @@ def find_float_layers(
     """
     if not 0 <= max_drop <= 100:
         raise ModelError(f"a drop of {max_drop} points is not in 0 to 100")
-    samples = _samples(calibration.images.paths[:images])
+    samples = image_samples(calibration.images.paths[:images])
     reference = _detect(model, samples, spec)
     layers = list(layer_names(model))
 
@@ -120,13 +119,6 @@ def find_float_layers(
         float_layers=tuple(kept),
         drop=drop,
     )
-
-
-def _samples(paths: Sequence[Path]) -> list[Sample]:
-    return [
-        Sample(image_id=path.name, path=path, image_size=load_image(path).shape[:2], ground_truth=make_ground_truth([]))
-        for path in paths
-    ]
 
 
 def _detect(model: onnx.ModelProto, samples: Sequence[Sample], spec: DetectorSpec) -> list[Detections]:

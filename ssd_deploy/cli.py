@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from export.int8_metadata import Int8Target
 from ssd_deploy.command_inputs import (
     Int8Options,
     check_results,
@@ -69,11 +70,6 @@ class CalibrationMethod(enum.StrEnum):
     MINMAX = "minmax"
     ENTROPY = "entropy"
     PERCENTILE = "percentile"
-
-
-class Int8Activations(enum.StrEnum):
-    PORTABLE = "portable"
-    CPU = "cpu"
 
 
 class Precision(enum.StrEnum):
@@ -233,7 +229,7 @@ def export(
     calibration_images: CalibrationImagesOption = None,
     calibration_method: CalibrationMethodOption = None,
     int8_target: Annotated[
-        Int8Activations | None,
+        Int8Target | None,
         typer.Option(
             help="int8: portable (for TensorRT and ONNX Runtime), or cpu, faster in ONNX Runtime; without it portable.",
             show_default=False,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from export.engine_file import is_engine
+from export.int8_metadata import Int8Target
 from ssd_train.evaluation.errors import BackendError, SSDDeployError, WeightsError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Int8Options:
     calibration_data: Path | None = None
     calibration_images: int | None = None
     calibration_method: str | None = None
-    int8_target: str | None = None
+    int8_target: Int8Target | None = None
     sensitivity: bool = False
     max_drop: float | None = None
 
@@ -79,7 +80,7 @@ class Int8Options:
             raise BackendError("--max-drop needs --sensitivity, which measures what each layer costs")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise BackendError(f"--max-drop {self.max_drop:g} is not in 0 to 100 points of agreement AP")
-        if self.int8_target == "cpu" and "tensorrt" in formats:
+        if self.int8_target == Int8Target.CPU and "tensorrt" in formats:
             raise BackendError("--int8-target cpu is for ONNX Runtime; TensorRT takes the portable graph")
 
 
@@ -103,7 +104,6 @@ def export_quantized(
         require("matplotlib", "plots", "--sensitivity")
     from export.calibration import USUAL_METHOD, find_calibration_images
     from export.int8_export import Int8Settings, export_int8
-    from export.int8_metadata import Int8Target
     from export.sensitivity import write_sensitivity
 
     assert options.calibration_data is not None  # see `Int8Options.check`
@@ -111,7 +111,7 @@ def export_quantized(
     int8 = Int8Settings(
         images=images,
         method=options.calibration_method or USUAL_METHOD,
-        target=Int8Target(options.int8_target or "portable"),
+        target=options.int8_target or Int8Target.PORTABLE,
         # All may be lost, so that no layer has to stay float.
         max_drop=None if not options.sensitivity else 100.0 if options.max_drop is None else options.max_drop,
     )

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_deploy.backends.base import Runner
-from ssd_train.evaluation.datasets.dataset import Dataset, Sample, make_ground_truth
+from ssd_train.evaluation.datasets.dataset import Dataset, Sample, image_samples
 from ssd_train.evaluation.detections import Detections, PaddedDetections
 from ssd_train.evaluation.errors import DatasetError
 from ssd_train.evaluation.evaluate import EvaluationReport, run_detector, score
 from ssd_train.evaluation.metrics.agreement import agreement_ap
 from ssd_train.evaluation.metrics.voc_ap import iou
-from ssd_train.evaluation.preprocess import load_image, preprocess
+from ssd_train.evaluation.preprocess import preprocess
 from ssd_train.evaluation.protocol import Protocol
 
 # Raw predictions are compared on this many images, since each costs both sides another forward pass.
@@ -199,14 +199,10 @@ class Comparison:
 
 def images_as_dataset(paths: Sequence[Path], class_names: tuple[str, ...]) -> Dataset:
     """Make a data set without ground truth from image files; every file is opened, for its size."""
-    samples = tuple(
-        Sample(image_id=path.name, path=path, image_size=load_image(path).shape[:2], ground_truth=make_ground_truth([]))
-        for path in paths
-    )
     return Dataset(
         name="image files",
         class_names=class_names,
-        samples=samples,
+        samples=image_samples(paths),
         category_ids=tuple(range(1, len(class_names) + 1)),
     )
 

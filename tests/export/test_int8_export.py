@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -208,8 +209,8 @@ def test_scales_that_do_not_fit_are_found_out(
 ) -> None:
     real = quantize_module.quantize
 
-    def with_wrong_scales(*arguments: object, **options: object) -> onnx.ModelProto:
-        model = real(*arguments, **options)  # type: ignore[arg-type]
+    def with_wrong_scales(*arguments: Any, **options: Any) -> onnx.ModelProto:
+        model = real(*arguments, **options)
         producers, _ = parts_of(model)
         names = {producers[node.input[0]].input[1] for node in model.graph.node if node.op_type == "Conv"}
         for constant in model.graph.initializer:

@@ -1,6 +1,7 @@
 """The form every data set takes: class names and samples, read once, images loaded on demand."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,4 +125,12 @@ def make_ground_truth(rows: list[dict[str, Any]]) -> GroundTruth:
         is_difficult=np.array([row["is_difficult"] for row in rows], np.bool_),
         is_crowd=np.array([row["is_crowd"] for row in rows], np.bool_),
         areas=np.array([row["area"] for row in rows], np.float64),
+    )
+
+
+def image_samples(paths: Sequence[Path]) -> tuple[Sample, ...]:
+    """Make samples without ground truth of image files; every file is opened, for its size."""
+    return tuple(
+        Sample(image_id=path.name, path=path, image_size=load_image(path).shape[:2], ground_truth=make_ground_truth([]))
+        for path in paths
     )
