@@ -70,6 +70,7 @@ class OurInput:
         self.passes = passes
         self.with_colours = with_colours
         self.epoch = 0
+        self.inputs: torch.Tensor | None = None
 
     def turn(self) -> int:
         for _ in range(self.passes):
@@ -78,7 +79,7 @@ class OurInput:
             for start in range(0, len(keys), BATCH_SIZE):
                 batch: Batch = collate([self.images[key] for key in keys[start : start + BATCH_SIZE]])
                 if self.with_colours:
-                    input_batch(batch, IMAGENET_MEAN, IMAGENET_STD)
+                    self.inputs = input_batch(batch, IMAGENET_MEAN, IMAGENET_STD, over=self.inputs)
         return self.passes * len(self.images)
 
 

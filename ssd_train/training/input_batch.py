@@ -10,12 +10,16 @@ from torch import Tensor
 from ssd_train.training.batches import Batch
 
 
-def input_batch(batch: Batch, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
+def input_batch(
+    batch: Batch, mean: tuple[float, float, float], std: tuple[float, float, float], *, over: Tensor | None = None
+) -> Tensor:
     """Apply each image's colour map and normalise, in one affine step.
 
     Args:
         batch: on the training device.
         mean, std: for RGB values in [0, 1].
+        over: an earlier result that is needed no more. On a CPU its memory is used again where the shape fits:
+            fresh memory takes the system longer to hand out than the pixels take to compute.
 
     Returns:
         (N, 3, S, S) float32 in channels-last order; 0 where no image is, which is the mean color.
@@ -24,7 +28,12 @@ def input_batch(batch: Batch, mean: tuple[float, float, float], std: tuple[float
     means, scales = _on_device(mean, device), _on_device(std, device)
     matrix = batch.colours[:, :, :3] / (255 * scales[:, None])
     offset = (batch.colours[:, :, 3] / 255 - means) / scales
-    pixels = (_with_opencv if device.type == "cpu" else _with_torch)(batch, matrix, offset)
+    if device.type != "cpu":
+        return _with_torch(batch, matrix, offset).permute(0, 3, 1, 2)
+    pixels = None if over is None else over.permute(0, 2, 3, 1)
+    if pixels is None or pixels.shape != batch.images.shape or not pixels.is_contiguous():
+        pixels = torch.empty(batch.images.shape)
+    _with_opencv(batch, matrix, offset, pixels)
     return pixels.permute(0, 3, 1, 2)
 
 
@@ -47,13 +56,17 @@ def _with_torch(batch: Batch, matrix: Tensor, offset: Tensor) -> Tensor:
     return pixels
 
 
-def _with_opencv(batch: Batch, matrix: Tensor, offset: Tensor) -> Tensor:
-    """The same on a CPU, where PyTorch takes ten times as long for a product of three by three."""
-    pixels = torch.zeros(batch.images.shape)
+def _with_opencv(batch: Batch, matrix: Tensor, offset: Tensor, pixels: Tensor) -> None:
+    """Fill (N, S, S, 3) on a CPU, where PyTorch takes ten times as long for a product of three by three."""
     maps = torch.cat([matrix, offset.unsqueeze(2)], dim=2).numpy()
+    floats = np.empty(pixels.shape[1:], np.float32)
     for image, out, colour, (left, top, right, bottom) in zip(
         batch.images.numpy(), pixels.numpy(), maps, batch.places.tolist(), strict=True
     ):
-        part = image[top:bottom, left:right].astype(np.float32)
-        out[top:bottom, left:right] = cv2.transform(part, colour)
-    return pixels
+        out[:top] = out[bottom:] = 0
+        rows = out[top:bottom]
+        rows[:, :left] = rows[:, right:] = 0
+        part = floats[: bottom - top, : right - left]
+        np.copyto(part, image[top:bottom, left:right])
+        # Into a view, which OpenCV fills where it lies.
+        cv2.transform(part, colour, dst=rows[:, left:right])

@@ -86,6 +86,7 @@ class Trainer:
         if processes.count > 1:
             forward = DistributedDataParallel(forward, device_ids=[device] if device.type == "cuda" else None)
         self.forward = forward
+        self._images: Tensor | None = None
 
     def _convert_batch_norms(self) -> None:
         """Synchronise the backbone's batch norms; GluonCV leaves those of the added levels to each process."""
@@ -105,7 +106,8 @@ class Trainer:
         device = self.processes.device
         batch = batch.to(device)
         spec = self.network.spec
-        images = input_batch(batch, spec.mean, spec.std).contiguous(memory_format=self.memory_format)
+        self._images = input_batch(batch, spec.mean, spec.std, over=self._images)
+        images = self._images.contiguous(memory_format=self.memory_format)
         cls_targets, box_targets = assign_targets(batch.boxes, batch.labels, self.network.anchors)
         # All processes divide by the positives of the whole batch. Their gradients are averaged, hence the product.
         positives = (cls_targets > 0).sum().to(torch.float32)

@@ -74,7 +74,8 @@ def test_both_ways_of_computing_agree(places: list[tuple[int, int, int, int]]) -
     scales = torch.tensor(STD)
     matrix = batch.colours[:, :, :3] / (255 * scales[:, None])
     offset = (batch.colours[:, :, 3] / 255 - torch.tensor(MEAN)) / scales
-    ours, other = _with_opencv(batch, matrix, offset), _with_torch(batch, matrix, offset)
+    ours, other = torch.full((len(places), SIDE, SIDE, 3), torch.nan), _with_torch(batch, matrix, offset)
+    _with_opencv(batch, matrix, offset, ours)
     assert ours.shape == other.shape == (len(places), SIDE, SIDE, 3)
     assert ours.dtype == other.dtype == torch.float32
     # Sums of the same four float32 terms in another order.
@@ -86,3 +87,13 @@ def test_the_batch_is_not_changed() -> None:
     before = (batch.images.clone(), batch.colours.clone())
     input_batch(batch, MEAN, STD)
     assert torch.equal(batch.images, before[0]) and torch.equal(batch.colours, before[1])
+
+
+def test_the_memory_of_an_earlier_batch_is_used_again_where_it_fits() -> None:
+    earlier = input_batch(batch_of(TARGETS), MEAN, STD)
+    batch = batch_of(TARGETS[::-1], seed=5)
+    expected = input_batch(batch, MEAN, STD)
+    again = input_batch(batch, MEAN, STD, over=earlier)
+    assert again.data_ptr() == earlier.data_ptr() and torch.equal(again, expected)
+    smaller = input_batch(batch_of(TARGETS[:2]), MEAN, STD, over=again)
+    assert smaller.shape[0] == 2 and torch.equal(again, expected)
