@@ -149,9 +149,11 @@ def preprocess(image: NDArray[np.uint8], spec: DetectorSpec) -> NDArray[np.float
     check_image(image)
     height, width = spec.input_size
     resized = cv2.resize(image, (width, height), interpolation=interpolation_for(image.shape[:2], spec.input_size))
-    # The order of operations decides the last bits: divide, subtract, divide, all in float32.
-    pixels = resized.astype(np.float32)
-    pixels /= np.float32(255)
-    pixels -= np.array(spec.mean, np.float32)
-    pixels /= np.array(spec.std, np.float32)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    pixels = np.empty((3, height, width), np.float32)
+    # A plane at a time: NumPy's loops over an innermost axis of 3 take eight times as long.
+    for plane, values, mean, std in zip(cv2.split(resized), pixels, spec.mean, spec.std, strict=True):
+        # The order of operations decides the last bits: divide, subtract, divide, all in float32.
+        np.divide(plane, np.float32(255), out=values)
+        values -= np.float32(mean)
+        values /= np.float32(std)
+    return pixels
