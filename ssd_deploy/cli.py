@@ -246,6 +246,13 @@ def export(
             show_default=False,
         ),
     ] = None,
+    optimize_for_cpu: Annotated[
+        bool,
+        typer.Option(
+            "--optimize-for-cpu",
+            help="Write a second ONNX file, for this CPU and ONNX Runtime alone: opens faster, takes less memory.",
+        ),
+    ] = False,
     score_threshold: ScoreOption = 0.01,
     nms_iou: NmsOption = 0.45,
     pre_nms_top_k: TopKOption = 400,
@@ -317,6 +324,8 @@ def export(
         max_drop=max_drop,
     )
     int8.check([precision or "fp32"], formats)
+    if optimize_for_cpu and "onnx" not in formats:
+        raise BackendError("--optimize-for-cpu writes an ONNX file: it needs --network, and --format onnx")
     if "tensorrt" in formats:
         from ssd_deploy.engines import check_buildable
 
@@ -339,6 +348,10 @@ def export(
                 path = export_network(loaded, folder, settings, precision or "fp32")
         if kept:
             typer.echo(str(path))
+        if optimize_for_cpu:
+            from export import cpu_graph
+
+            typer.echo(str(cpu_graph.optimize_for_cpu(path)))
         if "tensorrt" in formats:
             typer.echo(export_engine(path, options, flavour, out))
 

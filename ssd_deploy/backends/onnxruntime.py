@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from export.cpu_graph import check_cpu_graph
 from ssd_deploy.backends.base import RawPredictions, check_images
 from ssd_train.evaluation.captured_stdout import captured_stdout
 from ssd_train.evaluation.detections import PaddedDetections
@@ -40,7 +41,7 @@ class OnnxRuntimeRunner:
         threads: CPU threads of one operator; 0 lets ONNX Runtime choose.
 
     Raises:
-        ModelError: the file is missing, broken or not ours.
+        ModelError: the file is missing, broken, not ours, or rewritten for another CPU.
         BackendError: the provider does not exist or does not work here.
     """
 
@@ -57,7 +58,9 @@ class OnnxRuntimeRunner:
         self._providers = provider_list(provider, allow_tf32)
         self._session: Any = open_session(path, path.name, self._options, self._providers)
         self._raw_session: Any = None
-        self.spec = DetectorSpec.from_metadata(self._session.get_modelmeta().custom_metadata_map, str(path))
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.spec = DetectorSpec.from_metadata(metadata, str(path))
+        check_cpu_graph(metadata, str(path), on_cpu=provider == "cpu")
         inputs = {value.name for value in self._session.get_inputs()}
         outputs = {value.name for value in self._session.get_outputs()}
         if inputs != {INPUT_NAME} or not outputs.issuperset(OUTPUT_NAMES):
@@ -168,6 +171,8 @@ def open_session(
     printed = ""
     try:
         if wanted == PROVIDERS["cpu"]:
+            # A plan of where all activations lie, for each batch size: 12 % more memory and no time saved.
+            options.enable_mem_pattern = False
             session = onnxruntime.InferenceSession(source, options, providers=providers)
         else:
             # ONNX Runtime prints about libraries that it misses; that belongs into the error, not on the screen.

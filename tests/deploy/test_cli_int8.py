@@ -43,6 +43,18 @@ def test_export_calibrates_and_every_command_takes_the_file(run_cli: Run, data: 
     assert code == 0 and "detections of at least 0.5" in output
 
 
+def test_an_int8_file_for_this_cpu_is_written_beside_the_portable_one(run_cli: Run, data: Path, tmp_path: Path) -> None:
+    code, output = run_cli(
+        "export", *NETWORK, "--precision", "int8", "--calibration-data", data / "JPEGImages",
+        "--calibration-images", 10, "--optimize-for-cpu", "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0, output
+    model, for_cpu = tmp_path / f"{NAME}.int8.onnx", tmp_path / f"{NAME}.int8.cpu.onnx"
+    assert output.splitlines()[-2:] == [str(model), str(for_cpu)]
+    code, output = run_cli("parity", *NETWORK, "--model", for_cpu, "--images", data / "JPEGImages", "--limit", 5)
+    assert code == 0 and "int8" in output, output
+
+
 def test_parity_compares_three_precisions_in_one_table(run_cli: Run, data: Path, tmp_path: Path) -> None:
     code, output = run_cli(
         "parity", *NETWORK, "--precision", "fp32,fp16,int8", "--calibration-data", data / "JPEGImages",
@@ -83,6 +95,7 @@ def test_sensitivity_writes_a_table_and_a_chart(run_cli: Run, data: Path, tmp_pa
             ["--precision", "int8", "--calibration-data", "{here}", "--int8-target", "cpu", "--format", "tensorrt"],
             "TensorRT takes the portable graph",
         ),
+        (["--format", "tensorrt", "--optimize-for-cpu"], "--optimize-for-cpu writes an ONNX file"),
         (["--precision", "int8", "--calibration-data", "{here}"], "has no image to calibrate on"),
         (["--precision", "int8", "--calibration-data", "{here}/nowhere"], "nowhere: there is no such folder"),
     ],

@@ -1,0 +1,77 @@
+"""Files that ONNX Runtime rewrote for this CPU: the same detections, and refused where they would be wrong."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from export.cpu_graph import CPU_GRAPH_KEY, check_cpu_graph, optimize_for_cpu, this_cpu
+from export.engine_file import BuildOptions
+from export.onnx_export import export_onnx
+from export.tensorrt_bindings import TENSORRT_RTX
+from export.tensorrt_engine import build_engine
+from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
+from ssd_train import build_network
+from ssd_train.evaluation.errors import ModelError
+
+NETWORK = "ssd_300_mobilenet0.25_custom"
+
+
+@pytest.fixture(scope="module")
+def float_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_onnx(build_network(NETWORK, "shapes"), tmp_path_factory.mktemp("float"))
+
+
+@pytest.fixture(scope="module")
+def rewritten(float_file: Path) -> Path:
+    return optimize_for_cpu(float_file)
+
+
+def made_for(rewritten: Path, folder: Path, **changes: str) -> Path:
+    """A copy that says it was made elsewhere."""
+    model = onnx.load(rewritten)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    metadata[CPU_GRAPH_KEY] = json.dumps(this_cpu() | changes)
+    onnx.helper.set_model_props(model, metadata)
+    path = folder / "other.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def test_it_gives_the_same_detections_and_raw_predictions(float_file: Path, rewritten: Path) -> None:
+    assert rewritten.name == f"{NETWORK}.fp32.cpu.onnx"
+    runner, original = OnnxRuntimeRunner(rewritten), OnnxRuntimeRunner(float_file)
+    assert runner.spec == original.spec
+    images = np.random.default_rng(1).normal(size=(3, 3, 300, 300)).astype(np.float32)
+    for got, expected in zip(runner.run(images), original.run(images), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    for got, expected in zip(runner.run_raw(images), original.run_raw(images), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_the_work_is_in_the_file(float_file: Path, rewritten: Path) -> None:
+    before, after = ({node.op_type for node in onnx.load(path).graph.node} for path in (float_file, rewritten))
+    assert "Relu" in before and "Relu" not in after, "activations are not fused"
+    assert rewritten.stat().st_size < 1.1 * float_file.stat().st_size
+
+
+@pytest.mark.parametrize(("what", "value"), [("vectors", "avx9"), ("onnxruntime", "0.1"), ("machine", "abacus")])
+def test_it_is_refused_on_another_machine(what: str, value: str, rewritten: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"{what}: '{value}'.*--optimize-for-cpu"):
+        OnnxRuntimeRunner(made_for(rewritten, tmp_path, **{what: value}))
+
+
+def test_it_is_refused_on_a_gpu_and_by_tensorrt(rewritten: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="rewritten for a CPU and does not run on a GPU"):
+        check_cpu_graph({CPU_GRAPH_KEY: json.dumps(this_cpu())}, "file", on_cpu=False)
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    with pytest.raises(ModelError, match="rewritten for a CPU"):
+        build_engine(rewritten, BuildOptions(), flavour=TENSORRT_RTX, gpu=None, cache=tmp_path)
+
+
+def test_it_is_not_rewritten_twice(rewritten: Path) -> None:
+    with pytest.raises(ModelError, match="was rewritten for a CPU already"):
+        optimize_for_cpu(rewritten)
+    assert not rewritten.with_suffix(".cpu.onnx").exists()
