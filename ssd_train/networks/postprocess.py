@@ -141,12 +141,12 @@ def suppress(boxes: Tensor, labels: Tensor, valid: Tensor, iou_threshold: float)
     same_class = labels.unsqueeze(2) == labels.unsqueeze(1)
     overlaps = pairwise_iou(boxes) > iou_threshold
     # (N, K, K): 1 where the column's candidate suppresses the row's, if the column's stands.
-    suppresses = (overlaps & same_class & is_later).to(boxes.dtype)
+    suppresses = (overlaps & same_class & is_later & valid.unsqueeze(2)).to(boxes.dtype)
     candidates = valid.to(boxes.dtype)
     standing = candidates
     for _ in range(SUPPRESSION_ROUNDS):
         # A maximum and not a matrix product: TensorRT for RTX refuses the FP32 product on Turing.
-        standing = candidates * (1 - (suppresses * standing.unsqueeze(1)).amax(dim=2))
+        standing = candidates - (suppresses * standing.unsqueeze(1)).amax(dim=2)
     return standing > 0.5
 
 
