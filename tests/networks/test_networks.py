@@ -24,6 +24,7 @@ EXPECTED_NAMES = {
     *(f"ssd_512_resnet18_v1_{data}" for data in ("voc", "coco", "custom")),
     *(f"ssd_512_resnet101_v2_{data}" for data in ("voc", "custom")),
     *(f"ssd_300_mobilenet0.25_{data}" for data in ("voc", "coco", "custom")),
+    "ssd_512_mobilenet0.25_custom",
 }
 
 
