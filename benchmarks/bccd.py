@@ -3,7 +3,7 @@
     python benchmarks/bccd.py --out FOLDER [--json OUT.json] [--epochs 100] [--seeds 233] [--peer-recipes 1]
 
 BCCD (blood cells, Pascal VOC layout, three classes) is learned from fresh weights by this project's
-`ssd_300_mobilenet0.25_custom` through `ssd_train.training.loop.train`, and by torchvision's
+`ssd_512_mobilenet0.25_custom` through `ssd_train.training.loop.train`, and by torchvision's
 `ssdlite320_mobilenet_v3_large` in a plain loop: the same images and boxes in the same order, as many epochs, the same
 batch size, the same thresholds and evaluation. Weights of the last epoch are scored on the test list; nothing is
 chosen by a score but what favours torchvision: it is trained by its own recipe and by this project's learning rates,
@@ -59,7 +59,7 @@ from ssd_train.training.run_folder import LAST_NAME, METRICS_NAME
 from ssd_train.training.samples import find_class_names, find_source, load_training_samples
 from ssd_train.training.validate import validate
 
-NETWORK = "ssd_300_mobilenet0.25_custom"
+NETWORK = "ssd_512_mobilenet0.25_custom"
 PEER = "torchvision ssdlite320_mobilenet_v3_large"
 WARM_UP_STEPS = 50
 

@@ -13,12 +13,12 @@ import argparse
 import dataclasses
 import functools
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import median_ratio, recorded_environment, take_turns, test_data
+from bccd import NETWORK as BLOOD_CELLS_NETWORK
+from turns import median_ratio, recorded_environment, rested_ms, take_turns, test_data
 
 from export.calibration import USUAL_IMAGES, find_calibration_images
 from export.int8_export import Int8Settings, export_int8
@@ -87,12 +87,10 @@ def measure(subject: Subject, files: dict[str, Path], rounds: int, threads: int)
     spec = runners["fp32"].spec
     image = np.random.default_rng(0).normal(size=(1, 3, *spec.input_size)).astype(np.float32)
 
-    def timed(runner: OnnxRuntimeRunner) -> float:
-        start = time.perf_counter()
-        runner.run(image)
-        return (time.perf_counter() - start) * 1e3
-
-    times = take_turns({name: functools.partial(timed, runner) for name, runner in runners.items()}, rounds)
+    variants = {
+        name: functools.partial(rested_ms, functools.partial(runner.run, image)) for name, runner in runners.items()
+    }
+    times = take_turns(variants, rounds)
     found = {}
     if subject.held_out is not None:
         for name, runner in runners.items():
@@ -141,7 +139,7 @@ def find_subjects(options: argparse.Namespace) -> list[Subject]:
         subjects.append(
             Subject(
                 name="blood cells",
-                network=SMALL,
+                network=BLOOD_CELLS_NETWORK,
                 weights=str(options.bccd_weights),
                 calibration=folder_of(train, options.out / "calibration" / "bccd"),
                 images=None,
@@ -157,7 +155,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=NETWORKS)
     parser.add_argument("--out", type=Path, required=True, help="folder for pictures and models")
     parser.add_argument("--bccd-weights", type=Path)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=0, help="0 leaves ONNX Runtime its default")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

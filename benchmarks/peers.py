@@ -10,7 +10,8 @@ For each network, on this CPU, one photograph a call, decode and NMS included, w
   CPU (calibrated on photographs), PyTorch as it is and channels-last, and with `--compile` compiled;
 - for 300 pixels and 21 classes torchvision's `ssd300_vgg16` (random weights), eager and through its own ONNX export.
 
-All take turns. Detections of GluonCV and of ONNX Runtime are compared. Peak memory is that of a process which does
+All take turns; a turn begins when the threads of the one before rest, with a call that is not timed. Detections of
+GluonCV and of ONNX Runtime are compared. Peak memory is that of a process which does
 nothing but load a model and run it.
 """
 
@@ -19,7 +20,6 @@ import functools
 import os
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,16 +31,19 @@ import onnxruntime
 import torch
 from asked_process import ROOT, AskedProcess
 from numpy.typing import NDArray
+from run_model import run_model
 from torchvision.models.detection import ssd300_vgg16
-from turns import median_ratio, recorded_environment, take_turns, test_data
+from turns import median_ratio, recorded_environment, rested_ms, take_turns, test_data
 
 from export.calibration import find_calibration_images
+from export.cpu_graph import optimize_for_cpu
 from export.int8_export import Int8Settings, export_int8
 from export.int8_metadata import Int8Target
 from export.onnx_export import export_onnx
 from export.quantize import network_only
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner, open_session, provider_list, session_options
 from ssd_deploy.backends.pytorch import TorchRunner
+from ssd_deploy.benchmark.measure import wait_until_idle
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
 from ssd_train.evaluation.detections import PaddedDetections
@@ -56,24 +59,17 @@ NETWORKS = tuple(
 # torchvision's detector has this size and as many classes.
 COMPARED_WITH_TORCHVISION = "ssd_300_vgg16_atrous_voc"
 CALIBRATION_IMAGES = 8
+# GluonCV's in a turn, after one that warms up, as `rested_ms` makes them.
+TIMED_CALLS = 3
+# How long MXNet's threads look for work after a call, which shows in a process of their own.
+REST_S = 0.3
 
 GLUONCV, FLOAT, BARE, INT8 = "GluonCV", "ONNX Runtime fp32", "its network alone", "ONNX Runtime int8"
+FOR_CPU = "the same, rewritten for this CPU"
 EAGER, CHANNELS_LAST, COMPILED = "PyTorch", "PyTorch channels-last", "PyTorch compiled"
 PEER, PEER_ONNX = "torchvision ssd300", "torchvision ssd300 in ONNX Runtime"
 
 Images = NDArray[np.float32]
-
-# A process that runs a model file, for its peak memory.
-RUN_ONCE = """
-import sys
-import numpy as np
-from pathlib import Path
-from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
-runner = OnnxRuntimeRunner(Path(sys.argv[1]), threads=int(sys.argv[3]))
-for _ in range(5):
-    runner.run(np.load(sys.argv[2]))
-print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:")) / 1024)
-"""
 
 
 class GluonCV:
@@ -85,20 +81,16 @@ class GluonCV:
         self.versions: dict[str, str] = self._process.ask(wanted)
         self.peak_mb = 0.0
 
-    def run(self) -> float:
+    def turn(self) -> float:
         """Return the milliseconds of one image."""
-        answer = self._process.ask({"runs": 1})
+        wait_until_idle()
+        answer = self._process.ask({"runs": 1 + TIMED_CALLS})
         self.peak_mb = answer["peak_mb"]
-        return float(answer["ms"][0])
+        time.sleep(REST_S)
+        return statistics.median(answer["ms"][1:])
 
     def close(self) -> None:
         self._process.close()
-
-
-def timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) * 1e3
 
 
 def without_partner(ours: PaddedDetections, theirs: Path) -> int:
@@ -149,32 +141,32 @@ def measure(name: str, reference: Path, options: argparse.Namespace) -> dict[str
     gluoncv = GluonCV(name, params, image_path, gluoncv_out, options.threads)
     runners = {label: OnnxRuntimeRunner(file, threads=options.threads) for label, file in ((FLOAT, path), (INT8, int8))}
     bare = bare_network(path, options.threads)
-    variants: dict[str, Callable[[], float]] = {GLUONCV: gluoncv.run}
+    variants: dict[str, Callable[[], float]] = {GLUONCV: gluoncv.turn}
     for label, runner in runners.items():
-        variants[label] = functools.partial(timed, functools.partial(runner.run, image))
-    variants[BARE] = lambda: timed(lambda: bare.run(list(RAW_NAMES), {INPUT_NAME: image}))
+        variants[label] = functools.partial(rested_ms, functools.partial(runner.run, image))
+    variants[BARE] = lambda: rested_ms(lambda: bare.run(list(RAW_NAMES), {INPUT_NAME: image}))
     torch_options: dict[str, dict[str, bool]] = {EAGER: {}, CHANNELS_LAST: {"channels_last": True}}
     if options.compile:
         torch_options[COMPILED] = {"compiled": True}
     for label, keywords in torch_options.items():
         torch_runner = TorchRunner(build_network(name, weights=params), **keywords)
-        variants[label] = functools.partial(timed, functools.partial(torch_runner.run, image))
+        variants[label] = functools.partial(rested_ms, functools.partial(torch_runner.run, image))
     if name == COMPARED_WITH_TORCHVISION:
         for label, call in torchvision_variants(image, folder, options.threads).items():
-            variants[label] = functools.partial(timed, call)
+            variants[label] = functools.partial(rested_ms, call)
     times = take_turns(variants, options.rounds)
     gluoncv.close()
-    peak = subprocess.run(
-        [sys.executable, "-c", RUN_ONCE, str(path), str(image_path), str(options.threads)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    alone = {
+        label: run_model(file, "--images", str(image_path), "--threads", str(options.threads))
+        for label, file in ((FLOAT, path), (FOR_CPU, optimize_for_cpu(path)))
+    }
     return {
         "network": name,
         "ms": {label: statistics.median(values) for label, values in times.items()},
         "times_gluoncv": {label: median_ratio(times[GLUONCV], values) for label, values in times.items()},
         "times_torchvision_onnx": median_ratio(times[PEER_ONNX], times[FLOAT]) if PEER_ONNX in times else None,
         "post_processing_share": 1 - median_ratio(times[BARE], times[FLOAT]),
-        "peak_mb": {GLUONCV: gluoncv.peak_mb, FLOAT: float(peak.stdout)},
+        "peak_mb": {GLUONCV: gluoncv.peak_mb, **{label: each["peak_mb"] for label, each in alone.items()}},
         "without_partner": without_partner(runners[FLOAT].run(image), gluoncv_out),
         "versions": gluoncv.versions,
     }
@@ -232,6 +224,7 @@ def main() -> None:
         "PyTorch ms",
         "NMS share",
         "MB",
+        "for the CPU",
         "GluonCV MB",
     )
     cells = [
@@ -240,7 +233,7 @@ def main() -> None:
             *(f"{row['ms'][GLUONCV]:.0f}", f"{row['ms'][FLOAT]:.1f}", f"{row['times_gluoncv'][FLOAT]:.2f}"),
             *(f"{row['ms'][INT8]:.1f}", f"{row['times_gluoncv'][INT8]:.2f}", f"{row['ms'][EAGER]:.0f}"),
             f"{100 * row['post_processing_share']:.1f} %",
-            *(f"{row['peak_mb'][FLOAT]:.0f}", f"{row['peak_mb'][GLUONCV]:.0f}"),
+            *(f"{row['peak_mb'][label]:.0f}" for label in (FLOAT, FOR_CPU, GLUONCV)),
         )
         for row in rows
     ]

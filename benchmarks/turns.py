@@ -5,11 +5,13 @@ import importlib.metadata
 import os
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ssd_deploy.benchmark.environment import describe_environment
+from ssd_deploy.benchmark.measure import wait_until_idle
 
 Turn = TypeVar("Turn")
 
@@ -28,6 +30,20 @@ def take_turns(variants: Mapping[str, Callable[[], Turn]], rounds: int) -> dict[
             if number >= 0:
                 results[name].append(result)
     return results
+
+
+def rested_ms(call: Callable[[], object], calls: int = 3) -> float:
+    """Return the median milliseconds of some calls, after one that is not timed.
+
+    Threads of the variant before are waited for: they would go on looking for work beside the first of these.
+    """
+    wait_until_idle()
+    times = []
+    for _ in range(1 + calls):
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times[1:])
 
 
 def median_ratio(numerators: list[float], denominators: list[float]) -> float:
