@@ -300,7 +300,7 @@ class _Training:
         self.show(position.step, f"epoch {epoch + 1}, loss {cls_loss:.3f} + {box_loss:.3f}, lr {result.lr:g}")
         if position.step % self.config.log_step == 0 and self.writers is not None:
             values = {"step": position.step, "epoch": epoch, "cls_loss": cls_loss, "box_loss": box_loss}
-            self.writers.write("step", values | {"lr": result.lr} | self._speed())
+            self.writers.write("step", values | {"lr": result.lr} | self._speed(result))
         return stop
 
     def _check_weights(self, result: StepResult) -> None:
@@ -318,13 +318,17 @@ class _Training:
             f"{self.folder.checkpoint_path}"
         )
 
-    def _speed(self) -> dict[str, float]:
-        """Return what was reached since the last call, and start anew."""
-        now, (then, first) = time.perf_counter(), self.since
+    def _speed(self, result: StepResult) -> dict[str, float]:
+        """Return what was reached from the last call to this step, and start anew.
+
+        By when steps were given and not by when their numbers arrive: those come a step later, but for an epoch's last.
+        """
+        now, (then, first) = result.given_at, self.since
         elapsed = max(now - then, 1e-9)
         speed = {
             "images_per_second": (self.position.step - first) * self.stream.batch_size / elapsed,
-            "data_wait_share": self.waited_s / elapsed,
+            # The wait for the next batch may be in it already.
+            "data_wait_share": min(self.waited_s / elapsed, 1.0),
         }
         self.since, self.waited_s = (now, self.position.step), 0.0
         return speed

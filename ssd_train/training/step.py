@@ -1,6 +1,7 @@
 """One training step: images -> network -> targets -> loss -> gradients -> weights."""
 
 import dataclasses
+import time
 from typing import Any
 
 import torch
@@ -32,11 +33,13 @@ class StepResult:
         step: which one.
         lr: its learning rate.
         paths: image files of this process's part of the batch.
+        given_at: when the device had got all its work, in seconds of `time.perf_counter`.
     """
 
     step: int
     lr: float
     paths: tuple[str, ...]
+    given_at: float
     _numbers: Tensor
     _arrived: Any
 
@@ -129,12 +132,12 @@ class Trainer:
     def _on_its_way(self, step: int, lr: float, paths: tuple[str, ...], numbers: Tensor) -> StepResult:
         """Start copying a step's numbers; waiting for them here would leave the GPU without work."""
         if numbers.device.type != "cuda":
-            return StepResult(step, lr, paths, numbers, None)
+            return StepResult(step, lr, paths, time.perf_counter(), numbers, None)
         on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
         on_host.copy_(numbers, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record()
-        return StepResult(step, lr, paths, on_host, arrived)
+        return StepResult(step, lr, paths, time.perf_counter(), on_host, arrived)
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed training needs, weights included."""
