@@ -66,8 +66,10 @@ class Postprocess(nn.Module):
 def select_candidates(cls_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Pick the best (anchor, class) pairs of each image, over all its classes.
 
-    Two stages keep each TopK short: the best of every class, then the best of those. Equal scores
-    go to the lower class, then to the lower anchor, as in GluonCV.
+    A pair can only be one of the best K if its anchor is one of the K anchors whose best score is highest, so
+    one TopK over anchors leaves K * C pairs to choose from, whatever the number of classes. Equal scores go to
+    the lower class, then to the lower anchor, as in GluonCV; where more than K anchors have the same best score,
+    the lower ones are left.
 
     Args:
         cls_logits: (N, A, C + 1), column 0 is background.
@@ -76,13 +78,17 @@ def select_candidates(cls_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, T
     Returns:
         scores (N, K) descending, labels (N, K) from 0, anchor_index (N, K); both int64.
     """
-    scores = cls_logits.softmax(dim=-1)[..., 1:].transpose(1, 2)  # (N, C, A)
-    num_classes, num_anchors = scores.shape[1:]
-    per_class = min(top_k, num_anchors)
-    class_scores, class_anchors = stable_top_k(scores, per_class)
-    best, position = stable_top_k(class_scores.flatten(1), min(top_k, num_classes * per_class))
-    labels = torch.div(position, per_class, rounding_mode="trunc")
-    return best, labels, class_anchors.flatten(1).gather(1, position)
+    scores = cls_logits.softmax(dim=-1)[..., 1:]  # (N, A, C)
+    num_anchors, num_classes = scores.shape[1:]
+    count = min(top_k, num_anchors)
+    ranked = stable_top_k(scores.amax(dim=-1), count)[1]
+    # In ascending order, as floats, which hold any number of anchors and which every engine sorts.
+    chosen = -torch.topk(-ranked.to(scores.dtype), count, dim=-1).values
+    chosen = chosen.to(torch.int64)
+    of_chosen = scores.gather(1, chosen.unsqueeze(-1).expand(-1, -1, num_classes))
+    best, position = stable_top_k(of_chosen.transpose(1, 2).flatten(1), min(top_k, num_classes * count))
+    labels = torch.div(position, count, rounding_mode="trunc")
+    return best, labels, chosen.gather(1, position - labels * count)
 
 
 def stable_top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
