@@ -144,36 +144,41 @@ PANELS = (
     ("folder", "images", "pictures", ("ms_per_image", "ms an image"), ("peak_mb_per_image", "MB an image")),
     ("classes", "classes", "classes", ("ms_per_image", "ms an image"), ("peak_mb", "MB")),
 )
-TIME_COLOR, MEMORY_COLOR = "#0072B2", "#E69F00"
+# Of time and of memory.
+COLORS = ("#0072B2", "#E69F00")
+LINES = ("-", "--")
 
 
 def write_chart(results: dict[str, Any], path: Path) -> None:
-    """Draw time and memory over what grows, a panel a part."""
+    """Draw time and memory over what grows, a column a part."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     panels = [panel for panel in PANELS if panel[0] in results]
-    figure = Figure(figsize=(4.6 * len(panels), 4), dpi=110, layout="constrained")
+    figure = Figure(figsize=(4 * len(panels), 5.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (part, key, label, (time_key, time_label), (memory_key, memory_label)) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    for column, (part, key, label, time_value, memory_value) in zip(
+        figure.subplots(2, len(panels), squeeze=False).T, panels, strict=True
     ):
-        memory_axes = axes.twinx()
-        for number, name in enumerate(dict.fromkeys(row.get("network", SMALL) for row in results[part])):
-            style = ("-", "--")[number]
-            rows = [row for row in results[part] if row.get("network", SMALL) == name]
-            x = [row[key] for row in rows]
-            axes.loglog(x, [row[time_key] for row in rows], f"o{style}", color=TIME_COLOR, label=name)
-            memory_axes.loglog(x, [row[memory_key] for row in rows], f"s{style}", color=MEMORY_COLOR)
-        axes.set_xlabel(label)
-        axes.set_ylabel(time_label, color=TIME_COLOR)
-        memory_axes.set_ylabel(memory_label, color=MEMORY_COLOR)
-        axes.set_title(part, fontsize=10)
-        axes.legend(fontsize=7, frameon=False)
-        for each in (axes, memory_axes):
-            low, high = each.get_ylim()
+        names = dict.fromkeys(row.get("network", SMALL) for row in results[part])
+        for axes, (value, value_label), color in zip(column, (time_value, memory_value), COLORS, strict=True):
+            for name, style in zip(names, LINES, strict=False):
+                rows = [row for row in results[part] if row.get("network", SMALL) == name]
+                x, y = [row[key] for row in rows], [row[value] for row in rows]
+                axes.loglog(x, y, f"o{style}", color=color, label=name)
+                for place, number in zip(x, y, strict=True):
+                    axes.annotate(f"{number:.3g}", (place, number), (0, 5), textcoords="offset points", fontsize=7)
+            axes.set_xticks(x, [f"{place:,}" for place in x], fontsize=8)
+            axes.minorticks_off()
+            low, high = axes.get_ylim()
             # At least a decade, so that a flat curve looks flat.
-            each.set_ylim(min(low, high / 10), high * 1.3)
+            axes.set_ylim(min(low, high / 10), high * 1.5)
+            axes.set_yticks([])
+            axes.set_ylabel(value_label)
+            axes.spines[["top", "right"]].set_visible(False)
+        column[0].set_title(part, fontsize=10)
+        column[0].legend(fontsize=7, frameon=False, loc="best")
+        column[1].set_xlabel(label)
     with written_atomically(path) as temporary:
         figure.savefig(temporary)
 

@@ -62,7 +62,7 @@ def joined(device: str) -> Iterator[Processes]:
         device: `auto`, `cpu` or `cuda`; each process of a machine takes a GPU of its own.
 
     Raises:
-        BackendError: there is no GPU, or fewer than processes.
+        BackendError: there is no GPU, or fewer than processes; or another process ended while this one waited for it.
     """
     count, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     gpus = torch.cuda.device_count()
@@ -78,7 +78,15 @@ def joined(device: str) -> Iterator[Processes]:
         torch.cuda.set_device(chosen)
     if count > 1:
         dist.init_process_group("nccl" if on_gpu else "gloo", device_id=chosen if on_gpu else None)
-    yield Processes(rank=int(os.environ.get("RANK", "0")), count=count, device=chosen, local_count=local_count)
+    try:
+        yield Processes(rank=int(os.environ.get("RANK", "0")), count=count, device=chosen, local_count=local_count)
+    except RuntimeError as error:
+        # gloo has no exception of its own.
+        if count > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise BackendError(
+                "another process of this training has ended, so this one cannot go on; what that one said is the reason"
+            ) from error
+        raise
     # Not after an error: the others may be waiting in an operation of the group, which torchrun then ends.
     if count > 1:
         dist.destroy_process_group()

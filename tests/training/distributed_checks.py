@@ -103,9 +103,7 @@ def command(rank: int, port: str, options: list[str]) -> dict[str, Any]:
                 app(options)
         except SystemExit as end:
             code = end.code
-        # The group of a process that failed is closed by torchrun, which ends all processes.
-        except RuntimeError as error:
-            code = f"left alone: {type(error).__name__}"
+    # The group of a process that failed is closed by torchrun, which ends all processes.
     if dist.is_initialized():
         dist.destroy_process_group()
     return {"code": code, "errors": errors.getvalue()}
