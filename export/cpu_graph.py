@@ -2,59 +2,24 @@
 
 Whenever ONNX Runtime opens a file it fuses layers and reorders weights into the blocks that the CPU's vectors take,
 and until then holds them twice. Saved, neither is done again. Such a graph is right only for CPUs with the same vector
-instructions, and only for the release of ONNX Runtime that wrote it, so the file names both and `check_cpu_graph`
-refuses it elsewhere.
+instructions, and only for the release of ONNX Runtime that wrote it, so the file names both, and is refused elsewhere
+(`evaluation.cpu_graph`).
 """
 
 import json
-import platform
-import re
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 
+from ssd_train.evaluation.cpu_graph import CPU_GRAPH_KEY, is_cpu_graph, this_cpu
 from ssd_train.evaluation.errors import ModelError
 from ssd_train.evaluation.files import written_atomically
 from ssd_train.evaluation.spec import INPUT_NAME, RAW_NAMES, DetectorSpec
 
-CPU_GRAPH_KEY = "cpu_graph_for"
 FATAL_ONLY = 4
-
-
-def this_cpu() -> dict[str, str]:
-    """Return what such a graph depends on: release of ONNX Runtime, architecture, and its vector instructions."""
-    release = ".".join(onnxruntime.__version__.split(".")[:2])
-    try:
-        flags = re.search(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
-    except OSError:
-        flags = None  # not Linux
-    words = flags.group(1).split() if flags else [platform.processor()]
-    vectors = sorted(word for word in words if not flags or re.match(r"avx|amx|asimd|sve", word))
-    return {"onnxruntime": release, "machine": platform.machine(), "vectors": " ".join(vectors)}
-
-
-def is_cpu_graph(metadata: Mapping[str, str]) -> bool:
-    """Return whether a file with this metadata was rewritten for a CPU."""
-    return CPU_GRAPH_KEY in metadata
-
-
-def check_cpu_graph(metadata: Mapping[str, str], name: str, *, on_cpu: bool) -> None:
-    """Raise ModelError where a file was rewritten for another CPU or release, or is to run on a GPU."""
-    if not is_cpu_graph(metadata):
-        return
-    again = "use the file that it was made of, or export it here with --optimize-for-cpu"
-    if not on_cpu:
-        raise ModelError(f"{name}: was rewritten for a CPU and does not run on a GPU; {again}")
-    made_for, here = json.loads(metadata[CPU_GRAPH_KEY]), this_cpu()
-    for what, value in here.items():
-        if made_for.get(what) != value:
-            raise ModelError(
-                f"{name}: was rewritten for another CPU or release of ONNX Runtime ({what}: {made_for.get(what)!r}, "
-                f"here {value!r}); {again}"
-            )
 
 
 def optimize_for_cpu(model: Path) -> Path:
@@ -67,8 +32,6 @@ def optimize_for_cpu(model: Path) -> Path:
         ModelError: the file is not one, was rewritten already, or its copy gives other values; nothing is written.
         SSDDeployError: the folder cannot be written.
     """
-    import onnx  # not needed to run such a file
-
     with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
         saved = Path(folder) / "saved.onnx"
         options = onnxruntime.SessionOptions()
@@ -83,7 +46,9 @@ def optimize_for_cpu(model: Path) -> Path:
         # What a parity check looks at: names of inner values with their shapes, which ONNX Runtime leaves out.
         known = {value.name: value for value in onnx.load(model, load_external_data=False).graph.value_info}
         graph.graph.value_info.extend(known[name] for name in RAW_NAMES)
-        onnx.helper.set_model_props(graph, dict(metadata) | {CPU_GRAPH_KEY: json.dumps(this_cpu())})
+        onnx.helper.set_model_props(
+            graph, dict(metadata) | {CPU_GRAPH_KEY: json.dumps(this_cpu(onnxruntime.__version__))}
+        )
     _check_equal(original, graph.SerializeToString(), spec)
     path = model.with_suffix(".cpu.onnx")
     with written_atomically(path) as temporary:

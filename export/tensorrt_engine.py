@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from export.cpu_graph import check_cpu_graph
 from export.engine_file import BuildOptions, EngineInfo, TensorInfo, engine_name, read_info, write_info
 from export.int8_metadata import Int8Target, int8_target
 from export.layer_precision import count_convolutions
 from export.tensorrt_bindings import TENSORRT, TENSORRT_RTX, Messages, load_bindings, make_logger, starting
+from ssd_train.evaluation.cpu_graph import check_cpu_graph
 from ssd_train.evaluation.errors import BackendError, ModelError
 from ssd_train.evaluation.files import sha256_of_file, written_atomically
 from ssd_train.evaluation.spec import INPUT_NAME, OUTPUT_NAMES, DetectorSpec
@@ -201,7 +201,7 @@ def _read_spec(onnx: Path) -> DetectorSpec:
         reason = " ".join(str(error).split())
         raise ModelError(f"{onnx}: is not a usable ONNX file ({reason}); make one with `ssd-deploy export`") from error
     metadata = session.get_modelmeta().custom_metadata_map
-    check_cpu_graph(metadata, str(onnx), on_cpu=False)
+    check_cpu_graph(metadata, str(onnx), onnxruntime.__version__, on_cpu=False)
     if int8_target(metadata) == Int8Target.CPU:
         raise ModelError(
             f"{onnx}: was quantized for the CPU, to uint8 activations that TensorRT refuses; export it again with "

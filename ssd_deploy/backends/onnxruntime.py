@@ -9,9 +9,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from export.cpu_graph import check_cpu_graph
 from ssd_deploy.backends.base import RawPredictions, check_images
 from ssd_train.evaluation.captured_stdout import captured_stdout
+from ssd_train.evaluation.cpu_graph import check_cpu_graph
 from ssd_train.evaluation.detections import PaddedDetections
 from ssd_train.evaluation.errors import BackendError, ModelError
 from ssd_train.evaluation.requirements import require
@@ -60,7 +60,7 @@ class OnnxRuntimeRunner:
         self._raw_session: Any = None
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.spec = DetectorSpec.from_metadata(metadata, str(path))
-        check_cpu_graph(metadata, str(path), on_cpu=provider == "cpu")
+        check_cpu_graph(metadata, str(path), onnxruntime.__version__, on_cpu=provider == "cpu")
         inputs = {value.name for value in self._session.get_inputs()}
         outputs = {value.name for value in self._session.get_outputs()}
         if inputs != {INPUT_NAME} or not outputs.issuperset(OUTPUT_NAMES):

@@ -5,18 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
-from export.cpu_graph import CPU_GRAPH_KEY, check_cpu_graph, optimize_for_cpu, this_cpu
+from export.cpu_graph import optimize_for_cpu
 from export.engine_file import BuildOptions
 from export.onnx_export import export_onnx
 from export.tensorrt_bindings import TENSORRT_RTX
 from export.tensorrt_engine import build_engine
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_train import build_network
+from ssd_train.evaluation.cpu_graph import CPU_GRAPH_KEY, check_cpu_graph, this_cpu
 from ssd_train.evaluation.errors import ModelError
 
 NETWORK = "ssd_300_mobilenet0.25_custom"
+HERE = this_cpu(onnxruntime.__version__)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def made_for(rewritten: Path, folder: Path, **changes: str) -> Path:
     """A copy that says it was made elsewhere."""
     model = onnx.load(rewritten)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    metadata[CPU_GRAPH_KEY] = json.dumps(this_cpu() | changes)
+    metadata[CPU_GRAPH_KEY] = json.dumps(HERE | changes)
     onnx.helper.set_model_props(model, metadata)
     path = folder / "other.onnx"
     onnx.save(model, path)
@@ -65,7 +68,12 @@ def test_it_is_refused_on_another_machine(what: str, value: str, rewritten: Path
 
 def test_it_is_refused_on_a_gpu_and_by_tensorrt(rewritten: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="rewritten for a CPU and does not run on a GPU"):
-        check_cpu_graph({CPU_GRAPH_KEY: json.dumps(this_cpu())}, "file", on_cpu=False)
+        check_cpu_graph(
+            {CPU_GRAPH_KEY: json.dumps(this_cpu(onnxruntime.__version__))},
+            "file",
+            onnxruntime.__version__,
+            on_cpu=False,
+        )
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     with pytest.raises(ModelError, match="rewritten for a CPU"):
         build_engine(rewritten, BuildOptions(), flavour=TENSORRT_RTX, gpu=None, cache=tmp_path)
