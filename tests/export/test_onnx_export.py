@@ -79,7 +79,7 @@ def test_only_standard_operators_that_engines_implement_are_used(model):
 def test_no_top_k_is_above_tensorrts_limit(model):
     constants = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
     ks = [int(constants[node.input[1]].item()) for node in model.graph.node if node.op_type == "TopK"]
-    assert len(ks) == 3
+    assert len(ks) == 4
     assert max(ks) <= MAX_TOP_K == 3840
 
 
