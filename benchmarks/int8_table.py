@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bccd import NETWORK as BLOOD_CELLS_NETWORK
 from turns import median_ratio, recorded_environment, rested_ms, take_turns, test_data
 
 from export.calibration import USUAL_IMAGES, find_calibration_images
@@ -43,6 +42,8 @@ NETWORKS = (
     "ssd_512_mobilenet1.0_voc",
 )
 SMALL = "ssd_300_mobilenet0.25_custom"
+# As `bccd.py` trains it.
+BLOOD_CELLS_NETWORK = "ssd_512_mobilenet0.25_custom"
 BLOOD_CELLS = ("Platelets", "RBC", "WBC")
 # Ranges of random weights need no more; the speed does not depend on them.
 RANDOM_IMAGES = 4

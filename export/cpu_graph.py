@@ -19,8 +19,6 @@ from ssd_train.evaluation.errors import ModelError
 from ssd_train.evaluation.files import written_atomically
 from ssd_train.evaluation.spec import INPUT_NAME, RAW_NAMES, DetectorSpec
 
-FATAL_ONLY = 4
-
 
 def optimize_for_cpu(model: Path) -> Path:
     """Write `<stem>.cpu.onnx` beside an exported file, which gives the same detections to the last bit on this CPU.
@@ -34,10 +32,13 @@ def optimize_for_cpu(model: Path) -> Path:
     """
     with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
         saved = Path(folder) / "saved.onnx"
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = FATAL_ONLY  # it warns that the file is for this machine
+        options = _quiet_options()
         options.optimized_model_filepath = str(saved)
-        original = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        try:
+            original = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no narrower base
+            reason = " ".join(str(error).split())
+            raise ModelError(f"{model}: ONNX Runtime cannot rewrite it ({reason}); export it again") from error
         metadata = original.get_modelmeta().custom_metadata_map
         spec = DetectorSpec.from_metadata(metadata, str(model))
         if is_cpu_graph(metadata):
@@ -56,9 +57,15 @@ def optimize_for_cpu(model: Path) -> Path:
     return path
 
 
-def _check_equal(original: onnxruntime.InferenceSession, rewritten: bytes, spec: DetectorSpec) -> None:
+def _quiet_options() -> onnxruntime.SessionOptions:
+    """It warns that a rewritten file is for this machine, which is the point."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = FATAL_ONLY
+    options.log_severity_level = 4  # fatal errors alone
+    return options
+
+
+def _check_equal(original: onnxruntime.InferenceSession, rewritten: bytes, spec: DetectorSpec) -> None:
+    options = _quiet_options()
     session = onnxruntime.InferenceSession(rewritten, options, providers=["CPUExecutionProvider"])
     images = np.random.default_rng(0).normal(size=(2, 3, *spec.input_size)).astype(np.float32)
     for expected, got in zip(

@@ -67,9 +67,9 @@ def select_candidates(cls_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, T
     """Pick the best (anchor, class) pairs of each image, over all its classes.
 
     A pair can only be one of the best K if its anchor is one of the K anchors whose best score is highest, so
-    one TopK over anchors leaves K * C pairs to choose from, whatever the number of classes. Equal scores go to
-    the lower class, then to the lower anchor, as in GluonCV; where more than K anchors have the same best score,
-    the lower ones are left.
+    one TopK over anchors leaves K * C pairs to choose from, whatever the number of anchors. Equal scores go to
+    the lower class, then to the lower anchor, as in GluonCV; but where anchors tie for the K-th place, the lower
+    ones stay, whatever their class.
 
     Args:
         cls_logits: (N, A, C + 1), column 0 is background.
@@ -82,7 +82,7 @@ def select_candidates(cls_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, T
     num_anchors, num_classes = scores.shape[1:]
     count = min(top_k, num_anchors)
     ranked = stable_top_k(scores.amax(dim=-1), count)[1]
-    # In ascending order, as floats, which hold any number of anchors and which every engine sorts.
+    # In ascending order, as floats, which are exact up to 16 million anchors and which every engine sorts.
     chosen = -torch.topk(-ranked.to(scores.dtype), count, dim=-1).values
     chosen = chosen.to(torch.int64)
     of_chosen = scores.gather(1, chosen.unsqueeze(-1).expand(-1, -1, num_classes))

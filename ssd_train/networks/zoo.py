@@ -1,7 +1,7 @@
 """The table of networks: one row a backbone, input size and data set. No torch needed to read it.
 
 A new backbone is one file beside this one, one entry in `build.BACKBONES`, and one row here.
-Numbers are GluonCV's presets (Liu et al., SSD, section 2.2 and 3.1 for the VGG rows).
+Numbers are GluonCV's presets, but for the row that says so (Liu et al., SSD, section 2.2 and 3.1 for the VGG rows).
 """
 
 import dataclasses
@@ -89,7 +89,7 @@ SIZES_300_VOC = (30.0, 60.0, 111.0, 162.0, 213.0, 264.0, 315.0)
 SIZES_300_COCO = (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0)
 SIZES_512_VGG = (51.2, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6)
 SIZES_512_VOC = (51.2, 102.4, 189.4, 276.4, 363.52, 450.6, 492.0)
-# Those of 300 at 512: as large a share of the picture.
+# SIZES_300_COCO at 512: as large a share of the picture.
 SIZES_512_SMALL = (35.84, 76.8, 168.96, 261.12, 353.28, 445.44, 537.6)
 SIZES_512_COCO = (51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72)
 
@@ -226,7 +226,7 @@ _FAMILIES = (
         steps=STEPS_300,
         sizes={"voc": SIZES_300_COCO, "coco": SIZES_300_COCO, "custom": SIZES_300_COCO},
     ),
-    # Not in GluonCV: for objects that are small in 300 pixels, at a third of the speed.
+    # Not in GluonCV: for objects that are small in 300 pixels, at nearly three times the operations.
     _Family(
         backbone="mobilenet0.25",
         input_size=512,

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from ssd_train.evaluation.errors import BackendError
 
+# What the other end's closing looks like to gloo.
+LEFT_ALONE = ("Connection closed by peer", "Connection reset by peer")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Processes:
@@ -82,7 +85,7 @@ def joined(device: str) -> Iterator[Processes]:
         yield Processes(rank=int(os.environ.get("RANK", "0")), count=count, device=chosen, local_count=local_count)
     except RuntimeError as error:
         # gloo has no exception of its own.
-        if count > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        if count > 1 and any(sign in str(error) for sign in LEFT_ALONE):
             raise BackendError(
                 "another process of this training has ended, so this one cannot go on; what that one said is the reason"
             ) from error

@@ -109,8 +109,10 @@ class Trainer:
         device = self.processes.device
         batch = batch.to(device)
         spec = self.network.spec
-        self._images = input_batch(batch, spec.mean, spec.std, over=self._images)
-        images = self._images.contiguous(memory_format=self.memory_format)
+        images = input_batch(batch, spec.mean, spec.std, over=self._images)
+        if device.type == "cpu":
+            self._images = images
+        images = images.contiguous(memory_format=self.memory_format)
         cls_targets, box_targets = assign_targets(batch.boxes, batch.labels, self.network.anchors)
         # All processes divide by the positives of the whole batch. Their gradients are averaged, hence the product.
         positives = (cls_targets > 0).sum().to(torch.float32)

@@ -176,7 +176,7 @@ def test_candidates_are_the_best_of_all_classes_with_ties_in_class_order(seed, n
     expected = reference_candidates(probabilities, top_k)
     got = [each[0].numpy() for each in select_candidates(logits[None], top_k)]
     np.testing.assert_array_equal(got[0], expected[0])
-    # With more anchors than K that reach the last score, it is the lower ones that are left, whatever their class.
+    # With more anchors than K that reach the last score, the lower ones stay, whatever their class.
     if (probabilities[:, 1:].max(axis=1) >= expected[0][-1]).sum() <= top_k:
         np.testing.assert_array_equal(got[1:], expected[1:])
     np.testing.assert_array_equal(probabilities[got[2], got[1] + 1], got[0])
