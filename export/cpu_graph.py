@@ -1,4 +1,4 @@
-"""An exported file as ONNX Runtime rewrites it for this CPU: it opens in a third of the time, at half the memory.
+"""An exported file as ONNX Runtime rewrites it for this CPU: it opens faster, with less memory.
 
 Whenever ONNX Runtime opens a file it fuses layers and reorders weights into the blocks that the CPU's vectors take,
 and until then holds them twice. Saved, neither is done again. Such a graph is right only for CPUs with the same vector
