@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from export.cpu_session import open_file, quiet_options
 from ssd_train.evaluation.cpu_graph import CPU_GRAPH_KEY, is_cpu_graph, this_cpu
 from ssd_train.evaluation.errors import ModelError
 from ssd_train.evaluation.files import written_atomically
@@ -32,13 +33,9 @@ def optimize_for_cpu(model: Path) -> Path:
     """
     with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
         saved = Path(folder) / "saved.onnx"
-        options = _quiet_options()
+        options = quiet_options()
         options.optimized_model_filepath = str(saved)
-        try:
-            original = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no narrower base
-            reason = " ".join(str(error).split())
-            raise ModelError(f"{model}: ONNX Runtime cannot rewrite it ({reason}); export it again") from error
+        original = open_file(model, options)
         metadata = original.get_modelmeta().custom_metadata_map
         spec = DetectorSpec.from_metadata(metadata, str(model))
         if is_cpu_graph(metadata):
@@ -57,16 +54,8 @@ def optimize_for_cpu(model: Path) -> Path:
     return path
 
 
-def _quiet_options() -> onnxruntime.SessionOptions:
-    """It warns that a rewritten file is for this machine, which is the point."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # fatal errors alone
-    return options
-
-
 def _check_equal(original: onnxruntime.InferenceSession, rewritten: bytes, spec: DetectorSpec) -> None:
-    options = _quiet_options()
-    session = onnxruntime.InferenceSession(rewritten, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(rewritten, quiet_options(), providers=["CPUExecutionProvider"])
     images = np.random.default_rng(0).normal(size=(2, 3, *spec.input_size)).astype(np.float32)
     for expected, got in zip(
         original.run(None, {INPUT_NAME: images}), session.run(None, {INPUT_NAME: images}), strict=True

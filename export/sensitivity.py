@@ -14,6 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from export.calibration import Calibration, OnProgress
+from export.cpu_session import quiet_options
 from export.int8_metadata import Int8Target
 from export.quantize import layer_names, quantize
 from ssd_train.evaluation.datasets.dataset import Sample, image_samples
@@ -128,9 +129,9 @@ def _detect(model: onnx.ModelProto, samples: Sequence[Sample], spec: DetectorSpe
 
 def open_graph(model: onnx.ModelProto, outputs: Sequence[str]) -> Callable[[NDArray[np.float32]], list[Any]]:
     """Return a function from images to values of a graph on the CPU."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # fatal errors alone: the rest is raised
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), quiet_options(), providers=["CPUExecutionProvider"]
+    )
     return lambda images: session.run(list(outputs), {INPUT_NAME: images})
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
+from export.cpu_session import open_file, quiet_options
 from export.engine_file import BuildOptions, EngineInfo, TensorInfo, engine_name, read_info, write_info
 from export.int8_metadata import Int8Target, int8_target
 from export.layer_precision import count_convolutions
@@ -192,15 +193,9 @@ def check_options(options: BuildOptions, flavour: str, gpu: Gpu | None) -> None:
 def _read_spec(onnx: Path) -> DetectorSpec:
     if not onnx.is_file():
         raise ModelError(f"{onnx}: there is no such model file; make one with `ssd-deploy export`")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # fatal errors alone: the rest is raised
+    options = quiet_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions share no narrower base
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{onnx}: is not a usable ONNX file ({reason}); make one with `ssd-deploy export`") from error
-    metadata = session.get_modelmeta().custom_metadata_map
+    metadata = open_file(onnx, options).get_modelmeta().custom_metadata_map
     check_cpu_graph(metadata, str(onnx), onnxruntime.__version__, on_cpu=False)
     if int8_target(metadata) == Int8Target.CPU:
         raise ModelError(
