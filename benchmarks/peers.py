@@ -6,8 +6,9 @@ For each network, on this CPU, one photograph a call, decode and NMS included, w
 
 - GluonCV on MXNet, hybridized and static, in an environment of its own, which is made where it is missing
   (`tests/oracle/make_reference.sh`, with the seeded weights that the parity tests use);
-- this project from the same `.params` file: ONNX Runtime in float32, the network without decode and NMS, int8 for the
-  CPU (calibrated on photographs), PyTorch as it is and channels-last, and with `--compile` compiled;
+- this project from the same `.params` file: ONNX Runtime in float32, as exported and with Winograd's convolutions
+  (`export --winograd`), the network without decode and NMS, int8 for the CPU (calibrated on photographs), PyTorch as it
+  is and channels-last, and with `--compile` compiled;
 - for 300 pixels and 21 classes torchvision's `ssd300_vgg16` (random weights), eager and through its own ONNX export.
 
 All take turns; a turn begins when the threads of the one before rest, with a call that is not timed. Detections of
@@ -17,6 +18,7 @@ nothing but load a model and run it.
 
 import argparse
 import functools
+import math
 import os
 import statistics
 import subprocess
@@ -41,12 +43,14 @@ from export.int8_export import Int8Settings, export_int8
 from export.int8_metadata import Int8Target
 from export.onnx_export import export_onnx
 from export.quantize import network_only
+from export.winograd import export_winograd
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner, open_session, provider_list, session_options
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_deploy.benchmark.measure import wait_until_idle
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
 from ssd_train.evaluation.detections import PaddedDetections
+from ssd_train.evaluation.errors import ModelError
 from ssd_train.evaluation.files import write_json, written_atomically
 from ssd_train.evaluation.metrics.voc_ap import iou
 from ssd_train.evaluation.spec import INPUT_NAME, RAW_NAMES
@@ -64,8 +68,9 @@ TIMED_CALLS = 3
 # How long MXNet's threads look for work after a call, which shows in a process of their own.
 REST_S = 0.3
 
+WINOGRAD = "ONNX Runtime fp32 Winograd"
 GLUONCV, FLOAT, BARE, INT8 = "GluonCV", "ONNX Runtime fp32", "its network alone", "ONNX Runtime int8"
-FOR_CPU = "the same, rewritten for this CPU"
+FOR_CPU, WINOGRAD_FOR_CPU = "fp32, rewritten for this CPU", "Winograd, rewritten for this CPU"
 EAGER, CHANNELS_LAST, COMPILED = "PyTorch", "PyTorch channels-last", "PyTorch compiled"
 PEER, PEER_ONNX = "torchvision ssd300", "torchvision ssd300 in ONNX Runtime"
 
@@ -137,9 +142,14 @@ def measure(name: str, reference: Path, options: argparse.Namespace) -> dict[str
     path = export_onnx(build_network(name, weights=params), folder)
     images = find_calibration_images(test_data() / "coco_tiny" / "val2017", CALIBRATION_IMAGES)
     int8 = export_int8(path, folder, Int8Settings(images=images, target=Int8Target.CPU)).path
+    files = {FLOAT: path, INT8: int8}
+    try:
+        files[WINOGRAD] = export_winograd(path)
+    except ModelError as error:  # nothing in this network gains
+        print(error, flush=True)
 
     gluoncv = GluonCV(name, params, image_path, gluoncv_out, options.threads)
-    runners = {label: OnnxRuntimeRunner(file, threads=options.threads) for label, file in ((FLOAT, path), (INT8, int8))}
+    runners = {label: OnnxRuntimeRunner(file, threads=options.threads) for label, file in files.items()}
     bare = bare_network(path, options.threads)
     variants: dict[str, Callable[[], float]] = {GLUONCV: gluoncv.turn}
     for label, runner in runners.items():
@@ -156,20 +166,36 @@ def measure(name: str, reference: Path, options: argparse.Namespace) -> dict[str
             variants[label] = functools.partial(rested_ms, call)
     times = take_turns(variants, options.rounds)
     gluoncv.close()
-    alone = {
-        label: run_model(file, "--images", str(image_path), "--threads", str(options.threads))
-        for label, file in ((FLOAT, path), (FOR_CPU, optimize_for_cpu(path)))
-    }
+    exported = [(FLOAT, FOR_CPU), (WINOGRAD, WINOGRAD_FOR_CPU)] if WINOGRAD in files else [(FLOAT, FOR_CPU)]
+    alone = {}
+    for label, for_cpu in exported:
+        for name_of_file, file in ((label, files[label]), (for_cpu, optimize_for_cpu(files[label]))):
+            alone[name_of_file] = run_model(file, "--images", str(image_path), "--threads", str(options.threads))
     return {
         "network": name,
         "ms": {label: statistics.median(values) for label, values in times.items()},
         "times_gluoncv": {label: median_ratio(times[GLUONCV], values) for label, values in times.items()},
-        "times_torchvision_onnx": median_ratio(times[PEER_ONNX], times[FLOAT]) if PEER_ONNX in times else None,
+        "times_torchvision_onnx": {
+            label: median_ratio(times[PEER_ONNX], times[label])
+            for label in (FLOAT, WINOGRAD)
+            if {PEER_ONNX, label} <= set(times)
+        },
         "over_the_network": median_ratio(times[FLOAT], times[BARE]) - 1,
         "peak_mb": {GLUONCV: gluoncv.peak_mb, **{label: each["peak_mb"] for label, each in alone.items()}},
-        "without_partner": without_partner(runners[FLOAT].run(image), gluoncv_out),
+        "without_partner": {
+            label: without_partner(runners[label].run(image), gluoncv_out)
+            for label in (FLOAT, WINOGRAD)
+            if label in runners
+        },
         "versions": gluoncv.versions,
     }
+
+
+def time_and_ratio(row: dict[str, Any], label: str) -> tuple[str, str]:
+    """Cells of the table: milliseconds, and times as fast as GluonCV."""
+    if label not in row["ms"]:
+        return "-", "-"
+    return f"{row['ms'][label]:.1f}", f"{row['times_gluoncv'][label]:.2f}"
 
 
 def write_chart(rows: list[dict[str, Any]], path: Path) -> None:
@@ -177,14 +203,17 @@ def write_chart(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.8), dpi=110, layout="constrained")
+    figure = Figure(figsize=(13, 4.8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    shown = {GLUONCV: "#999999", EAGER: "#56B4E9", CHANNELS_LAST: "#CC79A7", FLOAT: "#0072B2", INT8: "#E69F00"}
+    colors = {GLUONCV: "#999999", EAGER: "#56B4E9", CHANNELS_LAST: "#CC79A7", COMPILED: "#882255"}
+    colors |= {FLOAT: "#0072B2", WINOGRAD: "#009E73", INT8: "#E69F00"}
+    shown = {label: color for label, color in colors.items() if any(label in row["ms"] for row in rows)}
     width = 0.85 / len(shown)
     for number, (label, color) in enumerate(shown.items()):
         places = [index + (number - (len(shown) - 1) / 2) * width for index in range(len(rows))]
-        bars = axes.bar(places, [row["times_gluoncv"][label] for row in rows], width, color=color, label=label)
+        heights = [row["times_gluoncv"].get(label, math.nan) for row in rows]
+        bars = axes.bar(places, heights, width, color=color, label=label)
         axes.bar_label(bars, fmt="%.1f", fontsize=7)
     axes.set_xticks(range(len(rows)), [row["network"].replace("_", "\n", 2) for row in rows], fontsize=8)
     axes.set_ylabel("times as fast as GluonCV, higher is better")
@@ -219,34 +248,39 @@ def main() -> None:
     header = (
         "network",
         "GluonCV ms",
-        "fp32 ms",
-        "times",
-        "int8 ms",
-        "times",
+        *("fp32 ms", "times"),
+        *("Winograd ms", "times"),
+        *("int8 ms", "times"),
         "PyTorch ms",
         "decode + NMS over it",
-        "MB",
-        "for the CPU",
-        "GluonCV MB",
+        *("MB", "for this CPU", "Winograd for it", "GluonCV MB"),
     )
     cells = [
         (
             row["network"],
-            *(f"{row['ms'][GLUONCV]:.0f}", f"{row['ms'][FLOAT]:.1f}", f"{row['times_gluoncv'][FLOAT]:.2f}"),
-            *(f"{row['ms'][INT8]:.1f}", f"{row['times_gluoncv'][INT8]:.2f}", f"{row['ms'][EAGER]:.0f}"),
+            f"{row['ms'][GLUONCV]:.0f}",
+            *time_and_ratio(row, FLOAT),
+            *time_and_ratio(row, WINOGRAD),
+            *time_and_ratio(row, INT8),
+            f"{row['ms'][EAGER]:.0f}",
             f"{100 * row['over_the_network']:.1f} %",
-            *(f"{row['peak_mb'][label]:.0f}" for label in (FLOAT, FOR_CPU, GLUONCV)),
+            *(
+                f"{row['peak_mb'][label]:.0f}" if label in row["peak_mb"] else "-"
+                for label in (FLOAT, FOR_CPU, WINOGRAD_FOR_CPU, GLUONCV)
+            ),
         )
         for row in rows
     ]
     print(text_table(header, cells, left=1))
-    middle = {label: statistics.median(row["times_gluoncv"][label] for row in rows) for label in (FLOAT, INT8)}
-    print(f"median of the networks, times as fast as GluonCV: {middle[FLOAT]:.2f} in fp32, {middle[INT8]:.2f} in int8")
+    for label, name in ((FLOAT, "fp32"), (INT8, "int8")):
+        middle = statistics.median(row["times_gluoncv"][label] for row in rows)
+        print(f"median of the networks, times as fast as GluonCV: {middle:.2f} in {name}")
     for row in rows:
-        if row["times_torchvision_onnx"] is not None:
-            print(f"{row['network']}: {row['times_torchvision_onnx']:.2f} times as fast as {PEER_ONNX}")
-        if row["without_partner"]:
-            print(f"{row['network']}: {row['without_partner']} of GluonCV's detections have no partner")
+        for label, ratio in row["times_torchvision_onnx"].items():
+            print(f"{row['network']}: {label} {ratio:.2f} times as fast as {PEER_ONNX}")
+        for label, count in row["without_partner"].items():
+            if count:
+                print(f"{row['network']}: {count} of GluonCV's detections have no partner in {label}")
     if options.chart is not None:
         write_chart(rows, options.chart)
 

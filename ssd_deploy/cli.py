@@ -246,11 +246,18 @@ def export(
             show_default=False,
         ),
     ] = None,
+    winograd: Annotated[
+        bool,
+        typer.Option(
+            "--winograd",
+            help="fp32: write a second ONNX file, with Winograd's convolutions: faster on a CPU, takes more memory.",
+        ),
+    ] = False,
     optimize_for_cpu: Annotated[
         bool,
         typer.Option(
             "--optimize-for-cpu",
-            help="Write a second ONNX file, for this CPU and ONNX Runtime alone: opens faster, takes less memory.",
+            help="Write one more ONNX file, for this CPU and ONNX Runtime alone: opens faster, takes less memory.",
         ),
     ] = False,
     score_threshold: ScoreOption = 0.01,
@@ -324,8 +331,11 @@ def export(
         max_drop=max_drop,
     )
     int8.check([precision or "fp32"], formats)
-    if optimize_for_cpu and "onnx" not in formats:
-        raise BackendError("--optimize-for-cpu writes an ONNX file: it needs --network, and --format onnx")
+    for option, is_given in (("--winograd", winograd), ("--optimize-for-cpu", optimize_for_cpu)):
+        if is_given and "onnx" not in formats:
+            raise BackendError(f"{option} writes an ONNX file: it needs --network, and --format onnx")
+    if winograd and precision not in (None, ExportPrecision.FP32):
+        raise BackendError(f"--winograd computes in float32: leave --precision {precision} out")
     if "tensorrt" in formats:
         from ssd_deploy.engines import check_buildable
 
@@ -348,10 +358,16 @@ def export(
                 path = export_network(loaded, folder, settings, precision or "fp32")
         if kept:
             typer.echo(str(path))
+        for_cpu = path
+        if winograd:
+            from export.winograd import export_winograd
+
+            for_cpu = export_winograd(path)
+            typer.echo(str(for_cpu))
         if optimize_for_cpu:
             from export import cpu_graph
 
-            typer.echo(str(cpu_graph.optimize_for_cpu(path)))
+            typer.echo(str(cpu_graph.optimize_for_cpu(for_cpu)))
         if "tensorrt" in formats:
             typer.echo(export_engine(path, options, flavour, out))
 

@@ -147,13 +147,16 @@ def suppress(boxes: Tensor, labels: Tensor, valid: Tensor, iou_threshold: float)
     same_class = labels.unsqueeze(2) == labels.unsqueeze(1)
     overlaps = pairwise_iou(boxes) > iou_threshold
     # (N, K, K): 1 where the column's candidate suppresses the row's, if the column's stands.
-    suppresses = (overlaps & same_class & is_later & valid.unsqueeze(2)).to(boxes.dtype)
-    candidates = valid.to(boxes.dtype)
-    standing = candidates
-    for _ in range(SUPPRESSION_ROUNDS):
+    suppresses = (overlaps & same_class & is_later & valid.unsqueeze(1)).to(boxes.dtype)
+    spares = 1 - suppresses
+    standing = valid.to(boxes.dtype)
+    for _ in range(SUPPRESSION_ROUNDS // 2):
         # A maximum and not a matrix product: TensorRT for RTX refuses the FP32 product on Turing.
-        standing = candidates - (suppresses * standing.unsqueeze(1)).amax(dim=2)
-    return standing > 0.5
+        suppressed = (suppresses * standing.unsqueeze(1)).amax(dim=2)
+        # The next round, told by what was suppressed, which needs no subtraction: 0 where some column neither
+        # spares the row nor is suppressed itself.
+        standing = (spares + suppressed.unsqueeze(1)).amin(dim=2)
+    return (standing > 0.5) & valid
 
 
 def pairwise_iou(boxes: Tensor) -> Tensor:

@@ -351,6 +351,20 @@ def test_export_writes_the_options_into_the_graph_and_its_description(strict_mod
     assert real.any() and (found.scores[real] > 0.3).all() and (found.scores[~real] == -1).all()
 
 
+def test_export_for_the_cpu_writes_winograds_file_and_this_machines(run_cli: Run, tmp_path: Path) -> None:
+    network = ("--network", "ssd_512_mobilenet1.0_coco", "--weights", "random:1")
+    code, output = run_cli("export", *network, "--winograd", "--optimize-for-cpu", "--out", tmp_path)
+    assert code == 0, output
+    stem = "ssd_512_mobilenet1.0_coco.fp32"
+    names = [f"{stem}.onnx", f"{stem}.winograd.onnx", f"{stem}.winograd.cpu.onnx"]
+    assert output.splitlines() == [str(tmp_path / name) for name in names]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    cv2.imwrite(str(tmp_path / "noise.png"), np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
+    for name in names[1:]:
+        code, output = run_cli("parity", *network, "--model", tmp_path / name, "--images", tmp_path)
+        assert code == 0, output
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

@@ -96,6 +96,8 @@ def test_sensitivity_writes_a_table_and_a_chart(run_cli: Run, data: Path, tmp_pa
             "TensorRT takes the portable graph",
         ),
         (["--format", "tensorrt", "--optimize-for-cpu"], "--optimize-for-cpu writes an ONNX file"),
+        (["--format", "tensorrt", "--winograd"], "--winograd writes an ONNX file"),
+        (["--precision", "fp16", "--winograd"], "--winograd computes in float32: leave --precision fp16 out"),
         (["--precision", "int8", "--calibration-data", "{here}"], "has no image to calibrate on"),
         (["--precision", "int8", "--calibration-data", "{here}/nowhere"], "nowhere: there is no such folder"),
     ],

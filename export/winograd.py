@@ -1,0 +1,281 @@
+"""3x3 convolutions by Winograd's algorithm, in plain ONNX operators: faster on a CPU, for more memory.
+
+A tile of 4x4 outputs takes 16 * 9 = 144 products for each channel and filter. Of polynomials that are evaluated at
+six points along either axis it takes 36 (F(4x4, 3x3) in Lavin and Gray, "Fast Algorithms for Convolutional Neural
+Networks", 2016, section 4.3):
+
+    outputs = A^T [(G filter G^T) * (B^T inputs B)] A
+
+The product in the middle, summed over channels, is a matrix product for each of the 36 points. B^T inputs B is a
+convolution of each channel with 36 filters and a stride of 4, G filter G^T is a constant:
+
+    (N, C, H, W)    Conv, Reshape, Transpose    (N, 36, C, h * w)   h * w tiles
+                    MatMul with the filters     (N, 36, K, h * w)
+                    MatMul with A               (N, 16, K * h * w)
+                    DepthToSpace, Slice, Add    (N, K, H, W)
+
+Four times the weights are kept, and activations of more than twice the size while such a layer runs. The sums are
+float32 in another order with larger intermediate values: an error of 1.3e-6 of a layer's spread instead of 2e-7.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.polynomial import polynomial
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from export.cpu_session import quiet_options
+from ssd_train.evaluation.errors import ModelError
+from ssd_train.evaluation.files import written_atomically
+from ssd_train.evaluation.spec import INPUT_NAME, RAW_NAMES, DetectorSpec
+
+# Metadata entry of such a file.
+WINOGRAD_KEY = "winograd"
+
+# Outputs along a side of a tile, and inputs that they depend on.
+TILE = 4
+PATCH = TILE + 2
+
+# Infinity is the sixth. Of the usual choices these lose least: 1.3e-6 where 0, 1, -1, 2, -2 lose 1.9e-6.
+POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
+
+# What a convolution costs either way, in products of a direct one, as measured in ONNX Runtime with 512-bit vectors:
+# a product of a batch of matrices; a weight that comes from memory; a value on its way to or from the 36 points.
+MATRIX_PRODUCT = 1.4
+WEIGHT = 25
+TRANSFORMED_VALUE = 120
+# A channel's inputs are transformed by themselves, which takes as long as this many tiles more.
+CHANNEL_TILES = 50
+# Columns of a matrix product are filled up to a multiple of this.
+COLUMNS = 16
+# Less than this gain is not worth the weights.
+LEAST_GAIN = 1.1
+
+# Largest difference between the two files, relative to the spread of each raw output; 1e-5 is seen.
+RAW_TOLERANCE = 1e-3
+
+
+def export_winograd(path: Path) -> Path:
+    """Write `<stem>.winograd.onnx` beside a float32 file of `export_onnx`; it runs on any CPU.
+
+    Raises:
+        ModelError: the file is not float32, nothing in it gains, or the rewritten graph gives other values; nothing is
+            written.
+        SSDDeployError: the folder cannot be written.
+    """
+    model = onnx.load(path)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    spec = DetectorSpec.from_metadata(metadata, str(path))
+    if spec.precision != "fp32":
+        raise ModelError(f"{path}: computes in {spec.precision}; Winograd's convolutions need --precision fp32")
+    rewritten = with_winograd(model)
+    if len(rewritten.graph.node) == len(model.graph.node):
+        raise ModelError(f"{path}: none of its convolutions gains by Winograd's algorithm; use this file as it is")
+    helper.set_model_props(rewritten, metadata | {WINOGRAD_KEY: f"F({TILE}x{TILE}, 3x3)"})
+    onnx.checker.check_model(rewritten, full_check=True)
+    _check_values(model, rewritten, spec)
+    out = path.with_suffix(".winograd.onnx")
+    with written_atomically(out) as temporary:
+        onnx.save(rewritten, temporary)
+    return out
+
+
+def with_winograd(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a float32 graph in which every convolution that gains by it is computed by Winograd's algorithm.
+
+    Those are convolutions of 3x3 with stride and dilation 1 whose input has a known height and width. Convolutions of
+    one input share its transform.
+    """
+    rewritten = onnx.ModelProto()
+    rewritten.CopyFrom(model)
+    graph = rewritten.graph
+    filters = {value.name: value for value in graph.initializer if value.data_type == TensorProto.FLOAT}
+    sizes = _image_sizes(model)
+    sharing = defaultdict(list)
+    for node in graph.node:
+        if _is_plain_3x3(node, filters) and node.input[0] in sizes:
+            sharing[node.input[0], tuple(_attribute(node, "pads", [0] * 4))].append(node)
+    graph.initializer.extend([_constant("winograd/A", _output_transform())])
+    nodes_of: dict[str, list[NodeProto]] = {}
+    for (source, pads), nodes in sharing.items():
+        channels = filters[nodes[0].input[1]].dims[1]
+        top, left, bottom, right = pads
+        height, width = sizes[source]
+        size = height + top + bottom - 2, width + left + right - 2
+        if not _gains(channels, sum(filters[node.input[1]].dims[0] for node in nodes), *size):
+            continue
+        grid = tiles(size[0]), tiles(size[1])
+        to_full_tiles = top, left, grid[0] * TILE + 2 - top - height, grid[1] * TILE + 2 - left - width
+        inputs = _input_nodes(graph, source, channels, to_full_tiles, grid)
+        nodes_of[nodes[0].name] = list(inputs)
+        for node in nodes:
+            weight = numpy_helper.to_array(filters[node.input[1]])
+            nodes_of.setdefault(node.name, []).extend(_filter_nodes(graph, node, inputs[-1].output[0], weight, size))
+    ordered = [new for node in graph.node for new in nodes_of.get(node.name, [node])]
+    del graph.node[:]
+    graph.node.extend(ordered)
+    used = {name for node in graph.node for name in node.input}
+    kept = [constant for constant in graph.initializer if constant.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return rewritten
+
+
+def tiles(side: int) -> int:
+    """Return how many tiles cover a side of an image."""
+    return -(-side // TILE)
+
+
+def _gains(channels: int, filters: int, height: int, width: int) -> bool:
+    """Return whether the transforms cost clearly less than the products that they save."""
+    count = tiles(height) * tiles(width)
+    columns = -(-count // COLUMNS) * COLUMNS
+    direct = 9 * channels * filters * (height * width + WEIGHT)
+    products = PATCH**2 * channels * filters * (MATRIX_PRODUCT * columns + WEIGHT)
+    transforms = PATCH**2 * (channels * (count + CHANNEL_TILES) + filters * count) * TRANSFORMED_VALUE
+    return bool(direct > LEAST_GAIN * (products + transforms))
+
+
+def _is_plain_3x3(node: NodeProto, filters: dict[str, TensorProto]) -> bool:
+    return (
+        node.op_type == "Conv"
+        and node.input[1] in filters
+        and list(filters[node.input[1]].dims[2:]) == [3, 3]
+        and _attribute(node, "group", 1) == 1
+        and _attribute(node, "strides", [1, 1]) == _attribute(node, "dilations", [1, 1]) == [1, 1]
+        and _attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
+    )
+
+
+def _attribute(node: NodeProto, name: str, default: Any) -> Any:
+    return next((helper.get_attribute_value(each) for each in node.attribute if each.name == name), default)
+
+
+def _image_sizes(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
+    """Return height and width of every value (N, C, H, W) whose own are known."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    sizes = {}
+    for value in [*graph.value_info, *graph.input]:
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) == 4 and dims[2].dim_value > 0 and dims[3].dim_value > 0:
+            sizes[value.name] = dims[2].dim_value, dims[3].dim_value
+    return sizes
+
+
+def _transforms() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return A^T (4, 6), G (6, 3) and B^T (6, 6) for `POINTS` and infinity, as Toom and Cook have them."""
+    outputs, filters, inputs = np.zeros((TILE, PATCH)), np.zeros((PATCH, 3)), np.zeros((PATCH, PATCH))
+    for index, point in enumerate(POINTS):
+        others = [other for other in POINTS if other != point]
+        outputs[:, index] = point ** np.arange(TILE)
+        filters[index] = point ** np.arange(3) / np.prod([point - other for other in others])
+        inputs[index, : PATCH - 1] = polynomial.polyfromroots(others)
+    outputs[-1, -1] = filters[-1, -1] = 1
+    inputs[-1] = polynomial.polyfromroots(POINTS)
+    return outputs, filters, inputs
+
+
+def _output_transform() -> NDArray[np.float64]:
+    """Return the map from the values at 36 points to the 16 outputs of a tile, (16, 36)."""
+    outputs, _, _ = _transforms()
+    return np.asarray(np.kron(outputs, outputs), np.float64)
+
+
+def _input_nodes(
+    graph: onnx.GraphProto, source: str, channels: int, pads: Sequence[int], grid: tuple[int, int]
+) -> list[NodeProto]:
+    """Nodes from (N, C, H, W) to the values at the points, (N, 36, C, h * w)."""
+    _, _, inputs = _transforms()
+    weight = np.tile(np.kron(inputs, inputs).reshape(PATCH**2, 1, PATCH, PATCH), (channels, 1, 1, 1))
+    by_channel = [0, channels, PATCH**2, grid[0] * grid[1]]
+    name = f"{source}/winograd"
+    graph.initializer.extend([_constant(f"{name}/B", weight), _constant(f"{name}/by_channel", by_channel)])
+    return [
+        helper.make_node(
+            "Conv",
+            [source, f"{name}/B"],
+            [f"{name}/patches"],
+            name=f"{name}/Conv",
+            group=channels,
+            kernel_shape=[PATCH, PATCH],
+            strides=[TILE, TILE],
+            pads=pads,
+        ),
+        _node("Reshape", [f"{name}/patches", f"{name}/by_channel"], f"{name}/channels"),
+        _node("Transpose", [f"{name}/channels"], f"{name}/points", perm=[0, 2, 1, 3]),
+    ]
+
+
+def _filter_nodes(
+    graph: onnx.GraphProto, node: NodeProto, points: str, weight: NDArray[np.float32], size: tuple[int, int]
+) -> list[NodeProto]:
+    """Nodes from the values at the points, (N, 36, C, h * w), to what the convolution gives, (N, K, H, W)."""
+    _, filters, _ = _transforms()
+    count = len(weight)
+    grid = tiles(size[0]), tiles(size[1])
+    name = f"{node.output[0]}/winograd"
+    at_points = np.einsum("ai,kcij,bj->abkc", filters, weight, filters).reshape(PATCH**2, *weight.shape[:2])
+    graph.initializer.extend(
+        [
+            _constant(f"{name}/filters", at_points),
+            _constant(f"{name}/flat", [0, PATCH**2, count * grid[0] * grid[1]]),
+            _constant(f"{name}/as_image", [0, TILE**2 * count, *grid]),
+        ]
+    )
+    nodes = [
+        _node("MatMul", [f"{name}/filters", points], f"{name}/products"),
+        _node("Reshape", [f"{name}/products", f"{name}/flat"], f"{name}/products_flat"),
+        _node("MatMul", ["winograd/A", f"{name}/products_flat"], f"{name}/tiles"),
+        _node("Reshape", [f"{name}/tiles", f"{name}/as_image"], f"{name}/tiles_as_image"),
+        _node("DepthToSpace", [f"{name}/tiles_as_image"], f"{name}/image", blocksize=TILE, mode="DCR"),
+    ]
+    if size != (grid[0] * TILE, grid[1] * TILE):
+        for what, values in (("from", [0, 0]), ("to", size), ("axes", [2, 3])):
+            graph.initializer.append(_constant(f"{name}/{what}", values))
+        names = [f"{name}/{what}" for what in ("image", "from", "to", "axes")]
+        nodes.append(_node("Slice", names, f"{name}/cropped"))
+    if len(node.input) > 2:
+        bias = next(value for value in graph.initializer if value.name == node.input[2])
+        graph.initializer.append(_constant(f"{name}/bias", numpy_helper.to_array(bias).reshape(1, -1, 1, 1)))
+        nodes.append(_node("Add", [nodes[-1].output[0], f"{name}/bias"], f"{name}/sum"))
+    nodes[-1].output[0] = node.output[0]
+    return nodes
+
+
+def _node(operator: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
+    return helper.make_node(operator, inputs, [output], name=f"{output}/{operator}", **attributes)
+
+
+def _constant(name: str, values: Any) -> TensorProto:
+    """Return shapes as int64 and everything else as float32."""
+    array = np.asarray(values)
+    return numpy_helper.from_array(array if array.dtype == np.int64 else array.astype(np.float32), name)
+
+
+def _check_values(model: onnx.ModelProto, rewritten: onnx.ModelProto, spec: DetectorSpec) -> None:
+    images = np.random.default_rng(0).normal(size=(1, 3, *spec.input_size)).astype(np.float32)
+    expected, got = (_raw_predictions(each, images) for each in (model, rewritten))
+    for name in RAW_NAMES:
+        difference = float(np.abs(got[name] - expected[name]).max() / (expected[name].std() + 1e-12))
+        if not difference <= RAW_TOLERANCE:
+            raise ModelError(
+                f"{spec.network}: Winograd's convolutions give other {name} ({difference:.1e} of their spread, at most "
+                f"{RAW_TOLERANCE:.0e} is allowed); nothing was written"
+            )
+
+
+def _raw_predictions(model: onnx.ModelProto, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    with_raw = onnx.ModelProto()
+    with_raw.CopyFrom(model)
+    values = {value.name: value for value in with_raw.graph.value_info}
+    with_raw.graph.output.extend(values[name] for name in RAW_NAMES)
+    session = onnxruntime.InferenceSession(
+        with_raw.SerializeToString(), quiet_options(), providers=["CPUExecutionProvider"]
+    )
+    return dict(zip(RAW_NAMES, session.run(list(RAW_NAMES), {INPUT_NAME: images}), strict=True))
