@@ -40,9 +40,11 @@ from ssd_train.shapes import write_shapes
 
 END_TO_END = (
     "ssd_300_vgg16_atrous_coco",
+    "ssd_512_vgg16_atrous_coco",
     "ssd_512_resnet50_v1_coco",
     "ssd_512_mobilenet1.0_coco",
 )
+BATCHED = ("ssd_300_vgg16_atrous_coco", "ssd_512_mobilenet1.0_coco")
 SMALL = "ssd_300_mobilenet0.25_custom"
 BATCHES = (1, 2, 4, 8, 16, 32)
 FOLDERS = (10, 100, 1000, 10_000)
@@ -109,7 +111,7 @@ def end_to_end(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def batch(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
-    for name in END_TO_END[0], END_TO_END[2]:
+    for name in BATCHED:
         path = export_onnx(build_network(name, weights="random"), options.out)
         for count in BATCHES:
             calls = str(max(1, 16 // count))

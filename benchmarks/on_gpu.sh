@@ -3,7 +3,8 @@
 #
 #     bash benchmarks/on_gpu.sh OUT [PART]
 #
-# PART is `inference` or `training`, each in under ten minutes; without it both, in under twenty.
+# PART is `inference`, `speed` (inference again, by batch sizes of 1 to 128, and the share of the card's matrix rate) or
+# `training`, each in under ten minutes; without it all, in under half an hour.
 # Runs with .venv's Python where there is one, else with python3, or with $PYTHON: no package index is needed. NumPy,
 # OpenCV, faster-coco-eval, typer, rich, safetensors, PyTorch, onnx, onnxscript and pytest are needed for anything at all;
 # what is missing is said, and can be put on PYTHONPATH. All that comes out lands in OUT as it goes; a step that fails
@@ -12,9 +13,9 @@
 set -uo pipefail
 part=${2:-all}
 case $part in
-    all) limit=1160 ;;
-    inference | training) limit=580 ;;
-    *) echo "$part: expected inference or training" && exit 2 ;;
+    all) limit=1740 ;;
+    inference | speed | training) limit=580 ;;
+    *) echo "$part: expected inference, speed or training" && exit 2 ;;
 esac
 out=$(mkdir -p "${1:?name a folder for the results}" && cd "$1" && pwd)
 cd "$(dirname "$0")/.."
@@ -105,10 +106,12 @@ gpu_tests() {
     "$python" -m pytest -v -p no:cacheprovider -m gpu "$@"
 }
 sizes=1,8,32 rounds=3 networks=() input_options=(--rounds 3 --passes 2) step_options=() throughput_options=(--rounds 2 --seconds 4)
+speed_options=()
 if [ -n "${QUICK:-}" ]; then
     sizes=1 rounds=1 networks=(ssd_300_mobilenet0.25_voc)
     input_options=(--rounds 1 --passes 1) step_options=(--rounds 1)
     throughput_options=(--networks ssd_300_mobilenet0.25_voc --rounds 1 --seconds 1)
+    speed_options=(--networks ssd_300_mobilenet0.25_voc --batch-sizes 1,2 --compiled-batch-sizes none --rounds 1)
     export SSD_GPU_IMAGES=4 SSD_GPU_CYCLES=20
 fi
 
@@ -126,6 +129,10 @@ benchmark_training() {
     step training_throughput_compiled 220 "$python" benchmarks/training_throughput.py --amp bf16 \
         --variants channels-last,channels-last+compile --json "$out/training_throughput_compiled.json" \
         ${throughput_options[@]+"${throughput_options[@]}"}
+}
+benchmark_speed() {
+    step gpu_inference 570 "$python" benchmarks/gpu_inference.py --json "$out/gpu_inference.json" \
+        ${speed_options[@]+"${speed_options[@]}"}
 }
 inference() {
     step rtx_on_this_card 30 bash -c rtx_on_this_card
@@ -149,8 +156,9 @@ inference() {
 export python out
 export -f environment rtx_on_this_card measure gpu_tests
 step environment 60 bash -c environment
-[ "$part" = inference ] || benchmark_training
-[ "$part" = training ] || inference
+case $part in all | training) benchmark_training ;; esac
+case $part in all | speed) benchmark_speed ;; esac
+case $part in all | inference) inference ;; esac
 
 if [ ${#failed[@]} -gt 0 ]; then
     echo "failed: ${failed[*]}; see the logs in $out"

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import cv2
 import torch
 from flops import training_gflops
+from matrix_rate import matrix_tflops
 from turns import recorded_environment, take_turns, test_data
 
 from ssd_deploy.text_table import text_table
@@ -45,8 +46,6 @@ VARIANTS = {
 }
 # A turn's first steps start worker processes and, once, choose algorithms or compile.
 WARM_UP_STEPS = 5
-MATRIX_SIZES = {"cuda": 8192, "cpu": 1024}
-MATRIX_SECONDS = 1.0
 
 
 class Turn(NamedTuple):
@@ -155,26 +154,6 @@ def loader_rate(images: AugmentedImages, options: argparse.Namespace) -> float:
         next(loaded)
         count += options.batch_size
     return count / (time.perf_counter() - started)
-
-
-def matrix_tflops(dtype: torch.dtype, device: torch.device, *, allow_tf32: bool = False) -> float:
-    """Return 1e12 operations a second of a large matrix product, the best of several stretches."""
-    side = MATRIX_SIZES[device.type]
-    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = allow_tf32
-    best, begun = 0.0, time.perf_counter()
-    try:
-        while time.perf_counter() - begun < MATRIX_SECONDS:
-            started = time.perf_counter()
-            for _ in range(10):
-                left @ right
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            best = max(best, 10 * 2 * side**3 / (time.perf_counter() - started) / 1e12)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-    return best
 
 
 def described(contender: Contender, turns: list[Turn], rate: float, matrix: dict[str, float]) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from export.engine_file import BuildOptions, EngineInfo, TensorInfo, engine_name
 from export.int8_metadata import Int8Target, int8_target
 from export.layer_precision import count_convolutions
 from export.tensorrt_bindings import TENSORRT, TENSORRT_RTX, Messages, load_bindings, make_logger, starting
-from export.winograd import WINOGRAD_KEY
 from ssd_train.evaluation.cpu_graph import check_cpu_graph
 from ssd_train.evaluation.errors import BackendError, ModelError
 from ssd_train.evaluation.files import sha256_of_file, written_atomically
@@ -198,10 +197,6 @@ def _read_spec(onnx: Path) -> DetectorSpec:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     metadata = open_file(onnx, options).get_modelmeta().custom_metadata_map
     check_cpu_graph(metadata, str(onnx), onnxruntime.__version__, on_cpu=False)
-    if WINOGRAD_KEY in metadata:
-        raise ModelError(
-            f"{onnx}: has Winograd's convolutions for a CPU, where TensorRT has its own; use the file it was made of"
-        )
     if int8_target(metadata) == Int8Target.CPU:
         raise ModelError(
             f"{onnx}: was quantized for the CPU, to uint8 activations that TensorRT refuses; export it again with "

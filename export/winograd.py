@@ -31,12 +31,13 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from export.cpu_session import quiet_options
+from ssd_train.evaluation.cpu_graph import WINOGRAD_KEY
 from ssd_train.evaluation.errors import ModelError
 from ssd_train.evaluation.files import written_atomically
 from ssd_train.evaluation.spec import INPUT_NAME, RAW_NAMES, DetectorSpec
 
-# Metadata entry of such a file.
-WINOGRAD_KEY = "winograd"
+# The constant that all such layers share.
+OUTPUT_TRANSFORM = "winograd/A"
 
 # Outputs along a side of a tile, and inputs that they depend on.
 TILE = 4
@@ -57,16 +58,18 @@ COLUMNS = 16
 # Less than this gain is not worth the weights.
 LEAST_GAIN = 1.1
 
-# Largest difference between the two files, relative to the spread of each raw output; 1e-5 is seen.
+# Largest difference between the two files, relative to the spread of each raw output; less than 1e-5 is seen.
 RAW_TOLERANCE = 1e-3
 
 
-def export_winograd(path: Path) -> Path:
+def export_winograd(path: Path) -> Path | None:
     """Write `<stem>.winograd.onnx` beside a float32 file of `export_onnx`; it runs on any CPU.
 
+    Returns:
+        The new file; None, and nothing is written, where no convolution gains by it.
+
     Raises:
-        ModelError: the file is not float32, nothing in it gains, or the rewritten graph gives other values; nothing is
-            written.
+        ModelError: the file is not float32, or the rewritten graph gives other values; nothing is written.
         SSDDeployError: the folder cannot be written.
     """
     model = onnx.load(path)
@@ -76,7 +79,7 @@ def export_winograd(path: Path) -> Path:
         raise ModelError(f"{path}: computes in {spec.precision}; Winograd's convolutions need --precision fp32")
     rewritten = with_winograd(model)
     if len(rewritten.graph.node) == len(model.graph.node):
-        raise ModelError(f"{path}: none of its convolutions gains by Winograd's algorithm; use this file as it is")
+        return None
     helper.set_model_props(rewritten, metadata | {WINOGRAD_KEY: f"F({TILE}x{TILE}, 3x3)"})
     onnx.checker.check_model(rewritten, full_check=True)
     _check_values(model, rewritten, spec)
@@ -90,34 +93,38 @@ def with_winograd(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of a float32 graph in which every convolution that gains by it is computed by Winograd's algorithm.
 
     Those are convolutions of 3x3 with stride and dilation 1 whose input has a known height and width. Convolutions of
-    one input share its transform.
+    one input share its transform. The graph is one of `export_onnx`: opset 18, without subgraphs.
     """
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
     graph = rewritten.graph
-    filters = {value.name: value for value in graph.initializer if value.data_type == TensorProto.FLOAT}
+    given = {value.name for value in graph.input}
+    constants = {value.name: value for value in graph.initializer if value.name not in given}
     sizes = _image_sizes(model)
     sharing = defaultdict(list)
     for node in graph.node:
-        if _is_plain_3x3(node, filters) and node.input[0] in sizes:
+        if _is_plain_3x3(node, constants) and node.input[0] in sizes:
             sharing[node.input[0], tuple(_attribute(node, "pads", [0] * 4))].append(node)
-    graph.initializer.extend([_constant("winograd/A", _output_transform())])
+    # By the name of what a convolution gives, since nodes need no names.
     nodes_of: dict[str, list[NodeProto]] = {}
     for (source, pads), nodes in sharing.items():
-        channels = filters[nodes[0].input[1]].dims[1]
+        channels = constants[nodes[0].input[1]].dims[1]
         top, left, bottom, right = pads
         height, width = sizes[source]
         size = height + top + bottom - 2, width + left + right - 2
-        if not _gains(channels, sum(filters[node.input[1]].dims[0] for node in nodes), *size):
+        if not _gains(channels, sum(constants[node.input[1]].dims[0] for node in nodes), *size):
             continue
         grid = tiles(size[0]), tiles(size[1])
         to_full_tiles = top, left, grid[0] * TILE + 2 - top - height, grid[1] * TILE + 2 - left - width
-        inputs = _input_nodes(graph, source, channels, to_full_tiles, grid)
-        nodes_of[nodes[0].name] = list(inputs)
+        inputs = _input_nodes(graph, nodes[0], channels, to_full_tiles, grid)
+        nodes_of[nodes[0].output[0]] = list(inputs)
         for node in nodes:
-            weight = numpy_helper.to_array(filters[node.input[1]])
-            nodes_of.setdefault(node.name, []).extend(_filter_nodes(graph, node, inputs[-1].output[0], weight, size))
-    ordered = [new for node in graph.node for new in nodes_of.get(node.name, [node])]
+            weight, *biases = (numpy_helper.to_array(constants[name]) for name in node.input[1:] if name)
+            products = _filter_nodes(graph, node.output[0], inputs[-1].output[0], weight, biases, size)
+            nodes_of.setdefault(node.output[0], []).extend(products)
+    if nodes_of:
+        graph.initializer.append(_constant(OUTPUT_TRANSFORM, _output_transform()))
+    ordered = [new for node in graph.node for new in nodes_of.get(node.output[0], [node])]
     del graph.node[:]
     graph.node.extend(ordered)
     used = {name for node in graph.node for name in node.input}
@@ -142,11 +149,12 @@ def _gains(channels: int, filters: int, height: int, width: int) -> bool:
     return bool(direct > LEAST_GAIN * (products + transforms))
 
 
-def _is_plain_3x3(node: NodeProto, filters: dict[str, TensorProto]) -> bool:
+def _is_plain_3x3(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
     return (
         node.op_type == "Conv"
-        and node.input[1] in filters
-        and list(filters[node.input[1]].dims[2:]) == [3, 3]
+        and all(name in constants for name in node.input[1:] if name)
+        and constants[node.input[1]].data_type == TensorProto.FLOAT
+        and list(constants[node.input[1]].dims[2:]) == [3, 3]
         and _attribute(node, "group", 1) == 1
         and _attribute(node, "strides", [1, 1]) == _attribute(node, "dilations", [1, 1]) == [1, 1]
         and _attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
@@ -188,20 +196,19 @@ def _output_transform() -> NDArray[np.float64]:
 
 
 def _input_nodes(
-    graph: onnx.GraphProto, source: str, channels: int, pads: Sequence[int], grid: tuple[int, int]
+    graph: onnx.GraphProto, node: NodeProto, channels: int, pads: Sequence[int], grid: tuple[int, int]
 ) -> list[NodeProto]:
-    """Nodes from (N, C, H, W) to the values at the points, (N, 36, C, h * w)."""
+    """Nodes from a convolution's input (N, C, H, W) to the values at the points, (N, 36, C, h * w)."""
     _, _, inputs = _transforms()
     weight = np.tile(np.kron(inputs, inputs).reshape(PATCH**2, 1, PATCH, PATCH), (channels, 1, 1, 1))
     by_channel = [0, channels, PATCH**2, grid[0] * grid[1]]
-    name = f"{source}/winograd"
+    name = f"{node.output[0]}/winograd/inputs"
     graph.initializer.extend([_constant(f"{name}/B", weight), _constant(f"{name}/by_channel", by_channel)])
     return [
-        helper.make_node(
+        _node(
             "Conv",
-            [source, f"{name}/B"],
-            [f"{name}/patches"],
-            name=f"{name}/Conv",
+            [node.input[0], f"{name}/B"],
+            f"{name}/patches",
             group=channels,
             kernel_shape=[PATCH, PATCH],
             strides=[TILE, TILE],
@@ -213,13 +220,18 @@ def _input_nodes(
 
 
 def _filter_nodes(
-    graph: onnx.GraphProto, node: NodeProto, points: str, weight: NDArray[np.float32], size: tuple[int, int]
+    graph: onnx.GraphProto,
+    output: str,
+    points: str,
+    weight: NDArray[np.float32],
+    biases: Sequence[NDArray[np.float32]],
+    size: tuple[int, int],
 ) -> list[NodeProto]:
-    """Nodes from the values at the points, (N, 36, C, h * w), to what the convolution gives, (N, K, H, W)."""
+    """Nodes from the values at the points, (N, 36, C, h * w), to what a convolution gives, (N, K, H, W)."""
     _, filters, _ = _transforms()
     count = len(weight)
     grid = tiles(size[0]), tiles(size[1])
-    name = f"{node.output[0]}/winograd"
+    name = f"{output}/winograd"
     at_points = np.einsum("ai,kcij,bj->abkc", filters, weight, filters).reshape(PATCH**2, *weight.shape[:2])
     graph.initializer.extend(
         [
@@ -231,7 +243,7 @@ def _filter_nodes(
     nodes = [
         _node("MatMul", [f"{name}/filters", points], f"{name}/products"),
         _node("Reshape", [f"{name}/products", f"{name}/flat"], f"{name}/products_flat"),
-        _node("MatMul", ["winograd/A", f"{name}/products_flat"], f"{name}/tiles"),
+        _node("MatMul", [OUTPUT_TRANSFORM, f"{name}/products_flat"], f"{name}/tiles"),
         _node("Reshape", [f"{name}/tiles", f"{name}/as_image"], f"{name}/tiles_as_image"),
         _node("DepthToSpace", [f"{name}/tiles_as_image"], f"{name}/image", blocksize=TILE, mode="DCR"),
     ]
@@ -240,11 +252,10 @@ def _filter_nodes(
             graph.initializer.append(_constant(f"{name}/{what}", values))
         names = [f"{name}/{what}" for what in ("image", "from", "to", "axes")]
         nodes.append(_node("Slice", names, f"{name}/cropped"))
-    if len(node.input) > 2:
-        bias = next(value for value in graph.initializer if value.name == node.input[2])
-        graph.initializer.append(_constant(f"{name}/bias", numpy_helper.to_array(bias).reshape(1, -1, 1, 1)))
+    for bias in biases:
+        graph.initializer.append(_constant(f"{name}/bias", bias.reshape(1, -1, 1, 1)))
         nodes.append(_node("Add", [nodes[-1].output[0], f"{name}/bias"], f"{name}/sum"))
-    nodes[-1].output[0] = node.output[0]
+    nodes[-1].output[0] = output
     return nodes
 
 
@@ -259,7 +270,7 @@ def _constant(name: str, values: Any) -> TensorProto:
 
 
 def _check_values(model: onnx.ModelProto, rewritten: onnx.ModelProto, spec: DetectorSpec) -> None:
-    images = np.random.default_rng(0).normal(size=(1, 3, *spec.input_size)).astype(np.float32)
+    images = np.random.default_rng(0).normal(size=(2, 3, *spec.input_size)).astype(np.float32)
     expected, got = (_raw_predictions(each, images) for each in (model, rewritten))
     for name in RAW_NAMES:
         difference = float(np.abs(got[name] - expected[name]).max() / (expected[name].std() + 1e-12))

@@ -362,8 +362,9 @@ def export(
         if winograd:
             from export.winograd import export_winograd
 
-            for_cpu = export_winograd(path)
-            typer.echo(str(for_cpu))
+            faster = export_winograd(path)
+            typer.echo(str(faster or f"{path}: none of its convolutions gains by Winograd's algorithm"))
+            for_cpu = faster or path
         if optimize_for_cpu:
             from export import cpu_graph
 

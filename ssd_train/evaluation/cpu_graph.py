@@ -1,4 +1,7 @@
-"""Which CPU a file was rewritten for (`export.cpu_graph`), as its metadata say it, and whether it is this one."""
+"""Files that were rewritten for CPUs: for one kind (`export.cpu_graph`) or for any (`export.winograd`).
+
+Their metadata say so, and where such a file does not belong it is refused.
+"""
 
 import json
 import platform
@@ -9,6 +12,7 @@ from pathlib import Path
 from ssd_train.evaluation.errors import ModelError
 
 CPU_GRAPH_KEY = "cpu_graph_for"
+WINOGRAD_KEY = "winograd"
 
 
 def this_cpu(onnxruntime_version: str) -> dict[str, str]:
@@ -29,7 +33,11 @@ def is_cpu_graph(metadata: Mapping[str, str]) -> bool:
 
 
 def check_cpu_graph(metadata: Mapping[str, str], name: str, onnxruntime_version: str, *, on_cpu: bool) -> None:
-    """Raise ModelError where a file was rewritten for another CPU or release, or is to run on a GPU."""
+    """Raise ModelError where a file was rewritten for another CPU or release, or for any and is to run on a GPU."""
+    if WINOGRAD_KEY in metadata and not on_cpu:
+        raise ModelError(
+            f"{name}: has Winograd's convolutions for a CPU, where a GPU has its own; use the file that it was made of"
+        )
     if not is_cpu_graph(metadata):
         return
     again = "use the file that it was made of, or export it here with --optimize-for-cpu"

@@ -15,9 +15,10 @@ from export.engine_file import BuildOptions
 from export.onnx_export import export_onnx
 from export.tensorrt_bindings import TENSORRT_RTX
 from export.tensorrt_engine import build_engine
-from export.winograd import WINOGRAD_KEY, export_winograd, with_winograd
+from export.winograd import export_winograd, with_winograd
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_train import build_network
+from ssd_train.evaluation.cpu_graph import WINOGRAD_KEY, check_cpu_graph
 from ssd_train.evaluation.errors import ModelError
 
 NETWORK = "ssd_300_vgg16_atrous_voc"
@@ -93,7 +94,9 @@ def direct(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def winograd(direct: Path) -> Path:
-    return export_winograd(direct)
+    path = export_winograd(direct)
+    assert path is not None
+    return path
 
 
 def test_a_detector_finds_the_same(direct: Path, winograd: Path) -> None:
@@ -116,14 +119,52 @@ def test_conv2_2_to_conv4_3_of_vgg16_are_rewritten(winograd: Path) -> None:
     assert {node.op_type for node in graph.node} >= {"Conv", "MatMul", "DepthToSpace", "Slice"}
 
 
-def test_convolutions_of_one_input_share_its_transform() -> None:
+def two_convolutions(pads: list[int]) -> onnx.ModelProto:
+    """Predictors of classes and of boxes on one input; the second one has these pads, and neither node has a name."""
     model = convolution(512, 324, (38, 38), pads=[1, 1, 1, 1])
-    boxes = numpy_helper.from_array(np.ones((16, 512, 3, 3), np.float32), "box_weight")
-    assert not is_rewritten(convolution(512, 16, (38, 38), pads=[1, 1, 1, 1])), "alone it would not gain"
-    model.graph.initializer.append(boxes)
-    model.graph.node.append(helper.make_node("Conv", ["images", "box_weight"], ["boxes"], name="boxes", pads=[1] * 4))
-    operators = [node.op_type for node in with_winograd(model).graph.node]
-    assert (operators.count("Conv"), operators.count("DepthToSpace")) == (1, 2)
+    model.graph.node[0].ClearField("name")
+    weight = np.random.default_rng(5).normal(size=(324, 512, 3, 3)).astype(np.float32) / 70
+    model.graph.initializer.append(numpy_helper.from_array(weight, "box_weight"))
+    model.graph.node.append(helper.make_node("Conv", ["images", "box_weight", ""], ["boxes"], pads=pads))
+    model.graph.output.append(helper.make_tensor_value_info("boxes", TensorProto.FLOAT, ["N", 324, None, None]))
+    return model
+
+
+@pytest.mark.parametrize(("pads", "transforms"), [([1, 1, 1, 1], 1), ([0, 0, 0, 0], 2)])
+def test_convolutions_of_one_input_share_its_transform(pads: list[int], transforms: int) -> None:
+    model = two_convolutions(pads)
+    rewritten = with_winograd(model)
+    operators = [node.op_type for node in rewritten.graph.node]
+    assert (operators.count("Conv"), operators.count("DepthToSpace")) == (transforms, 2)
+    images = np.random.default_rng(1).normal(size=(2, 512, 38, 38)).astype(np.float32)
+    expected, got = (
+        onnxruntime.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, {"images": images}
+        )
+        for each in (model, rewritten)
+    )
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_a_convolution_that_would_not_gain_alone_shares_too() -> None:
+    assert not is_rewritten(convolution(512, 16, (38, 38), pads=[1, 1, 1, 1]))
+    model = two_convolutions([1, 1, 1, 1])
+    weight = next(value for value in model.graph.initializer if value.name == "box_weight")
+    weight.CopyFrom(numpy_helper.from_array(np.ones((16, 512, 3, 3), np.float32), "box_weight"))
+    model.graph.output[1].type.tensor_type.shape.dim[1].dim_value = 16
+    assert [node.op_type for node in with_winograd(model).graph.node].count("DepthToSpace") == 2
+
+
+def test_weights_that_are_given_at_run_time_stay() -> None:
+    model = convolution(256, 256, (64, 64))
+    model.graph.input.append(helper.make_tensor_value_info("weight", TensorProto.FLOAT, [256, 256, 3, 3]))
+    assert not is_rewritten(model)
+
+
+def test_a_graph_is_not_rewritten_twice(winograd: Path) -> None:
+    model = onnx.load(winograd)
+    assert with_winograd(model) == model
 
 
 def test_it_can_be_rewritten_for_this_cpu_too(winograd: Path) -> None:
@@ -145,23 +186,26 @@ def test_a_wrong_transform_is_noticed(direct: Path, tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == [copy]
 
 
-def test_what_it_is_not_for_is_said(winograd: Path, tmp_path: Path) -> None:
+def test_where_nothing_gains_nothing_is_written(winograd: Path, tmp_path: Path) -> None:
     small = export_onnx(build_network("ssd_300_mobilenet0.25_custom", "shapes"), tmp_path)
-    with pytest.raises(ModelError, match="none of its convolutions gains"):
-        export_winograd(small)
-    with pytest.raises(ModelError, match="none of its convolutions gains"):
-        export_winograd(winograd)
-    model = onnx.load(small)
+    assert export_winograd(small) is None and export_winograd(winograd) is None
+    assert list(tmp_path.iterdir()) == [small] and not winograd.with_suffix(".winograd.onnx").exists()
+
+
+def test_another_precision_is_refused(direct: Path, tmp_path: Path) -> None:
+    model = onnx.load(direct)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, metadata | {"precision": "fp16"})
-    onnx.save(model, small)
+    onnx.save(model, tmp_path / "half.onnx")
     with pytest.raises(ModelError, match="computes in fp16; Winograd's convolutions need --precision fp32"):
-        export_winograd(small)
-    assert list(tmp_path.iterdir()) == [small]
+        export_winograd(tmp_path / "half.onnx")
 
 
-def test_tensorrt_refuses_it(winograd: Path, tmp_path: Path) -> None:
-    assert WINOGRAD_KEY in {entry.key for entry in onnx.load(winograd).metadata_props}
+def test_gpus_and_tensorrt_refuse_it(winograd: Path, tmp_path: Path) -> None:
+    metadata = {entry.key: entry.value for entry in onnx.load(winograd).metadata_props}
+    assert WINOGRAD_KEY in metadata
+    with pytest.raises(ModelError, match="Winograd's convolutions for a CPU"):
+        check_cpu_graph(metadata, "file", onnxruntime.__version__, on_cpu=False)
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     with pytest.raises(ModelError, match="Winograd's convolutions for a CPU"):
         build_engine(winograd, BuildOptions(), flavour=TENSORRT_RTX, gpu=None, cache=tmp_path)
