@@ -1,9 +1,9 @@
-"""How long does COCO AP take here, beside pycocotools, and is it the same?
+"""How long do the metrics take: COCO AP beside pycocotools, with the same numbers, and VOC's mAP?
 
-    python benchmarks/coco_metric.py [--json OUT.json] [--images 5000]
+    python benchmarks/metrics.py [--json OUT.json] [--images 5000]
 
 Generated objects and detections: 80 classes, 100 detections an image, about half of them near an object. Both get
-the same arrays and build their own index; the twelve numbers are compared.
+the same arrays and build their own index; the twelve numbers are compared. VOC's mAP is that of the same detections.
 """
 
 import argparse
@@ -21,8 +21,10 @@ from ssd_train.evaluation.datasets.dataset import GroundTruth
 from ssd_train.evaluation.detections import Detections
 from ssd_train.evaluation.files import write_json
 from ssd_train.evaluation.metrics.coco_ap import coco_average_precision
+from ssd_train.evaluation.metrics.voc_ap import voc_average_precision
 
 CLASSES = 80
+CLASS_NAMES = [str(label) for label in range(CLASSES)]
 DETECTIONS = 100
 SIDE = 640
 
@@ -108,12 +110,15 @@ def main() -> None:
     environment = recorded_environment()
     truths, found = generate(options.images)
     start = time.perf_counter()
-    ours = coco_average_precision(truths, found, [str(label) for label in range(CLASSES)])
+    ours = coco_average_precision(truths, found, CLASS_NAMES)
     ours_seconds = time.perf_counter() - start
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         expected = with_pycocotools(truths, found)
     seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    voc = voc_average_precision(truths, found, CLASS_NAMES)
+    voc_seconds = time.perf_counter() - start
     result = {
         "images": options.images,
         "seconds": ours_seconds,
@@ -121,6 +126,8 @@ def main() -> None:
         "ratio": seconds / ours_seconds,
         "largest_difference": float(np.abs(np.array(list(ours.numbers.values())) - expected).max()),
         "numbers": ours.numbers,
+        "voc_seconds": voc_seconds,
+        "voc07_map": voc.mean_ap07,
     }
     print(", ".join(f"{key} {value}" for key, value in result.items()))
     if options.json is not None:
