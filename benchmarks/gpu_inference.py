@@ -39,6 +39,7 @@ from ssd_train import build_network
 from ssd_train.evaluation.errors import SSDDeployError
 from ssd_train.evaluation.files import write_json
 from ssd_train.networks.complexity import measure as measure_complexity
+from ssd_train.networks.postprocess import Postprocess
 from ssd_train.networks.precision import in_precision
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import network_config
@@ -62,13 +63,17 @@ TURN_MS, FEWEST_CALLS, MOST_CALLS = 200.0, 3, 20
 Images = NDArray[np.float32]
 
 
-def without_postprocess(runner: TorchRunner) -> TorchRunner:
-    """Leave the raw predictions where detections are expected: only for timing."""
+class NoPostprocess(Postprocess):
+    """Leaves the raw predictions where detections are expected: only for timing."""
 
-    def raw(cls_logits: Tensor, box_offsets: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, cls_logits: Tensor, box_offsets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return cls_logits, box_offsets, box_offsets
 
-    runner.postprocess = raw  # type: ignore[assignment]
+
+def open_alone(network: SSD, **options: Any) -> TorchRunner:
+    """Open a network with nothing behind it."""
+    runner = TorchRunner(network, **options)
+    runner.postprocess = NoPostprocess(runner.spec.postprocess)
     return runner
 
 
@@ -86,12 +91,7 @@ def open_runners(
     for label, options in variants.items():
         own = copy.deepcopy(network)
         yield label, functools.partial(TorchRunner, own, device=device, **options)
-        yield (
-            label + ALONE,
-            lambda own=own, options=options: without_postprocess(  # type: ignore[misc]
-                TorchRunner(own, device=device, **options)
-            ),
-        )
+        yield label + ALONE, functools.partial(open_alone, own, device=device, **options)
     if model is not None:
         yield ONNX_RUNTIME, functools.partial(OnnxRuntimeRunner, model, provider="cuda")
 

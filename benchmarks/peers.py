@@ -69,7 +69,8 @@ REST_S = 0.3
 
 WINOGRAD = "ONNX Runtime fp32 Winograd"
 GLUONCV, FLOAT, BARE, INT8 = "GluonCV", "ONNX Runtime fp32", "its network alone", "ONNX Runtime int8"
-FOR_CPU, WINOGRAD_FOR_CPU = "fp32, rewritten for this CPU", "Winograd, rewritten for this CPU"
+# The float32 files, as exported and as ONNX Runtime rewrites them.
+FOR_CPU = {FLOAT: "fp32, rewritten for this CPU", WINOGRAD: "Winograd, rewritten for this CPU"}
 EAGER, CHANNELS_LAST, COMPILED = "PyTorch", "PyTorch channels-last", "PyTorch compiled"
 PEER, PEER_ONNX = "torchvision ssd300", "torchvision ssd300 in ONNX Runtime"
 
@@ -164,27 +165,22 @@ def measure(name: str, reference: Path, options: argparse.Namespace) -> dict[str
             variants[label] = functools.partial(rested_ms, call)
     times = take_turns(variants, options.rounds)
     gluoncv.close()
-    exported = [(FLOAT, FOR_CPU), (WINOGRAD, WINOGRAD_FOR_CPU)] if WINOGRAD in files else [(FLOAT, FOR_CPU)]
-    alone = {}
-    for label, for_cpu in exported:
-        for name_of_file, file in ((label, files[label]), (for_cpu, optimize_for_cpu(files[label]))):
-            alone[name_of_file] = run_model(file, "--images", str(image_path), "--threads", str(options.threads))
+    float_files = {label: files[label] for label in FOR_CPU if label in files}
+    in_own_process = float_files | {FOR_CPU[label]: optimize_for_cpu(file) for label, file in float_files.items()}
+    alone = {
+        label: run_model(file, "--images", str(image_path), "--threads", str(options.threads))
+        for label, file in in_own_process.items()
+    }
     return {
         "network": name,
         "ms": {label: statistics.median(values) for label, values in times.items()},
         "times_gluoncv": {label: median_ratio(times[GLUONCV], values) for label, values in times.items()},
         "times_torchvision_onnx": {
-            label: median_ratio(times[PEER_ONNX], times[label])
-            for label in (FLOAT, WINOGRAD)
-            if {PEER_ONNX, label} <= set(times)
+            label: median_ratio(times[PEER_ONNX], times[label]) for label in float_files if PEER_ONNX in times
         },
         "over_the_network": median_ratio(times[FLOAT], times[BARE]) - 1,
         "peak_mb": {GLUONCV: gluoncv.peak_mb, **{label: each["peak_mb"] for label, each in alone.items()}},
-        "without_partner": {
-            label: without_partner(runners[label].run(image), gluoncv_out)
-            for label in (FLOAT, WINOGRAD)
-            if label in runners
-        },
+        "without_partner": {label: without_partner(runners[label].run(image), gluoncv_out) for label in float_files},
         "versions": gluoncv.versions,
     }
 
@@ -264,7 +260,7 @@ def main() -> None:
             f"{100 * row['over_the_network']:.1f} %",
             *(
                 f"{row['peak_mb'][label]:.0f}" if label in row["peak_mb"] else "-"
-                for label in (FLOAT, FOR_CPU, WINOGRAD_FOR_CPU, GLUONCV)
+                for label in (FLOAT, *FOR_CPU.values(), GLUONCV)
             ),
         )
         for row in rows

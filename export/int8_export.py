@@ -7,13 +7,15 @@ import numpy as np
 import onnx
 
 from export.calibration import USUAL_METHOD, CalibrationImages, OnProgress, calibrate
+from export.cpu_session import open_graph
+from export.float_file import load_float_file
 from export.int8_metadata import Int8Target, Quantization
 from export.quantize import network_only, quantize
-from export.sensitivity import Sensitivity, find_float_layers, open_graph
+from export.sensitivity import Sensitivity, find_float_layers
 from ssd_train.evaluation.errors import ModelError
 from ssd_train.evaluation.files import written_atomically
 from ssd_train.evaluation.preprocess import load_image, preprocess
-from ssd_train.evaluation.spec import RAW_NAMES, DetectorSpec
+from ssd_train.evaluation.spec import RAW_NAMES
 
 # The values of the written graph are looked at on so many calibration images.
 CHECKED_IMAGES = 4
@@ -82,11 +84,7 @@ def export_int8(
         DatasetError, ImageError: calibration images cannot be used.
         SSDDeployError: the folder cannot be written.
     """
-    model = onnx.load(float_file)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    spec = DetectorSpec.from_metadata(metadata, str(float_file))
-    if spec.precision != "fp32":
-        raise ModelError(f"{float_file}: computes in {spec.precision}; quantize the float32 file")
+    model, metadata, spec = load_float_file(float_file, "quantize the float32 file")
     bare = network_only(model)
     calibration = calibrate(bare, spec, int8.images, method=int8.method, on_progress=on_progress)
     sensitivity = None

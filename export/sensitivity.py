@@ -4,17 +4,13 @@ The worst stay in float32, as few of them as bring the whole network within the 
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime
-from numpy.typing import NDArray
 
 from export.calibration import Calibration, OnProgress
-from export.cpu_session import quiet_options
+from export.cpu_session import open_graph
 from export.int8_metadata import Int8Target
 from export.quantize import layer_names, quantize
 from ssd_train.evaluation.datasets.dataset import Sample, image_samples
@@ -24,7 +20,7 @@ from ssd_train.evaluation.evaluate import run_detector
 from ssd_train.evaluation.files import write_json, written_atomically
 from ssd_train.evaluation.metrics.agreement import agreement_ap
 from ssd_train.evaluation.requirements import require
-from ssd_train.evaluation.spec import INPUT_NAME, OUTPUT_NAMES, DetectorSpec
+from ssd_train.evaluation.spec import OUTPUT_NAMES, DetectorSpec
 
 # Calibration images that layers are judged on; every layer costs a pass over them.
 USUAL_SENSITIVITY_IMAGES = 32
@@ -125,14 +121,6 @@ def find_float_layers(
 def _detect(model: onnx.ModelProto, samples: Sequence[Sample], spec: DetectorSpec) -> list[Detections]:
     run = open_graph(model, OUTPUT_NAMES)
     return run_detector(samples, lambda images: PaddedDetections(*run(images)), spec)
-
-
-def open_graph(model: onnx.ModelProto, outputs: Sequence[str]) -> Callable[[NDArray[np.float32]], list[Any]]:
-    """Return a function from images to values of a graph on the CPU."""
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), quiet_options(), providers=["CPUExecutionProvider"]
-    )
-    return lambda images: session.run(list(outputs), {INPUT_NAME: images})
 
 
 def write_sensitivity(sensitivity: Sensitivity, stem: Path) -> tuple[Path, Path]:

@@ -25,18 +25,19 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.polynomial import polynomial
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from export.cpu_session import quiet_options
+from export.cpu_session import open_graph
+from export.float_file import load_float_file
+from export.quantize import network_only
 from ssd_train.evaluation.cpu_graph import WINOGRAD_KEY
 from ssd_train.evaluation.errors import ModelError
 from ssd_train.evaluation.files import written_atomically
-from ssd_train.evaluation.spec import INPUT_NAME, RAW_NAMES, DetectorSpec
+from ssd_train.evaluation.spec import RAW_NAMES, DetectorSpec
 
-# The constant that all such layers share.
+# The constant that all such layers share: from the values at 36 points to the 16 outputs of a tile, (16, 36).
 OUTPUT_TRANSFORM = "winograd/A"
 
 # Outputs along a side of a tile, and inputs that they depend on.
@@ -72,11 +73,7 @@ def export_winograd(path: Path) -> Path | None:
         ModelError: the file is not float32, or the rewritten graph gives other values; nothing is written.
         SSDDeployError: the folder cannot be written.
     """
-    model = onnx.load(path)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    spec = DetectorSpec.from_metadata(metadata, str(path))
-    if spec.precision != "fp32":
-        raise ModelError(f"{path}: computes in {spec.precision}; Winograd's convolutions need --precision fp32")
+    model, metadata, spec = load_float_file(path, "Winograd's convolutions need --precision fp32")
     rewritten = with_winograd(model)
     if len(rewritten.graph.node) == len(model.graph.node):
         return None
@@ -123,7 +120,8 @@ def with_winograd(model: onnx.ModelProto) -> onnx.ModelProto:
             products = _filter_nodes(graph, node.output[0], inputs[-1].output[0], weight, biases, size)
             nodes_of.setdefault(node.output[0], []).extend(products)
     if nodes_of:
-        graph.initializer.append(_constant(OUTPUT_TRANSFORM, _output_transform()))
+        outputs, _, _ = _transforms()
+        graph.initializer.append(_constant(OUTPUT_TRANSFORM, np.kron(outputs, outputs)))
     ordered = [new for node in graph.node for new in nodes_of.get(node.output[0], [node])]
     del graph.node[:]
     graph.node.extend(ordered)
@@ -187,12 +185,6 @@ def _transforms() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.
     outputs[-1, -1] = filters[-1, -1] = 1
     inputs[-1] = polynomial.polyfromroots(POINTS)
     return outputs, filters, inputs
-
-
-def _output_transform() -> NDArray[np.float64]:
-    """Return the map from the values at 36 points to the 16 outputs of a tile, (16, 36)."""
-    outputs, _, _ = _transforms()
-    return np.asarray(np.kron(outputs, outputs), np.float64)
 
 
 def _input_nodes(
@@ -271,22 +263,11 @@ def _constant(name: str, values: Any) -> TensorProto:
 
 def _check_values(model: onnx.ModelProto, rewritten: onnx.ModelProto, spec: DetectorSpec) -> None:
     images = np.random.default_rng(0).normal(size=(2, 3, *spec.input_size)).astype(np.float32)
-    expected, got = (_raw_predictions(each, images) for each in (model, rewritten))
-    for name in RAW_NAMES:
-        difference = float(np.abs(got[name] - expected[name]).max() / (expected[name].std() + 1e-12))
+    expected, got = (open_graph(network_only(each), RAW_NAMES)(images) for each in (model, rewritten))
+    for name, direct, winograd in zip(RAW_NAMES, expected, got, strict=True):
+        difference = float(np.abs(winograd - direct).max() / (direct.std() + 1e-12))
         if not difference <= RAW_TOLERANCE:
             raise ModelError(
                 f"{spec.network}: Winograd's convolutions give other {name} ({difference:.1e} of their spread, at most "
                 f"{RAW_TOLERANCE:.0e} is allowed); nothing was written"
             )
-
-
-def _raw_predictions(model: onnx.ModelProto, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    with_raw = onnx.ModelProto()
-    with_raw.CopyFrom(model)
-    values = {value.name: value for value in with_raw.graph.value_info}
-    with_raw.graph.output.extend(values[name] for name in RAW_NAMES)
-    session = onnxruntime.InferenceSession(
-        with_raw.SerializeToString(), quiet_options(), providers=["CPUExecutionProvider"]
-    )
-    return dict(zip(RAW_NAMES, session.run(list(RAW_NAMES), {INPUT_NAME: images}), strict=True))
