@@ -38,17 +38,17 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.transforms import v2
 from turns import recorded_environment, test_data
 
-from export.onnx_export import export_onnx
+from export.onnx import export_onnx
 from ssd_deploy import parity_run
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
-from ssd_train.evaluation.datasets.dataset import Dataset, Sample
-from ssd_train.evaluation.datasets.load import load_dataset
-from ssd_train.evaluation.detections import Detections
+from ssd_train.datasets.dataset import Dataset, Sample
+from ssd_train.datasets.layouts import load_dataset
+from ssd_train.detections import Detections
 from ssd_train.evaluation.evaluate import score
-from ssd_train.evaluation.files import write_json
 from ssd_train.evaluation.protocol import Protocol
-from ssd_train.evaluation.spec import DetectorSpec, PostprocessSettings
+from ssd_train.files import write_json
+from ssd_train.spec import DetectorSpec, PostprocessSettings
 from ssd_train.training.batches import Key, Stream
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.ema import MovingAverage

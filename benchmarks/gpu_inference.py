@@ -30,14 +30,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from turns import recorded_environment, rested_ms
 
-from export.onnx_export import export_onnx
+from export.onnx import export_onnx
 from ssd_deploy.backends.base import DeviceTimed, Runner
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner, provider_list
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
-from ssd_train.evaluation.errors import SSDDeployError
-from ssd_train.evaluation.files import write_json
+from ssd_train.errors import SSDDeployError
+from ssd_train.files import write_json
 from ssd_train.networks.complexity import measure as measure_complexity
 from ssd_train.networks.postprocess import Postprocess
 from ssd_train.networks.precision import in_precision

@@ -27,16 +27,16 @@ from typing import Any
 from run_model import peak_mb, run_model
 from turns import median_ratio, recorded_environment, take_turns, test_data
 
-from export.onnx_export import export_onnx
+from export.onnx import export_onnx
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.benchmark.measure import wait_until_idle
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
-from ssd_train.evaluation.datasets.load import load_dataset
+from ssd_train.datasets.generated import write_shapes
+from ssd_train.datasets.layouts import load_dataset
 from ssd_train.evaluation.evaluate import run_detector
-from ssd_train.evaluation.files import write_json, written_atomically
-from ssd_train.evaluation.preprocess import preprocess
-from ssd_train.shapes import write_shapes
+from ssd_train.files import write_json, written_atomically
+from ssd_train.preprocess import preprocess
 
 END_TO_END = (
     "ssd_300_vgg16_atrous_coco",

@@ -28,9 +28,9 @@ from torchvision.transforms import v2
 from turns import median_ratio, recorded_environment, take_turns, test_data
 
 from ssd_deploy.text_table import text_table
-from ssd_train.evaluation.datasets.dataset import Sample
-from ssd_train.evaluation.files import write_json
-from ssd_train.evaluation.spec import IMAGENET_MEAN, IMAGENET_STD
+from ssd_train.datasets.dataset import Sample
+from ssd_train.files import write_json
+from ssd_train.spec import IMAGENET_MEAN, IMAGENET_STD
 from ssd_train.training.batches import AugmentedImages, Batch, Key, collate
 from ssd_train.training.input_batch import input_batch
 from ssd_train.training.samples import find_class_names, find_source, load_training_samples

@@ -22,18 +22,18 @@ from turns import median_ratio, recorded_environment, rested_ms, take_turns, tes
 from export.calibration import USUAL_IMAGES, find_calibration_images
 from export.int8_export import Int8Settings, export_int8
 from export.int8_metadata import Int8Target
-from export.onnx_export import export_onnx
+from export.onnx import export_onnx
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
-from ssd_train.evaluation.datasets.dataset import Dataset
-from ssd_train.evaluation.datasets.load import load_dataset
+from ssd_train.datasets.dataset import Dataset
+from ssd_train.datasets.generated import SHAPE_CLASSES, write_shapes
+from ssd_train.datasets.layouts import load_dataset
 from ssd_train.evaluation.evaluate import run_detector, score
-from ssd_train.evaluation.files import write_json
-from ssd_train.evaluation.metrics.agreement import agreement_ap
 from ssd_train.evaluation.protocol import Protocol
+from ssd_train.files import write_json
+from ssd_train.metrics.agreement import agreement_ap
 from ssd_train.networks.precision import in_precision
-from ssd_train.shapes import SHAPE_CLASSES, write_shapes
 
 NETWORKS = (
     "ssd_300_vgg16_atrous_voc",

@@ -17,11 +17,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from turns import recorded_environment
 
-from ssd_train.evaluation.datasets.dataset import GroundTruth
-from ssd_train.evaluation.detections import Detections
-from ssd_train.evaluation.files import write_json
-from ssd_train.evaluation.metrics.coco_ap import coco_average_precision
-from ssd_train.evaluation.metrics.voc_ap import voc_average_precision
+from ssd_train.datasets.dataset import GroundTruth
+from ssd_train.detections import Detections
+from ssd_train.files import write_json
+from ssd_train.metrics.coco_ap import coco_average_precision
+from ssd_train.metrics.voc_ap import voc_average_precision
 
 CLASSES = 80
 CLASS_NAMES = [str(label) for label in range(CLASSES)]

@@ -84,7 +84,7 @@ rtx_on_this_card() {
     "$python" - <<'PYTHON'
 from export.tensorrt_engine import try_out
 from ssd_deploy.doctor import IDENTITY_ONNX
-from ssd_train.evaluation.errors import SSDDeployError
+from ssd_train.errors import SSDDeployError
 
 try:
     try_out("tensorrt-rtx", IDENTITY_ONNX)

@@ -15,12 +15,12 @@ from typing import Any
 import onnxruntime
 import torch
 
-from export.onnx_export import export_onnx
+from export.onnx import export_onnx
 from ssd_deploy import parity_run
 from ssd_train import build_network
-from ssd_train.evaluation.datasets.load import load_dataset
-from ssd_train.evaluation.files import write_json
+from ssd_train.datasets.layouts import load_dataset
 from ssd_train.evaluation.protocol import Protocol
+from ssd_train.files import write_json
 from ssd_train.networks.precision import in_precision
 
 

@@ -41,7 +41,7 @@ from export.calibration import find_calibration_images
 from export.cpu_graph import optimize_for_cpu
 from export.int8_export import Int8Settings, export_int8
 from export.int8_metadata import Int8Target
-from export.onnx_export import export_onnx
+from export.onnx import export_onnx
 from export.quantize import network_only
 from export.winograd import export_winograd
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner, open_session, provider_list, session_options
@@ -49,10 +49,10 @@ from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_deploy.benchmark.measure import wait_until_idle
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
-from ssd_train.evaluation.detections import PaddedDetections
-from ssd_train.evaluation.files import write_json, written_atomically
-from ssd_train.evaluation.metrics.voc_ap import iou
-from ssd_train.evaluation.spec import INPUT_NAME, RAW_NAMES
+from ssd_train.detections import PaddedDetections
+from ssd_train.files import write_json, written_atomically
+from ssd_train.metrics.voc_ap import iou
+from ssd_train.spec import INPUT_NAME, RAW_NAMES
 
 NETWORKS = tuple(
     f"{stem}_{data}"

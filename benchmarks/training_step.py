@@ -27,8 +27,8 @@ from torchvision.models.detection import ssd300_vgg16
 from turns import median_ratio, recorded_environment, take_turns, test_data
 
 from ssd_deploy.text_table import text_table
-from ssd_train.evaluation.datasets.dataset import Sample
-from ssd_train.evaluation.files import write_json
+from ssd_train.datasets.dataset import Sample
+from ssd_train.files import write_json
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import network_config

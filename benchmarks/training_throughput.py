@@ -24,8 +24,8 @@ from matrix_rate import matrix_tflops
 from turns import recorded_environment, take_turns, test_data
 
 from ssd_deploy.text_table import text_table
-from ssd_train.evaluation.datasets.dataset import Sample
-from ssd_train.evaluation.files import write_json
+from ssd_train.datasets.dataset import Sample
+from ssd_train.files import write_json
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.zoo import network_config
 from ssd_train.training.batches import AugmentedImages, Batch, Stream, available_workers, batches

@@ -17,12 +17,12 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, TensorsData, create_calibrator
 
-from ssd_train.evaluation.captured_stdout import captured_stdout
-from ssd_train.evaluation.errors import DatasetError, ImageError
-from ssd_train.evaluation.files import sha256_of_file
-from ssd_train.evaluation.preprocess import IMAGE_SUFFIXES, load_image, preprocess
-from ssd_train.evaluation.spec import INPUT_NAME, DetectorSpec
-from ssd_train.shapes import draw_picture
+from ssd_train.captured_stdout import captured_stdout
+from ssd_train.datasets.generated import draw_picture
+from ssd_train.errors import DatasetError, ImageError
+from ssd_train.files import sha256_of_file
+from ssd_train.preprocess import IMAGE_SUFFIXES, load_image, preprocess
+from ssd_train.spec import INPUT_NAME, DetectorSpec
 
 # What is taken of a folder where no number is asked for.
 USUAL_IMAGES = 200

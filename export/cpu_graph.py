@@ -3,7 +3,7 @@
 Whenever ONNX Runtime opens a file it fuses layers and reorders weights into the blocks that the CPU's vectors take,
 and until then holds them twice. Saved, neither is done again. Such a graph is right only for CPUs with the same vector
 instructions, and only for the release of ONNX Runtime that wrote it, so the file names both, and is refused elsewhere
-(`evaluation.cpu_graph`).
+(`cpu_metadata`).
 """
 
 import json
@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from export.cpu_metadata import CPU_GRAPH_KEY, is_cpu_graph, this_cpu
 from export.cpu_session import open_file, open_graph, quiet_options
-from ssd_train.evaluation.cpu_graph import CPU_GRAPH_KEY, is_cpu_graph, this_cpu
-from ssd_train.evaluation.errors import ModelError
-from ssd_train.evaluation.files import written_atomically
-from ssd_train.evaluation.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec
+from ssd_train.errors import ModelError
+from ssd_train.files import written_atomically
+from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec
 
 
 def optimize_for_cpu(model: Path) -> Path:

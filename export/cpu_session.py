@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ssd_train.evaluation.errors import ModelError
-from ssd_train.evaluation.spec import INPUT_NAME
+from ssd_train.errors import ModelError
+from ssd_train.spec import INPUT_NAME
 
 if TYPE_CHECKING:
     import onnx

@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ssd_train.evaluation.errors import BackendError, ModelError, SpecError
-from ssd_train.evaluation.files import write_json
-from ssd_train.evaluation.spec import DetectorSpec
+from ssd_train.errors import BackendError, ModelError, SpecError
+from ssd_train.files import write_json
+from ssd_train.spec import DetectorSpec
 
 # Past any GPU; TensorRT itself would take nonsense, or fail with the number of bytes.
 MOST_IMAGES = 65536

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import onnx
 
-from ssd_train.evaluation.errors import ModelError
-from ssd_train.evaluation.spec import DetectorSpec
+from ssd_train.errors import ModelError
+from ssd_train.spec import DetectorSpec
 
 
 def load_float_file(path: Path, advice: str) -> tuple[onnx.ModelProto, dict[str, str], DetectorSpec]:

@@ -12,10 +12,10 @@ from export.float_file import load_float_file
 from export.int8_metadata import Int8Target, Quantization
 from export.quantize import network_only, quantize
 from export.sensitivity import Sensitivity, find_float_layers
-from ssd_train.evaluation.errors import ModelError
-from ssd_train.evaluation.files import written_atomically
-from ssd_train.evaluation.preprocess import load_image, preprocess
-from ssd_train.evaluation.spec import RAW_NAMES
+from ssd_train.errors import ModelError
+from ssd_train.files import written_atomically
+from ssd_train.preprocess import load_image, preprocess
+from ssd_train.spec import RAW_NAMES
 
 # The values of the written graph are looked at on so many calibration images.
 CHECKED_IMAGES = 4

@@ -17,9 +17,9 @@ from onnxruntime.quantization import QDQQuantizer, QuantType, TensorsData
 
 from export.calibration import MEASURED_OPERATORS, Calibration
 from export.int8_metadata import Int8Target
-from ssd_train.evaluation.captured_stdout import captured_stdout
-from ssd_train.evaluation.errors import ModelError
-from ssd_train.evaluation.spec import INPUT_NAME, RAW_NAMES
+from ssd_train.captured_stdout import captured_stdout
+from ssd_train.errors import ModelError
+from ssd_train.spec import INPUT_NAME, RAW_NAMES
 
 
 def network_only(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -13,14 +13,14 @@ from export.calibration import Calibration, OnProgress
 from export.cpu_session import open_graph
 from export.int8_metadata import Int8Target
 from export.quantize import layer_names, quantize
-from ssd_train.evaluation.datasets.dataset import Sample, image_samples
-from ssd_train.evaluation.detections import Detections, PaddedDetections
-from ssd_train.evaluation.errors import ModelError
+from ssd_train.datasets.dataset import Sample, image_samples
+from ssd_train.detections import Detections, PaddedDetections
+from ssd_train.errors import ModelError
 from ssd_train.evaluation.evaluate import run_detector
-from ssd_train.evaluation.files import write_json, written_atomically
-from ssd_train.evaluation.metrics.agreement import agreement_ap
-from ssd_train.evaluation.requirements import require
-from ssd_train.evaluation.spec import OUTPUT_NAMES, DetectorSpec
+from ssd_train.files import write_json, written_atomically
+from ssd_train.metrics.agreement import agreement_ap
+from ssd_train.requirements import require
+from ssd_train.spec import OUTPUT_NAMES, DetectorSpec
 
 # Calibration images that layers are judged on; every layer costs a pass over them.
 USUAL_SENSITIVITY_IMAGES = 32

@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.errors import BackendError
 
 if TYPE_CHECKING:
     import tensorrt as trt

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
+from export.cpu_metadata import check_cpu_graph
 from export.cpu_session import open_file, quiet_options
 from export.engine_file import BuildOptions, EngineInfo, TensorInfo, engine_name, read_info, write_info
 from export.int8_metadata import Int8Target, int8_target
 from export.layer_precision import count_convolutions
 from export.tensorrt_bindings import TENSORRT, TENSORRT_RTX, Messages, load_bindings, make_logger, starting
-from ssd_train.evaluation.cpu_graph import check_cpu_graph
-from ssd_train.evaluation.errors import BackendError, ModelError
-from ssd_train.evaluation.files import sha256_of_file, written_atomically
-from ssd_train.evaluation.spec import INPUT_NAME, OUTPUT_NAMES, DetectorSpec
+from ssd_train.errors import BackendError, ModelError
+from ssd_train.files import sha256_of_file, written_atomically
+from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, DetectorSpec
 
 if TYPE_CHECKING:
     import tensorrt as trt

@@ -29,13 +29,13 @@ from numpy.polynomial import polynomial
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from export.cpu_metadata import WINOGRAD_KEY
 from export.cpu_session import open_graph
 from export.float_file import load_float_file
 from export.quantize import network_only
-from ssd_train.evaluation.cpu_graph import WINOGRAD_KEY
-from ssd_train.evaluation.errors import ModelError
-from ssd_train.evaluation.files import written_atomically
-from ssd_train.evaluation.spec import RAW_NAMES, DetectorSpec
+from ssd_train.errors import ModelError
+from ssd_train.files import written_atomically
+from ssd_train.spec import RAW_NAMES, DetectorSpec
 
 # The constant that all such layers share: from the values at 36 points to the 16 outputs of a tile, (16, 36).
 OUTPUT_TRANSFORM = "winograd/A"

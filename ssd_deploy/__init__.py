@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssd_deploy.detector import load_detector
-    from ssd_train.evaluation.detections import Detections
+    from ssd_train.detections import Detections
 
 __all__ = ["Detections", "load_detector"]
 
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return load_detector
     if name == "Detections":
-        from ssd_train.evaluation.detections import Detections
+        from ssd_train.detections import Detections
 
         return Detections
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,9 +31,9 @@ from ssd_deploy.command_inputs import (
     parse_numbers,
     read_classes,
 )
-from ssd_train.commands import Commands
-from ssd_train.evaluation.errors import BackendError, DatasetError
-from ssd_train.train_command import train
+from ssd_train.cli import train
+from ssd_train.command_errors import Commands
+from ssd_train.errors import BackendError, DatasetError
 
 app = typer.Typer(
     cls=Commands,
@@ -197,7 +197,7 @@ def convert(
 ) -> None:
     """Convert any weight file to this project's safetensors."""
     from ssd_deploy.detector import load_network
-    from ssd_train.evaluation.files import sha256_of_file
+    from ssd_train.files import sha256_of_file
 
     loaded = load_network(network, weights, read_classes(classes))
     from ssd_train.weights.convert import save_network
@@ -296,7 +296,7 @@ def export(
 ) -> None:
     """Write one ONNX file with decode and NMS inside, checked against PyTorch, and TensorRT engines of it."""
     from export.engine_file import BuildOptions
-    from ssd_train.evaluation.spec import PostprocessSettings
+    from ssd_train.spec import PostprocessSettings
 
     settings = PostprocessSettings(
         score_threshold=score_threshold,
@@ -385,7 +385,7 @@ def shapes(
 ) -> None:
     """Generate a data set of shapes to train, evaluate and try things on, with no download."""
     from ssd_deploy.progress import turn_progress
-    from ssd_train.shapes import write_shapes
+    from ssd_train.datasets.generated import write_shapes
 
     with turn_progress("drawing") as on_progress:
         folder = write_shapes(out, train=train, val=val, seed=seed, on_progress=on_progress)
@@ -421,10 +421,10 @@ def evaluate(
 ) -> None:
     """Score a detector on a data set: VOC07 mAP, or COCO's twelve numbers."""
     from ssd_deploy.progress import image_progress
+    from ssd_train.datasets.coco_results import write_results
     from ssd_train.evaluation.evaluate import run_detector, score
-    from ssd_train.evaluation.files import write_json
     from ssd_train.evaluation.protocol import Protocol
-    from ssd_train.evaluation.results_file import write_results
+    from ssd_train.files import write_json
 
     check_results(json, detections)
     with open_runner(
@@ -509,8 +509,8 @@ def parity(
 ) -> None:
     """Compare every backend that works here with PyTorch on the same images; exit 1 where one differs."""
     from ssd_deploy.parity import TOLERANCES
-    from ssd_train.evaluation.files import write_json
     from ssd_train.evaluation.protocol import Protocol
+    from ssd_train.files import write_json
 
     if (dataset is None) == (not images) or (more_images and not images):
         raise DatasetError("name either --dataset (with --data-root) or --images to compare on")
@@ -645,8 +645,8 @@ def benchmark(
     from ssd_deploy.detect_files import find_images
     from ssd_deploy.engines import tensorrt_opener
     from ssd_deploy.progress import turn_progress
-    from ssd_train.evaluation.files import write_json
-    from ssd_train.evaluation.requirements import require
+    from ssd_train.files import write_json
+    from ssd_train.requirements import require
 
     check_results(json, chart)
     if chart is not None:

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, cast
 
 from export.engine_file import is_engine
 from export.int8_metadata import Int8Target
-from ssd_train.evaluation.errors import BackendError, SSDDeployError, WeightsError
+from ssd_train.errors import BackendError, SSDDeployError, WeightsError
 
 if TYPE_CHECKING:
     from export.engine_file import BuildOptions
     from ssd_deploy.backends.base import Runner
     from ssd_deploy.benchmark.run import Source
-    from ssd_train.evaluation.datasets.dataset import Dataset
-    from ssd_train.evaluation.spec import PostprocessSettings
+    from ssd_train.datasets.dataset import Dataset
     from ssd_train.networks.ssd import SSD
+    from ssd_train.spec import PostprocessSettings
 
 
 def read_classes(path: Path | None) -> Sequence[str] | None:
     """Read the class list of `--classes`; None without it."""
     if path is None:
         return None
-    from ssd_train.evaluation.class_list import read_class_list
+    from ssd_train.class_list import read_class_list
 
     return read_class_list(path)
 
@@ -43,11 +43,11 @@ def open_network(name: str, weights: str | None, classes: Path | None) -> "SSD":
 
 def export_network(network: "SSD", out: Path, settings: "PostprocessSettings", precision: str = "fp32") -> Path:
     """Export a float32 network in a precision; a missing package is a sentence that names the extra."""
-    from ssd_train.evaluation.requirements import require
+    from ssd_train.requirements import require
 
     require("onnx", "export", "Exporting")
     require("onnxscript", "export", "Exporting")
-    from export.onnx_export import export_onnx
+    from export.onnx import export_onnx
     from ssd_train.networks.precision import in_precision
 
     return export_onnx(in_precision(network, precision), out, settings=settings)
@@ -97,7 +97,7 @@ def export_quantized(
         Lines that say what was found, and the model's path.
     """
     from ssd_deploy.progress import turn_progress
-    from ssd_train.evaluation.requirements import require
+    from ssd_train.requirements import require
 
     require("onnx", "export", "Exporting")
     if options.sensitivity:
@@ -317,7 +317,7 @@ def open_dataset(
     kind: str, root: Path | None, split: str | None, class_names: tuple[str, ...], limit: int | None
 ) -> "Dataset":
     """Read the data set of `--dataset`, by default from `~/.torch/datasets/<kind>`."""
-    from ssd_train.evaluation.datasets.load import default_root, load_dataset
+    from ssd_train.datasets.layouts import default_root, load_dataset
 
     return load_dataset(kind, root or default_root(kind), split, class_names).limited(limit)
 
@@ -332,7 +332,7 @@ def open_images(patterns: Sequence[str], class_names: tuple[str, ...], limit: in
 
 def check_results(*paths: Path | None) -> None:
     """Raise SSDDeployError unless every result file that was named can be written, each to its own place."""
-    from ssd_train.evaluation.files import check_writable
+    from ssd_train.files import check_writable
 
     named = [path for path in paths if path is not None]
     for path in named:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ssd_deploy.detector import Detector
-from ssd_train.evaluation.detections import Detections
-from ssd_train.evaluation.draw import draw, write_picture
-from ssd_train.evaluation.errors import ImageError, SSDDeployError
-from ssd_train.evaluation.files import write_json
-from ssd_train.evaluation.preprocess import IMAGE_SUFFIXES, load_image
+from ssd_train.detections import Detections
+from ssd_train.draw import draw, write_picture
+from ssd_train.errors import ImageError, SSDDeployError
+from ssd_train.files import write_json
+from ssd_train.preprocess import IMAGE_SUFFIXES, load_image
 
 RESULTS_NAME = "detections.json"
 

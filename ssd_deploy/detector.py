@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from export.engine_file import BuildOptions, is_engine, read_info
 from export.tensorrt_bindings import MODULES
 from ssd_deploy.backends.base import Runner
-from ssd_train.evaluation.detections import Detections
-from ssd_train.evaluation.errors import BackendError, ImageError, WeightsError
-from ssd_train.evaluation.preprocess import preprocess
-from ssd_train.evaluation.requirements import require
-from ssd_train.evaluation.spec import DetectorSpec, PostprocessSettings
+from ssd_train.detections import Detections
+from ssd_train.errors import BackendError, ImageError, WeightsError
+from ssd_train.preprocess import preprocess
+from ssd_train.requirements import require
+from ssd_train.spec import DetectorSpec, PostprocessSettings
 
 if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD

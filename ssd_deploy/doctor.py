@@ -6,7 +6,7 @@ import importlib.metadata
 from export.tensorrt_bindings import MODULES, TENSORRT_RTX, load_bindings
 from export.tensorrt_engine import try_out
 from ssd_deploy.engines import find_gpu
-from ssd_train.evaluation.errors import BackendError, SSDDeployError
+from ssd_train.errors import BackendError, SSDDeployError
 
 # x -> Identity -> y, one float: the smallest file that a session opens (IR version 8, opset 13). Kept
 # as bytes, since the onnx package is not part of the light installation.

@@ -8,8 +8,8 @@ from export.engine_file import BuildOptions, is_engine, read_info
 from export.tensorrt_bindings import AUTO, TENSORRT, choose_flavour, load_bindings
 from export.tensorrt_engine import BuiltEngine, Gpu, build_engine, check_options
 from ssd_deploy.progress import build_progress, say
-from ssd_train.evaluation.errors import BackendError
-from ssd_train.evaluation.spec import OUTPUT_NAMES, RAW_NAMES
+from ssd_train.errors import BackendError
+from ssd_train.spec import OUTPUT_NAMES, RAW_NAMES
 
 if TYPE_CHECKING:
     from ssd_deploy.backends.tensorrt import TensorRTRunner

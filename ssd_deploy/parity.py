@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_deploy.backends.base import Runner
-from ssd_train.evaluation.datasets.dataset import Dataset, Sample, image_samples
-from ssd_train.evaluation.detections import Detections, PaddedDetections
-from ssd_train.evaluation.errors import DatasetError
+from ssd_train.datasets.dataset import Dataset, Sample, image_samples
+from ssd_train.detections import Detections, PaddedDetections
+from ssd_train.errors import DatasetError
 from ssd_train.evaluation.evaluate import EvaluationReport, run_detector, score
-from ssd_train.evaluation.metrics.agreement import agreement_ap
-from ssd_train.evaluation.metrics.voc_ap import iou
-from ssd_train.evaluation.preprocess import preprocess
 from ssd_train.evaluation.protocol import Protocol
+from ssd_train.metrics.agreement import agreement_ap
+from ssd_train.metrics.voc_ap import iou
+from ssd_train.preprocess import preprocess
 
 # Raw predictions are compared on this many images, since each costs both sides another forward pass.
 RAW_IMAGES = 16

@@ -17,8 +17,8 @@ from ssd_deploy.engines import open_tensorrt
 from ssd_deploy.parity import TOLERANCES, BackendRun, Comparison, Tolerances, compare, report_dict, run_backend
 from ssd_deploy.progress import image_progress
 from ssd_deploy.text_table import text_table
-from ssd_train.evaluation.datasets.dataset import Dataset
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.datasets.dataset import Dataset
+from ssd_train.errors import BackendError
 from ssd_train.evaluation.protocol import Protocol
 from ssd_train.networks.ssd import SSD
 

@@ -4,8 +4,8 @@ import os
 
 import typer
 
-from ssd_train.commands import user_errors
-from ssd_train.train_command import train
+from ssd_train.cli import train
+from ssd_train.command_errors import user_errors
 
 
 def main() -> None:

@@ -8,9 +8,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_train.evaluation.detections import PaddedDetections
-from ssd_train.evaluation.errors import BackendError
-from ssd_train.evaluation.spec import DetectorSpec
+from ssd_train.detections import PaddedDetections
+from ssd_train.errors import BackendError
+from ssd_train.spec import DetectorSpec
 
 
 class RawPredictions(NamedTuple):

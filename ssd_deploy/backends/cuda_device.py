@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.errors import BackendError
 
 INSTALL = "pip install cuda-python"
 

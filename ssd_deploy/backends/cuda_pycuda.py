@@ -17,7 +17,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ssd_deploy.backends.cuda_device import DriverError, out_of_memory, require_cuda_python
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.errors import BackendError
 
 # CU_STREAM_NON_BLOCKING in cuda.h, which pycuda has no name for.
 NON_BLOCKING = 1

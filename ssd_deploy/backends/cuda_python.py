@@ -13,7 +13,7 @@ from cuda.bindings import driver
 from numpy.typing import NDArray
 
 from ssd_deploy.backends.cuda_device import DriverError, out_of_memory
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.errors import BackendError
 
 SUCCESS = driver.CUresult.CUDA_SUCCESS
 OUT_OF_MEMORY = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY

@@ -9,13 +9,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from export.cpu_metadata import CPU_GRAPH_KEY, check_cpu_graph
 from ssd_deploy.backends.base import RawPredictions, check_images
-from ssd_train.evaluation.captured_stdout import captured_stdout
-from ssd_train.evaluation.cpu_graph import CPU_GRAPH_KEY, check_cpu_graph
-from ssd_train.evaluation.detections import PaddedDetections
-from ssd_train.evaluation.errors import BackendError, ModelError
-from ssd_train.evaluation.requirements import require
-from ssd_train.evaluation.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec
+from ssd_train.captured_stdout import captured_stdout
+from ssd_train.detections import PaddedDetections
+from ssd_train.errors import BackendError, ModelError
+from ssd_train.requirements import require
+from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",

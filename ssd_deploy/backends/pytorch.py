@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssd_deploy.backends.base import CUDA_EVENTS, RawPredictions, check_images
-from ssd_train.evaluation.detections import PaddedDetections
-from ssd_train.evaluation.errors import BackendError
-from ssd_train.evaluation.spec import PostprocessSettings
+from ssd_train.detections import PaddedDetections
+from ssd_train.errors import BackendError
 from ssd_train.networks.postprocess import Postprocess
 from ssd_train.networks.ssd import SSD
+from ssd_train.spec import PostprocessSettings
 
 # Runs before a CUDA graph is captured, as PyTorch's manual does: libraries choose their algorithms and
 # allocate in the first ones, which a capture forbids.

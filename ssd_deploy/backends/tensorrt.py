@@ -21,9 +21,9 @@ from export.engine_file import EngineInfo, read_info
 from export.tensorrt_bindings import TENSORRT, TENSORRT_RTX, Messages, load_bindings, make_logger
 from ssd_deploy.backends.base import CUDA_EVENTS, RawPredictions, check_images
 from ssd_deploy.backends.cuda_device import CudaDevice, open_device
-from ssd_train.evaluation.detections import PaddedDetections
-from ssd_train.evaluation.errors import BackendError, ModelError
-from ssd_train.evaluation.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec
+from ssd_train.detections import PaddedDetections
+from ssd_train.errors import BackendError, ModelError
+from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec
 
 if TYPE_CHECKING:
     import tensorrt as trt

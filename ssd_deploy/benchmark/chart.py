@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from ssd_deploy.benchmark.measure import Measurement
 from ssd_deploy.benchmark.report import BenchmarkReport
-from ssd_train.evaluation.files import written_atomically
-from ssd_train.evaluation.requirements import require
+from ssd_train.files import written_atomically
+from ssd_train.requirements import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from ssd_deploy.backends.base import Runner, device_clock_of
 from ssd_deploy.benchmark.environment import Memory, memory_in_use
 from ssd_deploy.detector import Detector
-from ssd_train.evaluation.errors import BackendError, ImageError
-from ssd_train.evaluation.preprocess import load_image, preprocess
+from ssd_train.errors import BackendError, ImageError
+from ssd_train.preprocess import load_image, preprocess
 
 HOST_CLOCK = "host clock"
 

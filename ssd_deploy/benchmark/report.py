@@ -7,7 +7,7 @@ from typing import Any
 from ssd_deploy.benchmark.environment import Environment
 from ssd_deploy.benchmark.measure import SPANS, BenchmarkSettings, Latency, Measured, Measurement
 from ssd_deploy.text_table import text_table
-from ssd_train.evaluation.spec import DetectorSpec
+from ssd_train.spec import DetectorSpec
 
 MEMORY_TEXT = (
     "growth from before a backend was opened until it was warmed up for the batch size, its libraries' code "

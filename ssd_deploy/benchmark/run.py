@@ -18,8 +18,8 @@ from ssd_deploy.benchmark.environment import describe_environment, memory_in_use
 from ssd_deploy.benchmark.images import benchmark_images
 from ssd_deploy.benchmark.measure import BenchmarkSettings, Contender, measure
 from ssd_deploy.benchmark.report import BenchmarkReport
-from ssd_train.evaluation.errors import BackendError, SSDDeployError
-from ssd_train.evaluation.requirements import require
+from ssd_train.errors import BackendError, SSDDeployError
+from ssd_train.requirements import require
 
 if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD

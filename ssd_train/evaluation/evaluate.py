@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_train.evaluation.datasets.dataset import Dataset, GroundTruth, Sample
-from ssd_train.evaluation.detections import PADDING, Detections, PaddedDetections
-from ssd_train.evaluation.errors import BackendError, DatasetError
-from ssd_train.evaluation.metrics.coco_ap import coco_average_precision
-from ssd_train.evaluation.metrics.voc_ap import voc_average_precision
-from ssd_train.evaluation.preprocess import preprocess
+from ssd_train.datasets.dataset import Dataset, GroundTruth, Sample
+from ssd_train.detections import PADDING, Detections, PaddedDetections
+from ssd_train.errors import BackendError, DatasetError
 from ssd_train.evaluation.protocol import Protocol, describe, for_coco_metric, for_voc_metric
-from ssd_train.evaluation.spec import DetectorSpec
+from ssd_train.metrics.coco_ap import coco_average_precision
+from ssd_train.metrics.voc_ap import voc_average_precision
+from ssd_train.preprocess import preprocess
+from ssd_train.spec import DetectorSpec
 
 Predict = Callable[[NDArray[np.float32]], PaddedDetections]
 

@@ -9,9 +9,9 @@ import enum
 
 import numpy as np
 
-from ssd_train.evaluation.datasets.dataset import GroundTruth
-from ssd_train.evaluation.detections import Detections
-from ssd_train.evaluation.spec import DetectorSpec
+from ssd_train.datasets.dataset import GroundTruth
+from ssd_train.detections import Detections
+from ssd_train.spec import DetectorSpec
 
 # GluonCV's COCODetectionMetric leaves out detections below it.
 GLUONCV_COCO_SCORE_THRESHOLD = 0.05

@@ -11,8 +11,8 @@ C classes without background, K candidates (`pre_nms_top_k`), D kept detections.
 import torch
 from torch import Tensor, nn
 
-from ssd_train.evaluation.detections import PADDING
-from ssd_train.evaluation.spec import PostprocessSettings
+from ssd_train.detections import PADDING
+from ssd_train.spec import PostprocessSettings
 
 # How anchor-relative offsets were scaled for training: the variances of the authors' Caffe release.
 CENTER_VARIANCE = 0.1

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
-from ssd_train.evaluation.errors import NetworkError
+from ssd_train.errors import NetworkError
 from ssd_train.networks.feature_expander import Backbone
 from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize

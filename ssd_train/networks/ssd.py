@@ -6,11 +6,11 @@ Dimension letters here and in `postprocess`: N images, A anchors, C classes with
 import torch
 from torch import Tensor, nn
 
-from ssd_train.evaluation.errors import NetworkError
-from ssd_train.evaluation.spec import DetectorSpec
+from ssd_train.errors import NetworkError
 from ssd_train.networks.anchors import generate_anchors
 from ssd_train.networks.feature_expander import Backbone
 from ssd_train.networks.zoo import NetworkConfig
+from ssd_train.spec import DetectorSpec
 
 
 class ConvPredictor(nn.Module):
@@ -56,7 +56,7 @@ class SSD(nn.Module):
         """Run the network.
 
         Args:
-            images: (N, 3, S, S) float32, RGB, normalised as `evaluation.preprocess` does.
+            images: (N, 3, S, S) float32, RGB, normalised as `preprocess` does.
 
         Returns:
             cls_logits: (N, A, C + 1), column 0 is background.

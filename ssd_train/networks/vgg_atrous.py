@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ssd_train.evaluation.spec import IMAGENET_STD
+from ssd_train.spec import IMAGENET_STD
 
 CONVS_OF_GROUP = (2, 2, 3, 3, 3)
 CHANNELS_OF_GROUP = (64, 128, 256, 512, 512)

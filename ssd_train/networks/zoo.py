@@ -8,8 +8,8 @@ import dataclasses
 import difflib
 from collections.abc import Iterable
 
-from ssd_train.evaluation.errors import NetworkError
-from ssd_train.evaluation.spec import check_class_names
+from ssd_train.errors import NetworkError
+from ssd_train.spec import check_class_names
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ssd_train.evaluation.datasets.dataset import Sample
-from ssd_train.evaluation.errors import DatasetError, ImageError
+from ssd_train.datasets.dataset import Sample
+from ssd_train.errors import DatasetError, ImageError
 from ssd_train.training.augment import MAX_EXPANSION, render, sample_colour, sample_geometry
 
 

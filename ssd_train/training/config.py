@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssd_train.evaluation.errors import SSDDeployError
+from ssd_train.errors import SSDDeployError
 
 AMP_MODES = ("off", "fp16", "bf16")
 LR_MODES = ("step", "cos")

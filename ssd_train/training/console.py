@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ssd_train.evaluation.errors import SSDDeployError
+from ssd_train.errors import SSDDeployError
 from ssd_train.training.curves import write_curves
 from ssd_train.training.run_folder import RunFolder
 

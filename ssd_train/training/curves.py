@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssd_train.evaluation.files import written_atomically
+from ssd_train.files import written_atomically
 
 LOSS_COLORS = {"cls_loss": ("#0072B2", "classification loss"), "box_loss": ("#E69F00", "localisation loss")}
 SCORE_COLORS = ("#009E73", "#CC79A7", "#56B4E9")

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from ssd_train.evaluation.errors import OwnPartError, SSDDeployError
+from ssd_train.errors import OwnPartError, SSDDeployError
 from ssd_train.evaluation.evaluate import EvaluationReport
-from ssd_train.evaluation.files import remove_unfinished
+from ssd_train.files import remove_unfinished
 from ssd_train.networks.ssd import SSD
 from ssd_train.training.batches import AugmentedImages, Batch, Stream, available_workers, batches
 from ssd_train.training.config import TrainingConfig

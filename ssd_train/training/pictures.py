@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssd_train.evaluation.datasets.dataset import GroundTruth, Sample
-from ssd_train.evaluation.detections import Detections
-from ssd_train.evaluation.draw import draw, write_picture
-from ssd_train.evaluation.spec import DetectorSpec
+from ssd_train.datasets.dataset import GroundTruth, Sample
+from ssd_train.detections import Detections
+from ssd_train.draw import draw, write_picture
+from ssd_train.spec import DetectorSpec
 
 MAX_COLUMNS = 4
 # Lower scores would cover a picture of an untrained network.

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from ssd_train.evaluation.class_list import read_class_list
-from ssd_train.evaluation.datasets.dataset import Dataset, Sample
-from ssd_train.evaluation.errors import DatasetError, NetworkError, WeightsError
+from ssd_train.class_list import read_class_list
+from ssd_train.datasets.dataset import Dataset, Sample
+from ssd_train.errors import DatasetError, NetworkError, WeightsError
 from ssd_train.networks.anchors import covered_share, generate_anchors, with_even_steps
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.feature_expander import ExpandedLevel

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.errors import BackendError
 
 # What the other end's closing looks like to gloo.
 LEFT_ALONE = ("Connection closed by peer", "Connection reset by peer")

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ssd_train.evaluation.errors import SSDDeployError
-from ssd_train.evaluation.files import without_nan, write_json, written_atomically
+from ssd_train.errors import SSDDeployError
+from ssd_train.files import without_nan, write_json, written_atomically
 from ssd_train.networks.ssd import SSD
 from ssd_train.weights.convert import save_network
 

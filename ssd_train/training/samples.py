@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssd_train.evaluation.datasets.coco import DEFAULT_SPLIT, load_coco
-from ssd_train.evaluation.datasets.dataset import Dataset, GroundTruth, Sample
-from ssd_train.evaluation.datasets.load import DATASETS, default_root, load_dataset
-from ssd_train.evaluation.datasets.voc import DEFAULT_YEAR_SPLIT
-from ssd_train.evaluation.errors import DatasetError
+from ssd_train.datasets.coco import DEFAULT_SPLIT, load_coco
+from ssd_train.datasets.dataset import Dataset, GroundTruth, Sample
+from ssd_train.datasets.layouts import DATASETS, default_root, load_dataset
+from ssd_train.datasets.voc import DEFAULT_YEAR_SPLIT
+from ssd_train.errors import DatasetError
 
 # The published trainings' splits.
 TRAIN_SPLITS = {"voc": "2007_trainval,2012_trainval", "coco": "train2017"}

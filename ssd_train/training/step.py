@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.errors import BackendError
 from ssd_train.networks.ssd import SSD
 from ssd_train.training.batches import Batch
 from ssd_train.training.config import TrainingConfig

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssd_train.evaluation.datasets.dataset import Dataset, Sample
-from ssd_train.evaluation.detections import Detections, PaddedDetections
-from ssd_train.evaluation.errors import BackendError, DatasetError, ImageError, OwnPartError
+from ssd_train.datasets.dataset import Dataset, Sample
+from ssd_train.detections import Detections, PaddedDetections
+from ssd_train.errors import BackendError, DatasetError, ImageError, OwnPartError
 from ssd_train.evaluation.evaluate import EvaluationReport, run_detector, score
 from ssd_train.evaluation.protocol import Protocol
 from ssd_train.networks.postprocess import Postprocess

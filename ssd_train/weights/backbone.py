@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ssd_train.evaluation.errors import WeightsError
+from ssd_train.errors import WeightsError
 from ssd_train.networks.ssd import SSD
 from ssd_train.weights.checkpoint import read_tensors
 from ssd_train.weights.mapping import (

@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ssd_train.evaluation.errors import WeightsError
-from ssd_train.evaluation.files import written_atomically
+from ssd_train.errors import WeightsError
+from ssd_train.files import written_atomically
 from ssd_train.weights.packed import PACKED, unpack
 from ssd_train.weights.params_file import MAGIC, parse_params, read_bytes
 

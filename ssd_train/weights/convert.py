@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ssd_train.evaluation.errors import WeightsError
+from ssd_train.errors import WeightsError
 from ssd_train.networks.ssd import SSD
 from ssd_train.weights.checkpoint import WeightFile, write_safetensors
 from ssd_train.weights.mapping import is_pytorch_cv, mxnet_state, own_state, pytorch_cv_state

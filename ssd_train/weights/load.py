@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ssd_train.evaluation.errors import WeightsError
+from ssd_train.errors import WeightsError
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import NetworkConfig, find_network, network_config
@@ -16,7 +16,7 @@ from ssd_train.weights.checkpoint import read_tensors
 from ssd_train.weights.convert import check_made_for, save_network, state_for, stored_classes
 from ssd_train.weights.random_weights import randomise, state_sha256
 
-# `--weights shapes`: the detector that comes with this package, trained on the pictures of `ssd_train/shapes.py`.
+# `--weights shapes`: the detector that comes with this package, trained on the pictures of `datasets/generated.py`.
 SHAPES_WEIGHTS = Path(__file__).with_name("shapes.safetensors")
 SHAPES_NETWORK = "ssd_300_mobilenet0.25_custom"
 

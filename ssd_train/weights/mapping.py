@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssd_train.evaluation.errors import WeightsError
+from ssd_train.errors import WeightsError
 from ssd_train.networks import resnet_v2
 from ssd_train.networks.feature_expander import EXPANDED_BN_EPS
 from ssd_train.networks.ssd import SSD

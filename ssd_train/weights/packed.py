@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssd_train.evaluation.errors import WeightsError
+from ssd_train.errors import WeightsError
 
 # What the metadata of a packed file says under the key `packed`.
 PACKED = "int8 per output channel"

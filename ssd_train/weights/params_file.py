@@ -15,7 +15,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_train.evaluation.errors import WeightsError
+from ssd_train.errors import WeightsError
 
 MAGIC = (0x112).to_bytes(8, "little")
 

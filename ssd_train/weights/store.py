@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from ssd_train.evaluation.errors import WeightsError
-from ssd_train.evaluation.files import written_atomically
+from ssd_train.errors import WeightsError
+from ssd_train.files import written_atomically
 from ssd_train.networks.zoo import NetworkConfig
 
 try:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from ssd_deploy.cli import app
 from ssd_train import build_network
-from ssd_train.evaluation.detections import Detections
+from ssd_train.detections import Detections
 from ssd_train.networks.zoo import VOC_CLASSES
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def network(shared_network: "SSD") -> "SSD":
 @pytest.fixture(scope="session")
 def model_path(shared_network: "SSD", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The exported file; nobody writes to it."""
-    from export.onnx_export import export_onnx
+    from export.onnx import export_onnx
 
     return export_onnx(copy.deepcopy(shared_network), tmp_path_factory.mktemp("model"))
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.errors import BackendError
 
 Images = NDArray[np.float32]
 

@@ -17,12 +17,12 @@ from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_deploy.detector import Detector
 from ssd_deploy.engines import open_tensorrt
-from ssd_train.evaluation.detections import Detections, PaddedDetections
-from ssd_train.evaluation.errors import BackendError, ImageError
-from ssd_train.evaluation.preprocess import preprocess
-from ssd_train.evaluation.spec import PostprocessSettings
+from ssd_train.detections import Detections, PaddedDetections
+from ssd_train.errors import BackendError, ImageError
 from ssd_train.networks.postprocess import Postprocess
 from ssd_train.networks.ssd import SSD
+from ssd_train.preprocess import preprocess
+from ssd_train.spec import PostprocessSettings
 
 
 def open_engine(flavour: str, path: Path) -> Runner:

@@ -32,13 +32,13 @@ from ssd_deploy.benchmark.measure import (
 )
 from ssd_deploy.benchmark.report import BenchmarkReport
 from ssd_deploy.benchmark.run import BackendChoice, Source, open_backends, parse_backend, parse_backends, run
-from ssd_train.evaluation.detections import PaddedDetections
-from ssd_train.evaluation.errors import BackendError, ImageError
-from ssd_train.evaluation.files import write_json
-from ssd_train.evaluation.preprocess import load_image
-from ssd_train.evaluation.spec import DetectorSpec
+from ssd_train.detections import PaddedDetections
+from ssd_train.errors import BackendError, ImageError
+from ssd_train.files import write_json
 from ssd_train.networks.precision import in_precision
 from ssd_train.networks.ssd import SSD
+from ssd_train.preprocess import load_image
+from ssd_train.spec import DetectorSpec
 
 SPEC = DetectorSpec(network="fake", class_names=("a", "b"), input_size=(32, 32))
 NO_GROWTH = Memory(resident_bytes=0, gpu_bytes=None)
@@ -485,7 +485,7 @@ def test_a_model_file_runs_where_such_files_do(model_path: Path, files: list[Pat
 def test_a_chart_says_what_to_install_without_matplotlib(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssd_train.evaluation.requirements.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("ssd_train.requirements.importlib.util.find_spec", lambda name: None)
     report = report_of(measure([contender(SlowFake(0))], files, SHORT))
     with pytest.raises(BackendError, match=r"A chart needs matplotlib.*ssd-deploy\[plots\]"):
         write_chart(report, tmp_path / "chart.png")

@@ -383,14 +383,14 @@ def test_export_refuses_thresholds_outside_their_range(
 
 
 def test_export_into_a_file_is_a_mistake(mistake: Mistake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from ssd_train.evaluation.files import written_atomically
+    from ssd_train.files import written_atomically
 
     def instead_of_export(network: SSD, out: Path, *, settings: object) -> None:
         with written_atomically(out / "x.onnx"):
             pass
 
     # The export itself takes seconds and is not what fails.
-    monkeypatch.setattr("export.onnx_export.export_onnx", instead_of_export)
+    monkeypatch.setattr("export.onnx.export_onnx", instead_of_export)
     (tmp_path / "file").touch()
     assert str(tmp_path / "file") in mistake(
         "export", "--network", NAME, "--weights", "random", "--out", tmp_path / "file"

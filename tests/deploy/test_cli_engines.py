@@ -11,8 +11,8 @@ import pytest
 from export.engine_file import read_info
 from export.tensorrt_bindings import load_bindings
 from ssd_deploy import doctor
-from ssd_train.evaluation.errors import BackendError
-from ssd_train.evaluation.files import sha256_of_file
+from ssd_train.errors import BackendError
+from ssd_train.files import sha256_of_file
 
 NAME = "ssd_300_mobilenet0.25_voc"
 Run = Callable[..., tuple[int, str]]

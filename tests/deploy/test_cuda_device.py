@@ -18,7 +18,7 @@ import pytest
 
 from ssd_deploy.backends import cuda_device
 from ssd_deploy.backends.cuda_device import DriverError, open_device
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.errors import BackendError
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKENDS = ROOT / "ssd_deploy" / "backends"
@@ -117,7 +117,7 @@ import numpy as np
 # pycuda links to many more functions than it is asked for here, and the fake driver has only those.
 sys.setdlopenflags(os.RTLD_LAZY)
 from ssd_deploy.backends import cuda_device
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.errors import BackendError
 
 driver = ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
 driver.fake_context.restype = ctypes.c_uint64
@@ -262,7 +262,7 @@ def test_layer_moves_memory_times_captures_and_leaves_nothing(fake_driver: Path,
 def test_status_of_cuda_python_is_looked_at(fake_driver: Path, setting: str, words: str) -> None:
     code = """
 from ssd_deploy.backends.cuda_device import _open_with_cuda_python
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.errors import BackendError
 try:
     device = _open_with_cuda_python(0)
     with device.current():

@@ -9,9 +9,9 @@ from tiny_data import FakeRunner, blocks, with_orientation, write_image, write_t
 
 from ssd_deploy.detect_files import DetectedFiles, detect_files, find_images
 from ssd_deploy.detector import Detector
-from ssd_train.evaluation.detections import PaddedDetections
-from ssd_train.evaluation.errors import ImageError, SSDDeployError
-from ssd_train.evaluation.spec import DetectorSpec
+from ssd_train.detections import PaddedDetections
+from ssd_train.errors import ImageError, SSDDeployError
+from ssd_train.spec import DetectorSpec
 
 SPEC = DetectorSpec(network="tiny", class_names=("cat", "dog"), input_size=(100, 100))
 

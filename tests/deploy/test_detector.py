@@ -16,9 +16,9 @@ from ssd_deploy import load_detector
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_deploy.detector import Detector
-from ssd_train.evaluation.errors import BackendError, ModelError, NetworkError, WeightsError
-from ssd_train.evaluation.spec import DetectorSpec, PostprocessSettings
+from ssd_train.errors import BackendError, ModelError, NetworkError, WeightsError
 from ssd_train.networks.ssd import SSD
+from ssd_train.spec import DetectorSpec, PostprocessSettings
 
 NAME = "ssd_300_mobilenet0.25_voc"
 SPEC = DetectorSpec(network="tiny", class_names=("cat", "dog"), input_size=(30, 60))

@@ -18,12 +18,12 @@ from ssd_deploy.parity import (
     report_dict,
     run_backend,
 )
-from ssd_train.evaluation.datasets.dataset import Dataset, make_ground_truth
-from ssd_train.evaluation.detections import Detections
-from ssd_train.evaluation.errors import DatasetError, ImageError
-from ssd_train.evaluation.files import write_json
+from ssd_train.datasets.dataset import Dataset, make_ground_truth
+from ssd_train.detections import Detections
+from ssd_train.errors import DatasetError, ImageError
 from ssd_train.evaluation.protocol import Protocol
-from ssd_train.evaluation.spec import DetectorSpec
+from ssd_train.files import write_json
+from ssd_train.spec import DetectorSpec
 
 CLASSES = ("cat", "dog")
 SPEC = DetectorSpec(network="tiny", class_names=CLASSES, input_size=(100, 100))

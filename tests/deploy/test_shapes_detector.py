@@ -7,12 +7,12 @@ import pytest
 from ssd_deploy import load_detector, parity_run
 from ssd_deploy.parity import TOLERANCES
 from ssd_train import build_network
-from ssd_train.evaluation.datasets.dataset import Dataset
-from ssd_train.evaluation.datasets.load import load_dataset
+from ssd_train.datasets.dataset import Dataset
+from ssd_train.datasets.generated import SHAPE_CLASSES, write_shapes
+from ssd_train.datasets.layouts import load_dataset
 from ssd_train.evaluation.evaluate import run_detector, score
 from ssd_train.evaluation.protocol import Protocol
 from ssd_train.networks.precision import in_precision
-from ssd_train.shapes import SHAPE_CLASSES, write_shapes
 from ssd_train.weights.load import SHAPES_WEIGHTS
 
 NETWORK = "ssd_300_mobilenet0.25_custom"
@@ -28,7 +28,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    from export.onnx_export import export_onnx
+    from export.onnx import export_onnx
 
     folder = tmp_path_factory.mktemp("models")
     network = build_network(NETWORK, "shapes")

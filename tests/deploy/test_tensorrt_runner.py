@@ -22,8 +22,8 @@ from export.engine_file import BuildOptions, EngineInfo, TensorInfo, info_path, 
 from ssd_deploy.backends import tensorrt as runner_module
 from ssd_deploy.backends.base import DeviceTimed
 from ssd_deploy.backends.tensorrt import TensorRTRunner
-from ssd_train.evaluation.errors import BackendError, ModelError
-from ssd_train.evaluation.spec import DetectorSpec, PostprocessSettings
+from ssd_train.errors import BackendError, ModelError
+from ssd_train.spec import DetectorSpec, PostprocessSettings
 
 KEPT = 5
 SIZE = (6, 8)

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from ssd_deploy.backends.base import CUDA_EVENTS, DeviceTimed, device_clock_of
 from ssd_deploy.backends.pytorch import TorchRunner
-from ssd_train.evaluation.detections import PaddedDetections
-from ssd_train.evaluation.errors import BackendError
-from ssd_train.evaluation.preprocess import preprocess
+from ssd_train.detections import PaddedDetections
+from ssd_train.errors import BackendError
 from ssd_train.networks.precision import in_precision
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import NetworkConfig
+from ssd_train.preprocess import preprocess
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_deploy.backends.base import RawPredictions
-from ssd_train.evaluation.detections import PaddedDetections
-from ssd_train.evaluation.spec import DetectorSpec
+from ssd_train.detections import PaddedDetections
+from ssd_train.spec import DetectorSpec
 
 Image = NDArray[np.uint8]
 

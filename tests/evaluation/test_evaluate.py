@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ssd_train.evaluation.datasets.coco import load_coco
-from ssd_train.evaluation.datasets.dataset import Dataset, Sample, make_ground_truth
-from ssd_train.evaluation.datasets.voc import load_voc
-from ssd_train.evaluation.detections import Detections, PaddedDetections
-from ssd_train.evaluation.errors import BackendError, DatasetError, ImageError
+from ssd_train.datasets.coco import load_coco
+from ssd_train.datasets.dataset import Dataset, Sample, make_ground_truth
+from ssd_train.datasets.voc import load_voc
+from ssd_train.detections import Detections, PaddedDetections
+from ssd_train.errors import BackendError, DatasetError, ImageError
 from ssd_train.evaluation.evaluate import Predict, run_detector, score
-from ssd_train.evaluation.files import write_json
-from ssd_train.evaluation.preprocess import preprocess
 from ssd_train.evaluation.protocol import Protocol
-from ssd_train.evaluation.spec import DetectorSpec, PostprocessSettings
+from ssd_train.files import write_json
 from ssd_train.networks.zoo import COCO_CLASSES
+from ssd_train.preprocess import preprocess
+from ssd_train.spec import DetectorSpec, PostprocessSettings
 
 SPEC = DetectorSpec(
     network="tiny",

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from ssd_train.evaluation.datasets.dataset import GroundTruth, make_ground_truth
-from ssd_train.evaluation.detections import Detections
-from ssd_train.evaluation.metrics.voc_ap import iou
+from ssd_train.datasets.dataset import GroundTruth, make_ground_truth
+from ssd_train.detections import Detections
 from ssd_train.evaluation.protocol import Protocol, describe, for_coco_metric, for_voc_metric
-from ssd_train.evaluation.spec import DetectorSpec, PostprocessSettings
+from ssd_train.metrics.voc_ap import iou
+from ssd_train.spec import DetectorSpec, PostprocessSettings
 
 SPEC = DetectorSpec(network="any", class_names=("thing",), input_size=(300, 300))
 

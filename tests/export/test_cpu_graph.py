@@ -9,14 +9,14 @@ import onnxruntime
 import pytest
 
 from export.cpu_graph import optimize_for_cpu
+from export.cpu_metadata import CPU_GRAPH_KEY, check_cpu_graph, this_cpu
 from export.engine_file import BuildOptions
-from export.onnx_export import export_onnx
+from export.onnx import export_onnx
 from export.tensorrt_bindings import TENSORRT_RTX
 from export.tensorrt_engine import build_engine
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_train import build_network
-from ssd_train.evaluation.cpu_graph import CPU_GRAPH_KEY, check_cpu_graph, this_cpu
-from ssd_train.evaluation.errors import ModelError
+from ssd_train.errors import ModelError
 
 NETWORK = "ssd_300_mobilenet0.25_custom"
 HERE = this_cpu(onnxruntime.__version__)

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from export.engine_file import BuildOptions, EngineInfo, TensorInfo, read_info
-from ssd_train.evaluation.files import sha256_of_file
-from ssd_train.evaluation.spec import IMAGENET_MEAN
+from ssd_train.datasets.generated import write_shapes
+from ssd_train.files import sha256_of_file
 from ssd_train.networks.zoo import NETWORKS
-from ssd_train.shapes import write_shapes
+from ssd_train.spec import IMAGENET_MEAN
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 
@@ -62,7 +62,7 @@ def build_row(name: str, options: tuple[BuildOptions, ...], folder: Path) -> lis
     """Export a network at each precision and build it with each of the options; leaves no file behind."""
     import torch
 
-    from export import onnx_export
+    from export import onnx as onnx_export
     from export.calibration import find_calibration_images
     from export.int8_export import Int8Settings, export_int8
     from export.tensorrt_bindings import TENSORRT_RTX

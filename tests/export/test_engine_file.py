@@ -6,8 +6,8 @@ import json
 import pytest
 
 from export.engine_file import BuildOptions, EngineInfo, TensorInfo, engine_name, info_path, read_info, write_info
-from ssd_train.evaluation.errors import BackendError, ModelError
-from ssd_train.evaluation.spec import DetectorSpec, PostprocessSettings
+from ssd_train.errors import BackendError, ModelError
+from ssd_train.spec import DetectorSpec, PostprocessSettings
 
 # No value is a default, so that a field that is not read back shows.
 SPEC = DetectorSpec(

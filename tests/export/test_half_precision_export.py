@@ -9,12 +9,12 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from export import onnx_export
-from export.onnx_export import export_onnx
+from export import onnx as onnx_export
+from export.onnx import export_onnx
 from ssd_train import build_network
-from ssd_train.evaluation.errors import ModelError
-from ssd_train.evaluation.spec import RAW_NAMES, DetectorSpec
+from ssd_train.errors import ModelError
 from ssd_train.networks.precision import in_precision
+from ssd_train.spec import RAW_NAMES, DetectorSpec
 
 NAME = "ssd_300_mobilenet0.25_voc"
 HALF, FLOAT, INT64 = TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.INT64

@@ -17,19 +17,19 @@ from export.calibration import METHODS, USUAL_IMAGES, calibrate, find_calibratio
 from export.engine_file import BuildOptions
 from export.int8_export import Int8Export, Int8Settings, export_int8
 from export.int8_metadata import Int8Target
-from export.onnx_export import export_onnx
+from export.onnx import export_onnx
 from export.quantize import layer_names, network_only, quantize
 from export.sensitivity import find_float_layers, open_graph, write_sensitivity
 from export.tensorrt_engine import build_engine
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_train import build_network
-from ssd_train.evaluation.datasets.load import load_dataset
-from ssd_train.evaluation.errors import DatasetError, ModelError
+from ssd_train.datasets.generated import SHAPE_CLASSES, write_shapes
+from ssd_train.datasets.layouts import load_dataset
+from ssd_train.errors import DatasetError, ModelError
 from ssd_train.evaluation.evaluate import run_detector, score
-from ssd_train.evaluation.preprocess import load_image, preprocess
 from ssd_train.evaluation.protocol import Protocol
-from ssd_train.evaluation.spec import INPUT_NAME, DetectorSpec
-from ssd_train.shapes import SHAPE_CLASSES, write_shapes
+from ssd_train.preprocess import load_image, preprocess
+from ssd_train.spec import INPUT_NAME, DetectorSpec
 
 NETWORK = "ssd_300_mobilenet0.25_custom"
 CALIBRATION_PICTURES = 40

@@ -8,11 +8,11 @@ import onnxruntime
 import pytest
 import torch
 
-from export.onnx_export import export_onnx
+from export.onnx import export_onnx
 from ssd_train import build_network
-from ssd_train.evaluation.errors import ModelError, SpecError
-from ssd_train.evaluation.spec import MAX_TOP_K, DetectorSpec, PostprocessSettings
+from ssd_train.errors import ModelError, SpecError
 from ssd_train.networks.postprocess import Postprocess
+from ssd_train.spec import MAX_TOP_K, DetectorSpec, PostprocessSettings
 
 NAME = "ssd_300_mobilenet0.25_voc"
 SETTINGS = PostprocessSettings(score_threshold=0.05, nms_iou_threshold=0.6, pre_nms_top_k=50, max_detections=7)

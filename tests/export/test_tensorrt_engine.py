@@ -17,12 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export import tensorrt_bindings, tensorrt_engine
 from export.engine_file import BuildOptions, TensorInfo, info_path, read_info
-from export.onnx_export import export_onnx
+from export.onnx import export_onnx
 from export.tensorrt_bindings import TENSORRT, TENSORRT_RTX
 from export.tensorrt_engine import Gpu, build_engine, check_options, copy_engine, default_cache
 from ssd_train import build_network
-from ssd_train.evaluation.errors import BackendError, ModelError
-from ssd_train.evaluation.spec import OUTPUT_NAMES, RAW_NAMES, DetectorSpec
+from ssd_train.errors import BackendError, ModelError
+from ssd_train.spec import OUTPUT_NAMES, RAW_NAMES, DetectorSpec
 
 trt_rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 

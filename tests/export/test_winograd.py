@@ -11,15 +11,15 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from export.cpu_graph import optimize_for_cpu
+from export.cpu_metadata import WINOGRAD_KEY, check_cpu_graph
 from export.engine_file import BuildOptions
-from export.onnx_export import export_onnx
+from export.onnx import export_onnx
 from export.tensorrt_bindings import TENSORRT_RTX
 from export.tensorrt_engine import build_engine
 from export.winograd import export_winograd, with_winograd
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_train import build_network
-from ssd_train.evaluation.cpu_graph import WINOGRAD_KEY, check_cpu_graph
-from ssd_train.evaluation.errors import ModelError
+from ssd_train.errors import ModelError
 
 NETWORK = "ssd_300_vgg16_atrous_voc"
 

@@ -17,7 +17,7 @@ from gpu_parts import FLAVOURS, MAX_BATCH, PRECISIONS, SMALL, Models, Record, ap
 from export.tensorrt_engine import BuiltEngine
 from ssd_deploy import doctor
 from ssd_deploy.backends.base import Runner
-from ssd_train.evaluation.spec import RAW_NAMES
+from ssd_train.spec import RAW_NAMES
 
 # Fixture -> the backend, by doctor's name, that a test with it needs.
 NEEDS = {"tensorrt_flavour": "tensorrt", "torch_on_gpu": "torch (cuda)", "onnxruntime_on_gpu": "onnxruntime (cuda)"}

@@ -17,11 +17,11 @@ from export.tensorrt_bindings import MODULES
 from export.tensorrt_engine import BuiltEngine
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.parity import TOLERANCES, BackendRun, Comparison, compare, match_detections, run_backend
-from ssd_train.evaluation.datasets.dataset import Dataset
-from ssd_train.evaluation.datasets.load import load_dataset
-from ssd_train.evaluation.detections import Detections, PaddedDetections
+from ssd_train.datasets.dataset import Dataset
+from ssd_train.datasets.layouts import load_dataset
+from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.evaluation.protocol import Protocol
-from ssd_train.evaluation.spec import OUTPUT_NAMES
+from ssd_train.spec import OUTPUT_NAMES
 
 FLAVOURS = tuple(MODULES)
 
@@ -152,7 +152,7 @@ class Models:
 
 def export_model(name: str, precision: str, folder: Path) -> Path:
     """Export a network with random weights to `folder/<name>.<precision>.onnx`."""
-    from export.onnx_export import export_onnx
+    from export.onnx import export_onnx
     from ssd_train import build_network
     from ssd_train.networks.precision import in_precision
 

@@ -23,8 +23,8 @@ from gpu_parts import (
 from export.tensorrt_engine import BuiltEngine
 from ssd_deploy.backends.base import CUDA_EVENTS, Runner, device_clock_of
 from ssd_deploy.parity import TOLERANCES
-from ssd_train.evaluation.detections import PaddedDetections
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.detections import PaddedDetections
+from ssd_train.errors import BackendError
 
 pytestmark = pytest.mark.gpu
 

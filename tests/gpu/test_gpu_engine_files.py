@@ -16,7 +16,7 @@ from export.engine_file import BuildOptions, info_path
 from export.tensorrt_bindings import Messages, load_bindings, make_logger
 from export.tensorrt_engine import BuiltEngine, build_engine
 from ssd_deploy import engines
-from ssd_train.evaluation.errors import BackendError, ModelError
+from ssd_train.errors import BackendError, ModelError
 
 pytestmark = pytest.mark.gpu
 

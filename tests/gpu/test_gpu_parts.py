@@ -31,7 +31,7 @@ from test_gpu_process import call_and_check, expected_answers, in_threads
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_train import build_network
-from ssd_train.evaluation.detections import PaddedDetections
+from ssd_train.detections import PaddedDetections
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from gpu_parts import MAX_BATCH, OTHER_BACKEND, SAME_RUNNER, SMALL, Models, Reco
 
 from export.tensorrt_engine import BuiltEngine
 from ssd_deploy.backends.base import Runner
-from ssd_train.evaluation.detections import PaddedDetections
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.detections import PaddedDetections
+from ssd_train.errors import BackendError
 
 pytestmark = pytest.mark.gpu
 

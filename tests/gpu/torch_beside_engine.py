@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from gpu_parts import OTHER_BACKEND, SMALL, assert_same
 
-from ssd_train.evaluation.detections import PaddedDetections
+from ssd_train.detections import PaddedDetections
 
 TURNS_AT_ONCE = 20
 

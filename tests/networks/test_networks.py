@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssd_train import build_network
-from ssd_train.evaluation.errors import NetworkError, SpecError, WeightsError
+from ssd_train.errors import NetworkError, SpecError, WeightsError
 from ssd_train.networks.build import BACKBONES, build_ssd
 from ssd_train.networks.complexity import measure
 from ssd_train.networks.vgg_atrous import L2Normalize

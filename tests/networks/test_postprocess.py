@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssd_train.evaluation.spec import PostprocessSettings
 from ssd_train.networks.postprocess import (
     SUPPRESSION_ROUNDS,
     Postprocess,
@@ -20,6 +19,7 @@ from ssd_train.networks.postprocess import (
     suppress,
     take_best,
 )
+from ssd_train.spec import PostprocessSettings
 
 
 def reference_iou(a, b):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ssd_train import build_network
-from ssd_train.evaluation.errors import NetworkError
+from ssd_train.errors import NetworkError
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.precision import DTYPES, InFloat32, in_precision
 from ssd_train.networks.vgg_atrous import L2Normalize

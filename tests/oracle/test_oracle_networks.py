@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from oracle_reference import ReferenceCase
 
-from export.onnx_export import export_onnx
+from export.onnx import export_onnx
 from ssd_train import build_network
-from ssd_train.evaluation.detections import Detections, PaddedDetections
-from ssd_train.evaluation.metrics.voc_ap import iou
-from ssd_train.evaluation.spec import PostprocessSettings
+from ssd_train.detections import Detections, PaddedDetections
+from ssd_train.metrics.voc_ap import iou
 from ssd_train.networks.postprocess import Postprocess
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import NETWORKS
+from ssd_train.spec import PostprocessSettings
 
 pytestmark = pytest.mark.oracle
 

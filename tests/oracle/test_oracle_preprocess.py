@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ssd_train.evaluation.preprocess import interpolation_for, load_image, preprocess
-from ssd_train.evaluation.spec import IMAGENET_STD, DetectorSpec
+from ssd_train.preprocess import interpolation_for, load_image, preprocess
+from ssd_train.spec import IMAGENET_STD, DetectorSpec
 
 pytestmark = pytest.mark.oracle
 

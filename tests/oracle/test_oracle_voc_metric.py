@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ssd_train.evaluation.datasets.voc import load_voc
-from ssd_train.evaluation.detections import Detections, PaddedDetections
+from ssd_train.datasets.voc import load_voc
+from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.evaluation.evaluate import score
 from ssd_train.evaluation.protocol import Protocol, for_voc_metric
-from ssd_train.evaluation.spec import DetectorSpec
 from ssd_train.networks.zoo import VOC_CLASSES
+from ssd_train.spec import DetectorSpec
 
 pytestmark = pytest.mark.oracle
 

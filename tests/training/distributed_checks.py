@@ -15,13 +15,13 @@ import typer
 from torch import Tensor
 from training_runs import NETWORK, small_config, small_options
 
-from ssd_train.commands import user_errors
-from ssd_train.evaluation.datasets.load import load_dataset
+from ssd_train.cli import train
+from ssd_train.command_errors import user_errors
+from ssd_train.datasets.generated import SHAPE_CLASSES
+from ssd_train.datasets.layouts import load_dataset
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import network_config
-from ssd_train.shapes import SHAPE_CLASSES
-from ssd_train.train_command import train
 from ssd_train.training.batches import Batch
 from ssd_train.training.initialise import initialise
 from ssd_train.training.processes import Processes, joined

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ssd_train.evaluation.preprocess import load_image
+from ssd_train.preprocess import load_image
 from ssd_train.training.augment import Geometry, _cropped, _kept, render, sample_colour, sample_geometry
 
 # Small, so that even eightfold reduction needs no large pictures.

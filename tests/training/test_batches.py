@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssd_train.evaluation.datasets.dataset import Sample, make_ground_truth
+from ssd_train.datasets.dataset import Sample, make_ground_truth
 from ssd_train.training.batches import (
     AugmentedImages,
     Batch,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ssd_train.evaluation.errors import SSDDeployError
+from ssd_train.errors import SSDDeployError
 from ssd_train.training.config import FIELDS, TrainingConfig, option_name, read_config, resolve
 
 NEEDED: dict[str, Any] = {"network": "ssd_300_mobilenet0.25_custom", "dataset": "voc", "out": Path("run")}

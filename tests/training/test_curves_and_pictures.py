@@ -10,11 +10,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ssd_train.evaluation.datasets.dataset import Sample, make_ground_truth
-from ssd_train.evaluation.detections import Detections
-from ssd_train.evaluation.draw import write_picture
-from ssd_train.evaluation.errors import SSDDeployError
-from ssd_train.evaluation.spec import DetectorSpec
+from ssd_train.datasets.dataset import Sample, make_ground_truth
+from ssd_train.detections import Detections
+from ssd_train.draw import write_picture
+from ssd_train.errors import SSDDeployError
+from ssd_train.spec import DetectorSpec
 from ssd_train.training.curves import write_curves
 from ssd_train.training.pictures import _grid, write_augmented, write_detections
 

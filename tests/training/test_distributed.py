@@ -23,7 +23,7 @@ from training_runs import (
     wait_until,
 )
 
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.errors import BackendError
 from ssd_train.training.batches import Stream
 from ssd_train.training.processes import Processes, joined
 from ssd_train.training.run_folder import read_checkpoint

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssd_train.evaluation.errors import WeightsError
+from ssd_train.errors import WeightsError
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.feature_expander import ExpandedLevel
 from ssd_train.networks.ssd import SSD, ConvPredictor

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ssd_train.evaluation.errors import BackendError
+from ssd_train.errors import BackendError
 from ssd_train.training.processes import Processes, joined
 
 

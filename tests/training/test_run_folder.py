@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ssd_train.evaluation import files
-from ssd_train.evaluation.errors import SSDDeployError
+from ssd_train import files
+from ssd_train.errors import SSDDeployError
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.zoo import network_config
 from ssd_train.training.run_folder import RunFolder, read_checkpoint

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ssd_train.evaluation.errors import DatasetError
+from ssd_train.errors import DatasetError
 from ssd_train.training.samples import (
     DataSource,
     find_class_names,

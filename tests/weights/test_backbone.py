@@ -9,7 +9,7 @@ import zipfile
 import pytest
 import torch
 
-from ssd_train.evaluation.errors import WeightsError
+from ssd_train.errors import WeightsError
 from ssd_train.networks.build import BACKBONES, build_ssd
 from ssd_train.networks.zoo import NETWORKS, network_config
 from ssd_train.weights import backbone as module

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ssd_train import build_network
-from ssd_train.evaluation.errors import SSDDeployError, WeightsError
+from ssd_train.errors import SSDDeployError, WeightsError
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.zoo import NETWORKS, network_config
 from ssd_train.weights.checkpoint import read_tensors, write_safetensors

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssd_train import build_network
-from ssd_train.evaluation.errors import NetworkError, WeightsError
+from ssd_train.errors import NetworkError, WeightsError
 from ssd_train.networks.ssd import SSD
 from ssd_train.weights import load
 from ssd_train.weights.checkpoint import read_tensors

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssd_train.evaluation.errors import WeightsError
+from ssd_train.errors import WeightsError
 from ssd_train.weights.params_file import parse_params, read_params
 
 PATH = Path("some.params")

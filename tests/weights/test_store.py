@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ssd_train.evaluation.errors import WeightsError
+from ssd_train.errors import WeightsError
 from ssd_train.networks.zoo import NETWORKS
 from ssd_train.weights import store
 from ssd_train.weights.store import (

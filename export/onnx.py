@@ -1,0 +1,196 @@
+"""Network + decode + NMS -> one self-describing ONNX file, checked before it exists.
+
+    images (N, 3, S, S) -> network -> cls_logits, box_offsets -> Postprocess -> boxes, scores, labels
+
+The raw predictions keep the names `cls_logits` and `box_offsets` inside the graph, so that a parity
+check can look at them; they are no outputs.
+"""
+
+import dataclasses
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ssd_train.captured_stdout import captured_stdout
+from ssd_train.errors import ModelError
+from ssd_train.files import written_atomically
+from ssd_train.networks.postprocess import Postprocess
+from ssd_train.networks.ssd import SSD
+from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec, PostprocessSettings
+
+# What the exporter writes by itself; another number would mean a conversion after the fact.
+OPSET = 18
+
+# Largest difference between PyTorch and the file, relative to the spread of each raw output. In float32
+# both compute in another order, and 1e-5 is seen. In half precision PyTorch rounds after every layer, ONNX
+# Runtime, which computes such a graph in float32 on most CPUs, only where it cannot avoid it: 1e-2 is seen.
+RAW_TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2}
+
+# The same for detections, in pixels and in score; and the share of them that may have another partner,
+# since softmax differs in its last bit and the last bit decides which of two equal candidates stays.
+BOX_TOLERANCE = 1e-2
+SCORE_TOLERANCE = 1e-5
+TIED_SHARE = 0.02
+
+# Batch sizes of the check; the trace itself uses 2.
+TRACED_BATCH = 2
+CHECKED_BATCHES = (1, 3)
+
+
+class ExportedGraph(nn.Module):
+    """Network and post-processing as one module; also returns the raw predictions."""
+
+    def __init__(self, network: SSD, settings: PostprocessSettings) -> None:
+        super().__init__()
+        self.network = network
+        self.postprocess = Postprocess(settings)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return boxes, scores, labels (see `Postprocess`), then cls_logits and box_offsets (see `SSD`)."""
+        cls_logits, box_offsets = self.network(images)
+        return *self.postprocess(cls_logits, box_offsets, self.network.anchors), cls_logits, box_offsets
+
+
+def export_onnx(network: SSD, out_dir: Path, *, settings: PostprocessSettings = PostprocessSettings()) -> Path:
+    """Export a network with decode and NMS to `out_dir/<network>.<precision>.onnx`.
+
+    The file takes `images` (N, 3, S, S) float32, normalised, any N, and gives `boxes` (N, D, 4) xyxy
+    in input pixels, `scores` (N, D) and `labels` (N, D) int64, padded with -1. Its metadata holds
+    the whole `DetectorSpec`. It is written only after ONNX's checker passed it with full shape
+    inference and ONNX Runtime gave PyTorch's values for it on batches other than the traced one.
+
+    Args:
+        network: in evaluation mode, on the CPU; float32, or `precision.in_precision(..., "fp16")`.
+        out_dir: made if missing; a file of that name is replaced.
+        settings: thresholds and counts that become part of the graph.
+
+    Raises:
+        ModelError: the exported graph does not compute what the network does.
+        SSDDeployError: the folder cannot be written.
+    """
+    graph = ExportedGraph(network, settings).eval()
+    spec = dataclasses.replace(network.spec, postprocess=settings, versions=_versions())
+    if spec.precision not in RAW_TOLERANCES:
+        raise ModelError(f"{spec.network}: cannot be exported in {spec.precision}; use {' or '.join(RAW_TOLERANCES)}")
+    model = _traced(graph, spec)
+    for name in RAW_NAMES:
+        _drop_output(model, name)
+    _strip_traces(model)
+    onnx.helper.set_model_props(model, spec.to_metadata())
+    path = out_dir / f"{network.config.name}.{spec.precision}.onnx"
+    onnx.checker.check_model(model, full_check=True)
+    _check_values(graph, model, spec)
+    with written_atomically(path) as temporary:
+        onnx.save(model, temporary)
+    return path
+
+
+def _traced(graph: ExportedGraph, spec: DetectorSpec) -> onnx.ModelProto:
+    images = torch.zeros(TRACED_BATCH, 3, *spec.input_size)
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    # The exporter logs optional packages that it does without and prints counts of rewrites: nothing for a user.
+    exporter_log.setLevel(logging.ERROR)
+    try:
+        with captured_stdout(), warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                graph,
+                (images,),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[INPUT_NAME],
+                output_names=[*OUTPUT_NAMES, *RAW_NAMES],
+                dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+            )
+    finally:
+        exporter_log.setLevel(level)
+    if program is None:
+        raise ModelError(f"{spec.network}: PyTorch exported no graph; check the installed torch version")
+    return program.model_proto
+
+
+def _drop_output(model: onnx.ModelProto, name: str) -> None:
+    """Make an output an inner value; its name and its shape stay known."""
+    output = next(output for output in model.graph.output if output.name == name)
+    model.graph.value_info.append(output)
+    model.graph.output.remove(output)
+
+
+def _strip_traces(model: onnx.ModelProto) -> None:
+    """Remove the Python stack traces that the exporter leaves on every node: size, and paths of the machine."""
+    model.graph.ClearField("metadata_props")
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+        value.ClearField("metadata_props")
+
+
+def _check_values(graph: ExportedGraph, model: onnx.ModelProto, spec: DetectorSpec) -> None:
+    """Compare the graph with PyTorch on inputs that were not traced, raw predictions included."""
+    with_raw = onnx.ModelProto()
+    with_raw.CopyFrom(model)
+    values = {value.name: value for value in with_raw.graph.value_info}
+    with_raw.graph.output.extend(values[name] for name in RAW_NAMES)
+    session = onnxruntime.InferenceSession(with_raw.SerializeToString(), providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    names = [*OUTPUT_NAMES, *RAW_NAMES]
+    tolerance = RAW_TOLERANCES[spec.precision]
+    for batch in CHECKED_BATCHES:
+        images = torch.randn(batch, 3, *spec.input_size, generator=generator)
+        with torch.inference_mode():
+            expected = dict(zip(names, (value.numpy() for value in graph(images)), strict=True))
+        got = dict(zip(names, session.run(names, {"images": images.numpy()}), strict=True))
+        for name in RAW_NAMES:
+            if not np.isfinite(expected[name]).all():
+                raise ModelError(
+                    f"{spec.network}: its {name} are not finite in {spec.precision}, so its activations leave that "
+                    "range; nothing was written, use --precision fp32"
+                )
+            difference = float(np.abs(got[name] - expected[name]).max() / (expected[name].std() + 1e-12))
+            if got[name].shape != expected[name].shape or not difference <= tolerance:
+                raise ModelError(
+                    f"{spec.network}: the exported graph gives other {name} than PyTorch for a batch of {batch} "
+                    f"({difference:.1e} of their spread, at most {tolerance:.0e} is allowed); nothing was written"
+                )
+        _check_detections(graph, got, spec, batch)
+
+
+def _check_detections(graph: ExportedGraph, got: dict[str, NDArray[Any]], spec: DetectorSpec, batch: int) -> None:
+    """Compare the graph's decode and NMS with PyTorch's, both on the graph's own raw predictions."""
+    with torch.inference_mode():
+        raw = [torch.from_numpy(got[name]) for name in RAW_NAMES]
+        outputs = graph.postprocess(*raw, graph.network.anchors)
+    expected = dict(zip(OUTPUT_NAMES, (value.numpy() for value in outputs), strict=True))
+    shapes = [
+        (got[name].shape, got[name].dtype) == (expected[name].shape, expected[name].dtype) for name in OUTPUT_NAMES
+    ]
+    alone = _rows_alone(got, expected) + _rows_alone(expected, got) if all(shapes) else 2 * got["labels"].size
+    if alone > TIED_SHARE * 2 * got["labels"].size:
+        raise ModelError(
+            f"{spec.network}: {alone} of {2 * got['labels'].size} detections of the exported graph and of PyTorch have "
+            f"no partner on the other side for a batch of {batch}; nothing was written"
+        )
+
+
+def _rows_alone(rows: dict[str, NDArray[Any]], others: dict[str, NDArray[Any]]) -> int:
+    """Count detections and padding rows that are not among the other side's of the same image, in any order."""
+    boxes, other_boxes = rows["boxes"][:, :, None], others["boxes"][:, None]
+    near = np.isclose(boxes, other_boxes, rtol=1e-5, atol=BOX_TOLERANCE).all(axis=-1)
+    near &= np.abs(rows["scores"][:, :, None] - others["scores"][:, None]) < SCORE_TOLERANCE
+    near &= rows["labels"][:, :, None] == others["labels"][:, None]
+    return int((~near.any(axis=2)).sum())
+
+
+def _versions() -> dict[str, str]:
+    return {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}

@@ -1,0 +1,22 @@
+"""Class lists as text files, a name a line."""
+
+from pathlib import Path
+
+from ssd_train.errors import SpecError
+from ssd_train.spec import check_class_names
+
+
+def read_class_list(path: Path) -> tuple[str, ...]:
+    """Read a class list; empty lines are left out.
+
+    Raises:
+        SpecError: the file cannot be read as text, has no names, or repeats one.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: the class list cannot be read ({error}); give a text file, a name a line") from error
+    try:
+        return check_class_names(tuple(line.strip() for line in lines if line.strip()))
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from error

@@ -1,0 +1,74 @@
+"""Detections drawn into a picture, and pictures written."""
+
+import colorsys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_train.detections import Detections
+from ssd_train.errors import SSDDeployError
+from ssd_train.files import written_atomically
+
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def draw(
+    image: NDArray[np.uint8], detections: Detections, class_names: tuple[str, ...], *, with_scores: bool = True
+) -> NDArray[np.uint8]:
+    """Return a copy of an image with boxes, class names and scores in it.
+
+    Args:
+        image: (H, W, 3) RGB uint8.
+        detections: boxes in pixels of that image; drawn worst first, so that the best lies on top.
+        class_names: label order.
+        with_scores: False for annotations, which have none.
+    """
+    canvas = image.copy()
+    height, width = image.shape[:2]
+    # Lines and letters keep their share of the picture, from thumbnails to panoramas.
+    unit = max(1.0, min(height, width) / 400)
+    thickness, scale = round(unit + 0.5), 0.4 * unit
+    shown = detections.clipped((height, width))
+    rows = list(
+        zip(shown.boxes.round().astype(int).tolist(), shown.scores.tolist(), shown.labels.tolist(), strict=True)
+    )
+    for (left, top, right, bottom), _, label in reversed(rows):
+        cv2.rectangle(canvas, (left, top), (right, bottom), _color(label), thickness)
+    # Names after all boxes, so that no line runs through one.
+    for (left, top, _, _), score, label in reversed(rows):
+        color = _color(label)
+        text = f"{class_names[label]} {score:.2f}" if with_scores else class_names[label]
+        (text_width, text_height), baseline = cv2.getTextSize(text, FONT, scale, max(1, thickness - 1))
+        # Above the box, or inside it where there is no room; never past the right edge.
+        x = max(0, min(left, width - text_width))
+        y = top - baseline if top - text_height - baseline >= 0 else top + text_height + baseline
+        cv2.rectangle(canvas, (x, y - text_height - 1), (x + text_width, y + baseline), color, cv2.FILLED)
+        cv2.putText(canvas, text, (x, y), FONT, scale, _ink(color), max(1, thickness - 1), cv2.LINE_AA)
+    return canvas
+
+
+def write_picture(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write an (H, W, 3) RGB picture in the format that the name says, atomically.
+
+    Raises:
+        SSDDeployError: the file cannot be written, or the format cannot hold such a picture.
+    """
+    with written_atomically(path) as temporary:
+        ok, data = cv2.imencode(path.suffix, image[:, :, ::-1])
+        if not ok:
+            raise SSDDeployError(f"{path}: OpenCV cannot write a picture of {image.shape[1]}x{image.shape[0]} pixels")
+        temporary.write_bytes(data.tobytes())
+
+
+def _color(label: int) -> tuple[int, int, int]:
+    """Return a bright RGB color; the golden ratio keeps neighbouring labels far apart on the color wheel."""
+    red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.75, 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _ink(color: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black on light colors, white on dark ones (ITU-R BT.601 luma)."""
+    luma = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+    return (0, 0, 0) if luma > 140 else (255, 255, 255)

@@ -1,0 +1,151 @@
+"""COCO average precision, computed by faster-coco-eval on objects that are built in memory.
+
+It gives pycocotools' numbers, which the tests hold it to, in an eighth of the time.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+from numpy.typing import NDArray
+
+from ssd_train.captured_stdout import captured_stdout
+from ssd_train.datasets.dataset import GroundTruth
+from ssd_train.detections import Detections
+from ssd_train.errors import DatasetError
+
+# In the order of COCOeval.stats.
+NUMBER_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CocoResult:
+    """COCO's numbers, fractions; NaN where there is no object to find (pycocotools writes -1).
+
+    Attributes:
+        numbers: the twelve of `NUMBER_NAMES`.
+        per_class: AP at IoU 0.50:0.95 by class name.
+        positives: objects that are not crowd, by class name.
+    """
+
+    numbers: dict[str, float]
+    per_class: dict[str, float]
+    positives: dict[str, int]
+
+
+def coco_average_precision(
+    ground_truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str]
+) -> CocoResult:
+    """Score detections as COCO does: IoU 0.50:0.95, at most 100 detections an image and class.
+
+    Args:
+        ground_truths, detections: one each an image, boxes in image pixels.
+        class_names: label order.
+
+    Raises:
+        DatasetError: there are no images, or none holds an object that is not crowd.
+        ValueError: the two sequences differ in length.
+    """
+    evaluated = evaluate_boxes(ground_truths, detections, len(class_names))
+    with captured_stdout():
+        evaluated.summarize()
+    labels = np.concatenate([truth.labels[~truth.is_crowd] for truth in ground_truths])
+    positives = np.bincount(labels, minlength=len(class_names))
+    precision = evaluated.eval["precision"]
+    return CocoResult(
+        numbers={name: _nan_if_undefined(value) for name, value in zip(NUMBER_NAMES, evaluated.stats, strict=True)},
+        per_class={name: mean_precision(precision[:, :, [label]]) for label, name in enumerate(class_names)},
+        positives={name: int(count) for name, count in zip(class_names, positives, strict=True)},
+    )
+
+
+def evaluate_boxes(
+    ground_truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    num_classes: int,
+    *,
+    max_detections: tuple[int, int, int] = (1, 10, 100),
+    by_area: bool = True,
+) -> COCOeval_faster:
+    """Evaluate up to and including `accumulate`, without printing.
+
+    Args:
+        ground_truths, detections, num_classes: as in `coco_average_precision`.
+        max_detections: the three limits an image and class, ascending; `summarize` needs 100 as the last.
+        by_area: also for small, medium and large objects, which `summarize` needs and takes four times as long.
+
+    Raises:
+        DatasetError, ValueError: as `coco_average_precision`.
+    """
+    if len(ground_truths) != len(detections):
+        raise ValueError(f"{len(detections)} images were detected, but {len(ground_truths)} are annotated")
+    if not ground_truths:
+        raise DatasetError("there are no images to score; choose a split that has some")
+    if not any((~truth.is_crowd).any() for truth in ground_truths):
+        raise DatasetError(
+            f"{len(ground_truths)} images hold no object that counts (none at all, or crowd only), so there is "
+            "nothing to find; choose another split"
+        )
+    truth_rows = (
+        {"image_id": image_id, "label": label, "box": box, "area": area, "iscrowd": int(is_crowd)}
+        for image_id, truth in enumerate(ground_truths, start=1)
+        for label, box, area, is_crowd in zip(
+            truth.labels.tolist(), truth.boxes, truth.areas.tolist(), truth.is_crowd, strict=True
+        )
+    )
+    found_rows = (
+        {"image_id": image_id, "label": label, "box": box, "score": score, "iscrowd": 0}
+        for image_id, found in enumerate(detections, start=1)
+        for label, box, score in zip(
+            found.labels.tolist(), found.boxes.astype(np.float64), found.scores.tolist(), strict=True
+        )
+    )
+    with captured_stdout():
+        evaluated = COCOeval_faster(
+            _index(truth_rows, len(ground_truths), num_classes),
+            _index(found_rows, len(ground_truths), num_classes),
+            "bbox",
+        )
+        evaluated.params.maxDets = list(max_detections)
+        if not by_area:
+            evaluated.params.areaRng = evaluated.params.areaRng[:1]
+            evaluated.params.areaRngLbl = evaluated.params.areaRngLbl[:1]
+        evaluated.evaluate()
+        evaluated.accumulate()
+    return evaluated
+
+
+def _index(rows: Iterable[dict[str, Any]], num_images: int, num_classes: int) -> COCO:
+    """Build the index that pycocotools would read from a file; images and categories are numbered from 1."""
+    annotations = []
+    # An id of 0 is taken for "not matched", so they too start at 1.
+    for annotation_id, row in enumerate(rows, start=1):
+        x1, y1, x2, y2 = row.pop("box").tolist()
+        row["bbox"] = [x1, y1, x2 - x1, y2 - y1]
+        row.setdefault("area", (x2 - x1) * (y2 - y1))
+        annotations.append({"id": annotation_id, "category_id": row.pop("label") + 1, **row})
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": image_id} for image_id in range(1, num_images + 1)],
+        "categories": [{"id": category_id} for category_id in range(1, num_classes + 1)],
+        "annotations": annotations,
+    }
+    coco.createIndex()
+    return coco
+
+
+def mean_precision(precision: NDArray[np.float64]) -> float:
+    """Return the mean over all areas and the largest limit of detections; NaN where nothing is defined.
+
+    Args:
+        precision: `COCOeval.eval["precision"]`, (IoU, recall, class, area, limit), -1 for undefined.
+    """
+    values = precision[:, :, :, 0, -1]
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else float("nan")
+
+
+def _nan_if_undefined(value: float) -> float:
+    return float(value) if value > -1 else float("nan")

@@ -1,0 +1,173 @@
+"""Pascal VOC average precision: the 11-point form of 2007 and the area form of 2010 and later.
+
+Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010, section 4.2.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_train.datasets.dataset import GroundTruth
+from ssd_train.detections import Detections
+from ssd_train.errors import DatasetError
+
+# The devkit's and GluonCV's floating range: 0.30000000000000004 is one of its values, so a recall of
+# exactly 0.3 does not reach that point.
+RECALL_POINTS = np.arange(0.0, 1.1, 0.1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VocResult:
+    """Average precision of every class, fractions; NaN for a class without positives.
+
+    Attributes:
+        ap07: 11-point average precision by class name.
+        ap_area: area under the monotone precision envelope by class name.
+        positives: objects that count (not difficult, not crowd) by class name.
+    """
+
+    ap07: dict[str, float]
+    ap_area: dict[str, float]
+    positives: dict[str, int]
+
+    @property
+    def mean_ap07(self) -> float:
+        """Mean over the classes that have positives."""
+        return float(np.nanmean(list(self.ap07.values())))
+
+    @property
+    def mean_ap_area(self) -> float:
+        return float(np.nanmean(list(self.ap_area.values())))
+
+
+def voc_average_precision(
+    ground_truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    class_names: Sequence[str],
+    *,
+    match_iou_threshold: float = 0.5,
+    later_first_on_ties: bool = False,
+) -> VocResult:
+    """Score detections, best first, against the objects of their image and class.
+
+    A detection looks only at the object it overlaps most, difficult ones included (the first of
+    equals). Below the threshold it is false; on a difficult or crowd object it is ignored; on any
+    other it is true the first time and false afterwards. There is no second choice.
+
+    Args:
+        ground_truths, detections: one each an image, in the same coordinates, in which plain IoU is
+            wanted (see `protocol.for_voc_metric`).
+        class_names: label order.
+        match_iou_threshold: an overlap of exactly this much matches.
+        later_first_on_ties: reverse equal scores, first in each image, where that decides which of two
+            takes an object, and then over all images; False keeps their order.
+
+    Raises:
+        DatasetError: there are no images, or none holds an object that counts.
+        ValueError: the two sequences differ in length.
+    """
+    if len(ground_truths) != len(detections):
+        raise ValueError(f"{len(detections)} images were detected, but {len(ground_truths)} are annotated")
+    if not ground_truths:
+        raise DatasetError("there are no images to score; choose a split that has some")
+    object_labels = np.concatenate([truth.labels for truth in ground_truths])
+    object_ignored = np.concatenate([truth.is_difficult | truth.is_crowd for truth in ground_truths])
+    if object_ignored.all():
+        raise DatasetError(
+            f"the {len(ground_truths)} images hold no object that counts ({len(object_labels)} difficult or crowd "
+            "ones), so there is nothing to find; choose another split or more images"
+        )
+
+    scores, labels, objects = _match_all(ground_truths, detections, match_iou_threshold, later_first_on_ties)
+    ap07, ap_area, positives = {}, {}, {}
+    for label, name in enumerate(class_names):
+        of_class = labels == label
+        positives[name] = int(np.count_nonzero((object_labels == label) & ~object_ignored))
+        recall, precision = _recall_precision(
+            scores[of_class], objects[of_class], object_ignored, positives[name], later_first_on_ties
+        )
+        ap07[name] = _eleven_point(recall, precision) if positives[name] else float("nan")
+        ap_area[name] = _area(recall, precision) if positives[name] else float("nan")
+    return VocResult(ap07=ap07, ap_area=ap_area, positives=positives)
+
+
+def _best_first(scores: NDArray[np.float32], later_first_on_ties: bool) -> NDArray[np.intp]:
+    if later_first_on_ties:
+        return np.argsort(scores, kind="stable")[::-1]
+    return np.argsort(-scores, kind="stable")
+
+
+def _match_all(
+    ground_truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    match_iou_threshold: float,
+    later_first_on_ties: bool,
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Return score, label and matched object of all detections, image by image, best first within one.
+
+    Objects are numbered through all images; -1 is none.
+    """
+    scores, labels, objects = [], [], []
+    first_object = 0
+    for truth, found in zip(ground_truths, detections, strict=True):
+        found = found.select(_best_first(found.scores, later_first_on_ties))
+        matched = _best_objects(truth, found, match_iou_threshold)
+        scores.append(found.scores)
+        labels.append(found.labels)
+        objects.append(np.where(matched >= 0, matched + first_object, -1))
+        first_object += len(truth)
+    return np.concatenate(scores), np.concatenate(labels), np.concatenate(objects)
+
+
+def _best_objects(truth: GroundTruth, found: Detections, match_iou_threshold: float) -> NDArray[np.int64]:
+    """Return for every detection the object of its class that it overlaps most, or -1 below the threshold."""
+    if not len(truth) or not len(found):
+        return np.full(len(found), -1, np.int64)
+    overlaps = np.where(found.labels[:, None] == truth.labels, iou(found.boxes, truth.boxes), -1.0)
+    best = overlaps.argmax(axis=1)
+    matches = np.take_along_axis(overlaps, best[:, None], axis=1)[:, 0] >= match_iou_threshold
+    return np.where(matches, best, -1).astype(np.int64)
+
+
+def iou(boxes: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the (K, M) overlaps of (K, 4) and (M, 4) xyxy boxes; 0 where a pair has no area."""
+    boxes, others = boxes.astype(np.float64), others.astype(np.float64)
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    intersection = np.clip(high - low, 0, None).prod(axis=2)
+    areas, other_areas = (np.clip(each[:, 2:] - each[:, :2], 0, None).prod(axis=1) for each in (boxes, others))
+    union = areas[:, None] + other_areas - intersection
+    overlaps: NDArray[np.float64] = np.zeros_like(union)
+    np.divide(intersection, union, out=overlaps, where=union > 0)
+    return overlaps
+
+
+def _recall_precision(
+    scores: NDArray[np.float32],
+    objects: NDArray[np.int64],
+    object_ignored: NDArray[np.bool_],
+    positives: int,
+    later_first_on_ties: bool,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return both curves of one class, a point for each detection that is not ignored."""
+    is_first = np.zeros(len(objects), np.bool_)
+    is_first[np.unique(objects, return_index=True)[1]] = True
+    is_true = is_first & (objects >= 0)
+    counts = (objects < 0) | ~object_ignored[objects]
+    scores, is_true = scores[counts], is_true[counts]
+    is_true = is_true[_best_first(scores, later_first_on_ties)]
+    true_count = np.cumsum(is_true)
+    return true_count / max(positives, 1), true_count / np.arange(1, len(is_true) + 1)
+
+
+def _eleven_point(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
+    return sum(float(precision[recall >= point].max(initial=0.0)) for point in RECALL_POINTS) / 11
+
+
+def _area(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
+    recall = np.concatenate([[0.0], recall, [1.0]])
+    precision = np.concatenate([[0.0], precision, [0.0]])
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(recall) * envelope[1:]))

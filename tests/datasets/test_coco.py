@@ -1,0 +1,192 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from ssd_train.datasets.coco import load_coco
+from ssd_train.errors import DatasetError
+from ssd_train.networks.zoo import COCO_CLASSES, VOC_CLASSES
+
+CLASSES = ("cat", "dog")
+
+
+def small_coco() -> dict[str, Any]:
+    """Three images out of order, one without objects; categories out of order and with a gap."""
+    return {
+        "images": [
+            {"id": image_id, "file_name": f"{image_id}.jpg", "width": 40, "height": 30} for image_id in (7, 3, 5)
+        ],
+        "categories": [{"id": 9, "name": "dog"}, {"id": 2, "name": "cat"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 9, "bbox": [1.5, 2, 10, 20], "area": 99.5, "iscrowd": 0},
+            {"id": 2, "image_id": 3, "category_id": 2, "bbox": [0, 0, 40, 30], "area": 600, "iscrowd": 1},
+            {"id": 3, "image_id": 7, "category_id": 2, "bbox": [3, 4, 5, 6]},
+        ],
+    }
+
+
+def write_coco(root: Path, content: Any, split: str = "val2017") -> Path:
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / split).mkdir(exist_ok=True)
+    for image_id in (3, 5, 7):
+        cv2.imwrite(str(root / split / f"{image_id}.jpg"), np.zeros((30, 40, 3), np.uint8))
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def test_samples_come_by_image_id_and_labels_by_rank_of_category_id(tmp_path: Path) -> None:
+    dataset = load_coco(write_coco(tmp_path, small_coco()), None, CLASSES)
+    assert dataset.name == "coco val2017"
+    assert [sample.image_id for sample in dataset.samples] == [3, 5, 7]
+    assert [len(sample.ground_truth) for sample in dataset.samples] == [1, 0, 2]
+    assert dataset.category_ids == (2, 9)
+    truth = dataset.samples[2].ground_truth
+    assert truth.labels.tolist() == [1, 0]
+    assert truth.boxes.tolist() == [[1.5, 2, 11.5, 22], [3, 4, 8, 10]]
+    assert truth.areas.tolist() == [99.5, 30]  # the file's own, and the box's where it has none
+    assert dataset.samples[0].ground_truth.is_crowd.tolist() == [True]
+    assert dataset.samples[0].image_size == (30, 40)
+    assert not truth.is_difficult.any()
+
+
+def test_objects_without_width_or_height_are_left_out_and_noted(tmp_path: Path) -> None:
+    content = small_coco()
+    content["annotations"][0]["bbox"] = [1, 2, 0, 20]
+    dataset = load_coco(write_coco(tmp_path, content), None, CLASSES)
+    assert dataset.samples[2].ground_truth.labels.tolist() == [0]
+    assert dataset.notes == ("left out 1 objects without width or height: annotations 1",)
+
+
+def test_objects_marked_ignore_are_left_out_on_request_only(tmp_path: Path) -> None:
+    content = small_coco()
+    content["annotations"][0]["ignore"] = 1
+    content["annotations"][1]["ignore"] = 0
+    root = write_coco(tmp_path, content)
+    counts = {
+        skip: [len(sample.ground_truth) for sample in load_coco(root, None, CLASSES, skip_ignored=skip).samples]
+        for skip in (False, True)
+    }
+    assert counts == {False: [1, 0, 2], True: [1, 0, 1]}
+    kept = load_coco(root, None, CLASSES, skip_ignored=True).samples[2].ground_truth
+    assert kept.boxes.tolist() == [[3, 4, 8, 10]]
+    # Evaluation scores them, as pycocotools does.
+    assert [len(sample.ground_truth) for sample in load_coco(root, None, CLASSES).samples] == [1, 0, 2]
+
+
+def test_a_class_that_is_no_category_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"no category 'cow', which is class 1 of the detector; it has 2 \(cat, dog"):
+        load_coco(write_coco(tmp_path, small_coco()), None, ("cat", "cow"))
+
+
+def test_categories_are_matched_by_name_and_not_by_rank(tmp_path: Path) -> None:
+    root = write_coco(tmp_path, small_coco())
+    straight, swapped = load_coco(root, None, ("cat", "dog")), load_coco(root, None, ("dog", "cat"))
+    assert straight.category_ids == swapped.category_ids[::-1]
+    for one, other in zip(straight.samples, swapped.samples, strict=True):
+        np.testing.assert_array_equal(one.ground_truth.labels, 1 - other.ground_truth.labels)
+
+
+def test_a_detector_that_knows_fewer_classes_is_scored_on_those_with_a_note(tmp_path: Path) -> None:
+    root = write_coco(tmp_path, small_coco())
+    full, cats = load_coco(root, None, ("cat", "dog")), load_coco(root, None, ("cat",))
+    is_cat = [sample.ground_truth.labels == 0 for sample in full.samples]
+    assert [len(sample.ground_truth) for sample in cats.samples] == [int(each.sum()) for each in is_cat]
+    dogs = sum(int((~each).sum()) for each in is_cat)
+    assert f"left out {dogs} objects of 1 categories that the detector does not know" in cats.notes
+
+
+def test_two_classes_of_the_detector_may_not_be_one_category(tmp_path: Path) -> None:
+    content = small_coco()
+    content["categories"].append({"id": 72, "name": "tv"})
+    with pytest.raises(DatasetError, match="'tv' and 'tvmonitor' are one category"):
+        load_coco(write_coco(tmp_path, content), None, ("tv", "cat", "tvmonitor"))
+
+
+def test_a_voc_detector_finds_its_classes_under_cocos_names(real_data: Path) -> None:
+    dataset = load_coco(real_data / "coco_tiny", None, VOC_CLASSES)
+    coco_ids = {"aeroplane": 5, "bicycle": 2, "diningtable": 67, "motorbike": 4, "pottedplant": 64, "sofa": 63}
+    for name, category_id in {**coco_ids, "tvmonitor": 72, "person": 1}.items():
+        assert dataset.category_ids[VOC_CLASSES.index(name)] == category_id
+    assert len(dataset.samples) == 48
+
+
+def unknown_image(content: dict[str, Any]) -> None:
+    content["annotations"][0]["image_id"] = 8
+
+
+def unknown_category(content: dict[str, Any]) -> None:
+    content["annotations"][0]["category_id"] = 1
+
+
+def no_images(content: dict[str, Any]) -> None:
+    content["images"], content["annotations"] = [], []
+
+
+def repeated_image(content: dict[str, Any]) -> None:
+    content["images"].append(content["images"][0])
+
+
+def no_annotations_key(content: dict[str, Any]) -> None:
+    del content["annotations"]
+
+
+def short_box(content: dict[str, Any]) -> None:
+    content["annotations"][0]["bbox"] = [1, 2, 3]
+
+
+def nan_box(content: dict[str, Any]) -> None:
+    content["annotations"][0]["bbox"][0] = float("nan")
+
+
+def image_not_there(content: dict[str, Any]) -> None:
+    content["images"][1]["file_name"] = "elsewhere.jpg"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (unknown_image, r"instances_val2017\.json: annotation 1 belongs to image 8, which the file does not list"),
+        (unknown_category, r"instances_val2017\.json: annotation 1 has category 1, which the file does not list"),
+        (no_images, r"instances_val2017\.json: there are no images"),
+        (repeated_image, r"instances_val2017\.json: two images have the same id"),
+        (no_annotations_key, r"instances_val2017\.json: not a COCO instances file \(KeyError: 'annotations'\)"),
+        (short_box, r"instances_val2017\.json: not a COCO instances file \(ValueError"),
+        (nan_box, r"instances_val2017\.json: annotation 1 has bbox .*finite"),
+        (image_not_there, r"elsewhere\.jpg: no such image, but .*instances_val2017\.json lists it"),
+    ],
+)
+def test_damage_is_an_error_that_names_the_file(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    content = small_coco()
+    damage(content)
+    with pytest.raises(DatasetError, match=message):
+        load_coco(write_coco(tmp_path, content), None, CLASSES)
+
+
+def test_a_missing_or_broken_annotation_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"instances_test2017\.json: the annotation file cannot be read"):
+        load_coco(tmp_path, "test2017", CLASSES)
+    write_coco(tmp_path, [])
+    with pytest.raises(DatasetError, match="JSON list, expected an object"):
+        load_coco(tmp_path, None, CLASSES)
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    for text in (b"{", b"\xff\xfe\xfa"):
+        path.write_bytes(text)
+        with pytest.raises(DatasetError, match=r"instances_val2017\.json: not JSON"):
+            load_coco(tmp_path, None, CLASSES)
+
+
+def test_real_annotations_load_with_the_80_classes_of_the_networks(real_data: Path) -> None:
+    dataset = load_coco(real_data / "coco_tiny", None, COCO_CLASSES)
+    # Counted in the JSON file: 48 images, 592 annotations, 11 of them crowd.
+    assert len(dataset.samples) == 48
+    assert sum(len(sample.ground_truth) for sample in dataset.samples) == 592
+    assert sum(int(sample.ground_truth.is_crowd.sum()) for sample in dataset.samples) == 11
+    assert (dataset.category_ids[0], dataset.category_ids[11], dataset.category_ids[79]) == (1, 13, 90)
+    sample = dataset.samples[0]
+    assert sample.load_image().shape == (*sample.image_size, 3)
