@@ -170,7 +170,7 @@ def doctor() -> None:
     from ssd_deploy.doctor import examine
     from ssd_deploy.text_table import text_table
 
-    rows = [(finding.backend, "yes" if finding.works else "no", finding.detail) for finding in examine()]
+    rows = [(name, "yes" if finding.works else "no", finding.detail) for name, finding in examine().items()]
     typer.echo(text_table(("backend", "works", "detail"), rows, left=3))
 
 

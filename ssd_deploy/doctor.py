@@ -1,10 +1,10 @@
 """Which backends work on this machine, tried and not guessed, and why each other does not."""
 
-import dataclasses
 import importlib.metadata
 
-from export.tensorrt_bindings import MODULES, TENSORRT_RTX, load_bindings
+from export.tensorrt_bindings import TENSORRT_RTX, load_bindings
 from export.tensorrt_engine import try_out
+from ssd_deploy.backends import BACKENDS, Finding
 from ssd_deploy.engines import find_gpu
 from ssd_train.errors import BackendError, SSDDeployError
 
@@ -16,47 +16,33 @@ IDENTITY_ONNX = bytes.fromhex(
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One backend: whether it works here, and what is known about it or missing."""
-
-    backend: str
-    works: bool
-    detail: str
+def examine() -> dict[str, Finding]:
+    """Try every backend on every device, by what `Backend.places` calls them; nothing is raised, whatever is broken."""
+    return {name: row.probe(device) for row in BACKENDS.values() for device, name in row.places()}
 
 
-def examine() -> list[Finding]:
-    """Try every backend; nothing is raised, whatever is broken."""
-    return [
-        _torch("cpu"),
-        _torch("cuda"),
-        *(_onnxruntime(name) for name in ("cpu", "cuda", "tensorrt")),
-        *map(_tensorrt, MODULES),
-    ]
-
-
-def _torch(device: str) -> Finding:
-    backend = f"torch ({device})"
+def probe_torch(device: str) -> Finding:
+    """Whether PyTorch computes on a device."""
     version = _version("torch")
     if version is None:
-        return Finding(backend=backend, works=False, detail="not installed: pip install 'ssd-deploy[export]'")
+        return Finding(works=False, detail="not installed: pip install 'ssd-deploy[export]'")
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Finding(backend=backend, works=False, detail=f"torch {version} does not import: {error}")
+        return Finding(works=False, detail=f"torch {version} does not import: {error}")
     if device == "cpu":
-        return Finding(backend=backend, works=True, detail=f"torch {version}, {torch.get_num_threads()} threads")
+        return Finding(works=True, detail=f"torch {version}, {torch.get_num_threads()} threads")
     if torch.version.cuda is None:
-        return Finding(backend=backend, works=False, detail=f"torch {version} was built without CUDA")
+        return Finding(works=False, detail=f"torch {version} was built without CUDA")
     if not torch.cuda.is_available():
         detail = f"torch {version} (CUDA {torch.version.cuda}) finds no GPU or no driver"
-        return Finding(backend=backend, works=False, detail=detail)
+        return Finding(works=False, detail=detail)
     name = torch.cuda.get_device_name()
-    return Finding(backend=backend, works=True, detail=f"torch {version}, CUDA {torch.version.cuda}, {name}")
+    return Finding(works=True, detail=f"torch {version}, CUDA {torch.version.cuda}, {name}")
 
 
-def _onnxruntime(provider: str) -> Finding:
-    backend = f"onnxruntime ({provider})"
+def probe_onnxruntime(provider: str) -> Finding:
+    """Whether a session really runs in a provider."""
     try:
         import onnxruntime
 
@@ -65,31 +51,29 @@ def _onnxruntime(provider: str) -> Finding:
         providers = provider_list(provider, allow_tf32=False)
         used = open_session(IDENTITY_ONNX, "a test model", session_options(), providers).get_providers()
     except ImportError as error:
-        return Finding(backend=backend, works=False, detail=f"does not import ({error}): pip install ssd-deploy")
+        return Finding(works=False, detail=f"does not import ({error}): pip install ssd-deploy")
     except SSDDeployError as error:
-        return Finding(backend=backend, works=False, detail=str(error))
-    return Finding(
-        backend=backend, works=True, detail=f"onnxruntime {onnxruntime.__version__}, session uses {', '.join(used)}"
-    )
+        return Finding(works=False, detail=str(error))
+    return Finding(works=True, detail=f"onnxruntime {onnxruntime.__version__}, session uses {', '.join(used)}")
 
 
-def _tensorrt(flavour: str) -> Finding:
+def probe_tensorrt(flavour: str) -> Finding:
     """Whether engines of a flavour run here; TensorRT for RTX may build some all the same."""
     try:
         version = load_bindings(flavour).__version__
     except BackendError as error:
-        return Finding(backend=flavour, works=False, detail=str(error))
+        return Finding(works=False, detail=str(error))
     try:
         gpu = find_gpu()
     except BackendError as error:
         builds = ", builds engines" if flavour == TENSORRT_RTX else ""
-        return Finding(backend=flavour, works=False, detail=f"{flavour} {version}{builds}, runs none here: {error}")
+        return Finding(works=False, detail=f"{flavour} {version}{builds}, runs none here: {error}")
     try:
         try_out(flavour, IDENTITY_ONNX)
     except BackendError as error:
-        return Finding(backend=flavour, works=False, detail=f"{error} ({gpu.name})")
+        return Finding(works=False, detail=f"{error} ({gpu.name})")
     detail = f"{flavour} {version}, {gpu.name} (compute capability {gpu.compute_capability}) through {gpu.device_layer}"
-    return Finding(backend=flavour, works=True, detail=detail)
+    return Finding(works=True, detail=detail)
 
 
 def _version(package: str) -> str | None:

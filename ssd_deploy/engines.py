@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from export.engine_file import BuildOptions, is_engine, read_info
 from export.tensorrt_bindings import AUTO, TENSORRT, choose_flavour, load_bindings
 from export.tensorrt_engine import BuiltEngine, Gpu, build_engine, check_options
+from ssd_deploy.backends import RunOptions
 from ssd_deploy.progress import build_progress, say
 from ssd_train.errors import BackendError
 from ssd_train.spec import OUTPUT_NAMES, RAW_NAMES
@@ -64,6 +65,20 @@ def open_tensorrt(
         say(f"{model.name}: {flavour} engine from the cache, no build")
     raw = engine_for(model, options, flavour=flavour, outputs=RAW_NAMES).path if with_raw else None
     return TensorRTRunner(built.path, raw=raw, cuda_graph=cuda_graph)
+
+
+def open_runner(flavour: str, model: Any, options: RunOptions) -> "TensorRTRunner":
+    """Open an engine, or build one of an ONNX file; see `backends.Backend.open`."""
+    if not isinstance(model, Path):
+        raise BackendError(f"the {flavour} backend runs a .onnx or .engine file; export the network first")
+    build = BuildOptions(opt_batch=options.batch_size, max_batch=options.batch_size, allow_tf32=options.allow_tf32)
+    return open_tensorrt(
+        model,
+        flavour=flavour,
+        options=build,
+        cuda_graph="cuda-graph" in options.variants,
+        with_raw=options.with_raw and not is_engine(model),
+    )
 
 
 def tensorrt_opener(flavour: str, cuda_graph: bool, *, options: BuildOptions) -> "Callable[[Path], TensorRTRunner]":

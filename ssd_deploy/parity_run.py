@@ -10,6 +10,7 @@ from typing import Any
 from export.engine_file import BuildOptions, is_engine
 from export.tensorrt_bindings import AUTO, MODULES
 from ssd_deploy import doctor
+from ssd_deploy.backends import Finding
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.backends.pytorch import TorchRunner
@@ -115,7 +116,7 @@ def run(
         BackendError: nothing but PyTorch works here, or a file was exported from another network.
         DatasetError: there is nothing to compare.
     """
-    works = {finding.backend: finding for finding in doctor.examine()}
+    works = doctor.examine()
     with contextlib.ExitStack() as stack:
 
         def opened(candidate: Candidate) -> Candidate:
@@ -182,7 +183,7 @@ class Candidate:
 
 
 def _candidates(
-    models: Sequence[Path], works: Mapping[str, doctor.Finding], allow_tf32: bool, batch_size: int
+    models: Sequence[Path], works: Mapping[str, Finding], allow_tf32: bool, batch_size: int
 ) -> Iterator[Candidate]:
     """Open every model file in every backend that works here and runs it."""
     for model in models:

@@ -1,12 +1,21 @@
 """The errors that a user can cause and mend.
 
-Each message is a complete sentence: which file or option, what was expected, what to do next.
-Library code raises them; only the command line prints them (exit code 2, no traceback).
+Each message is a complete sentence: which file or value, what was expected, what to do next. It speaks to Python
+users; the command line, which alone prints it (exit code 2, no traceback), adds the options that it is about.
 """
 
 
 class SSDDeployError(Exception):
-    """Base of every error that is a user's to mend; anything else that is raised is a bug of ours."""
+    """Base of every error that is a user's to mend; anything else that is raised is a bug of ours.
+
+    Args:
+        message: the sentence.
+        arguments: names of the arguments or settings that are at fault.
+    """
+
+    def __init__(self, message: str, *, arguments: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.arguments = arguments
 
 
 class SpecError(SSDDeployError):

@@ -1,0 +1,286 @@
+"""The table of backends: what runs a detector, and all that the rest of the program asks of it.
+
+A backend is a module beside this file and one row here (`docs/extending.md`). Choices of the command line, `doctor`,
+the loops of `parity` and `benchmark`, `load_detector` and the errors' lists of what exists are made of the rows.
+Light: what a row calls is imported when it is called.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.engine_file import ENGINE_SUFFIXES, is_engine, read_info
+from export.tensorrt_bindings import TENSORRT, TENSORRT_RTX
+from ssd_train.errors import BackendError
+from ssd_train.spec import PostprocessSettings
+from ssd_train.table import Table
+
+if TYPE_CHECKING:
+    from ssd_deploy.backends.base import Runner
+    from ssd_train.networks.ssd import SSD
+
+AUTO = "auto"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Whether a backend works here on a device, and what is known about it or missing."""
+
+    works: bool
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a detector is to run.
+
+    Attributes:
+        device: one of the row's, perhaps with a number, such as `cuda:1`; `auto` for its fastest that works.
+        variants: some of the row's.
+        batch_size: the largest batch that is to come; an engine that is built here is tuned for it.
+        allow_tf32: let a GPU round float32 products to 10 bits of mantissa.
+        threads: CPU threads of one operator; 0 leaves the backend its default.
+        with_raw: `run_raw` is to come, which takes some backends a second copy of the model.
+        settings: thresholds of a network; None for those of its description. A file has its own.
+    """
+
+    device: str = "cpu"
+    variants: tuple[str, ...] = ()
+    batch_size: int = 8
+    allow_tf32: bool = False
+    threads: int = 0
+    with_raw: bool = False
+    settings: PostprocessSettings | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Backend:
+    """One row.
+
+    Attributes:
+        name: what options and reports call it.
+        runs_networks: takes a PyTorch network; otherwise a file.
+        suffixes: of the files that it opens, lower case.
+        devices: where it may run, the usual one first, the fastest last.
+        variants: ways to run it that `benchmark` tells apart and that combine; `("cuda-graph",)`, for instance.
+        is_tuned_for_batch: what it opens is made for one batch size, so that each has to be opened by itself to be
+            measured.
+        made_for: file with one of `suffixes` -> whether it was made for this very backend, which `auto` then takes.
+        probe: device -> whether it works here. Raises nothing, whatever is broken.
+        open: (network or file, options) -> runner. Raises BackendError or ModelError where it cannot.
+    """
+
+    name: str
+    runs_networks: bool
+    suffixes: tuple[str, ...]
+    devices: tuple[str, ...]
+    variants: tuple[str, ...]
+    is_tuned_for_batch: bool
+    made_for: Callable[[Path], bool]
+    probe: Callable[[str], Finding]
+    open: "Callable[[SSD | Path, RunOptions], Runner]"
+
+    def __post_init__(self) -> None:
+        if not self.devices or not (self.runs_networks or self.suffixes):
+            raise ValueError(f"the backend {self.name} runs nowhere, or nothing")
+
+    def places(self) -> list[tuple[str, str]]:
+        """Return each device with what a report calls the backend on it: `torch (cuda)`, `tensorrt`."""
+        one = len(self.devices) == 1
+        return [(device, self.name if one else f"{self.name} ({device})") for device in self.devices]
+
+    def takes(self, model: "SSD | Path") -> bool:
+        """Whether it runs such a model: a network, or a file by its suffix."""
+        if isinstance(model, Path):
+            return model.suffix.lower() in self.suffixes
+        return self.runs_networks
+
+
+# --- What the rows call ---
+
+
+def _probe_torch(device: str) -> Finding:
+    from ssd_deploy import doctor
+
+    return doctor.probe_torch(device)
+
+
+def _open_torch(model: "SSD | Path", options: RunOptions) -> "Runner":
+    from ssd_train.requirements import require
+
+    require("torch", "export", "The torch backend")
+    from ssd_deploy.backends.pytorch import open_runner
+
+    return open_runner(model, options)
+
+
+def _probe_onnxruntime(device: str) -> Finding:
+    from ssd_deploy import doctor
+
+    return doctor.probe_onnxruntime(device)
+
+
+def _open_onnxruntime(model: "SSD | Path", options: RunOptions) -> "Runner":
+    from ssd_deploy.backends.onnxruntime import open_runner
+
+    return open_runner(model, options)
+
+
+def _tensorrt(flavour: str) -> Backend:
+    def probe(device: str) -> Finding:
+        from ssd_deploy import doctor
+
+        return doctor.probe_tensorrt(flavour)
+
+    def open_model(model: "SSD | Path", options: RunOptions) -> "Runner":
+        from ssd_deploy.engines import open_runner
+
+        return open_runner(flavour, model, options)
+
+    return Backend(
+        name=flavour,
+        runs_networks=False,
+        suffixes=(".onnx", *ENGINE_SUFFIXES),
+        devices=("cuda",),
+        variants=("cuda-graph",),
+        is_tuned_for_batch=True,
+        made_for=lambda path: is_engine(path) and read_info(path).flavour == flavour,
+        probe=probe,
+        open=open_model,
+    )
+
+
+BACKENDS: Table[Backend] = Table(
+    "backend",
+    (
+        Backend(
+            name="torch",
+            runs_networks=True,
+            suffixes=(),
+            devices=("cpu", "cuda"),
+            variants=("compile", "channels-last", "cuda-graph"),
+            is_tuned_for_batch=False,
+            made_for=lambda path: False,
+            probe=_probe_torch,
+            open=_open_torch,
+        ),
+        Backend(
+            name="onnxruntime",
+            runs_networks=False,
+            suffixes=(".onnx",),
+            # Its execution providers.
+            devices=("cpu", "cuda", "tensorrt"),
+            variants=(),
+            is_tuned_for_batch=False,
+            made_for=lambda path: True,
+            probe=_probe_onnxruntime,
+            open=_open_onnxruntime,
+        ),
+        _tensorrt(TENSORRT),
+        _tensorrt(TENSORRT_RTX),
+    ),
+    BackendError,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackendChoice:
+    """A backend as a user names it: `NAME`, or `NAME:PART+PART` with a device and variants as parts.
+
+    Attributes:
+        backend: the row.
+        device: one of its devices, perhaps with a number; None where it was left open.
+        variants: some of its variants, in the row's order.
+    """
+
+    backend: Backend
+    device: str | None = None
+    variants: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [*([self.device] if self.device else []), *self.variants]
+        return self.backend.name + (f":{'+'.join(parts)}" if parts else "")
+
+
+def parse_backend(text: str) -> BackendChoice:
+    """Read `torch`, `torch:compile+channels-last`, `onnxruntime:cuda` and so on.
+
+    Raises:
+        BackendError: no such backend, device or variant; the sentence lists what exists.
+    """
+    name, colon, rest = text.strip().partition(":")
+    if name not in BACKENDS:
+        raise BackendError(f"backend {text!r} does not exist; choose {describe_backends()}")
+    row = BACKENDS[name]
+    parts = rest.split("+") if colon else []
+    for part in parts:
+        if part not in row.variants and part.split(":")[0] not in row.devices:
+            choices = ", ".join((*row.devices, *row.variants))
+            raise BackendError(f"backend {text!r}: {name} has no variant {part!r}; choose {choices}")
+    devices = [part for part in parts if part not in row.variants]
+    if len(set(parts)) < len(parts) or len(devices) > 1:
+        raise BackendError(f"backend {text!r}: these variants do not go together; name each once, and one device")
+    return BackendChoice(
+        backend=row,
+        device=devices[0] if devices else None,
+        variants=tuple(variant for variant in row.variants if variant in parts),
+    )
+
+
+def parse_backends(text: str) -> tuple[BackendChoice, ...]:
+    """Read a list with commas.
+
+    Raises:
+        BackendError: as `parse_backend`, or a backend is named twice.
+    """
+    choices = tuple(parse_backend(item) for item in text.split(","))
+    twice = next((choice for choice in choices if choices.count(choice) > 1), None)
+    if twice is not None:
+        raise BackendError(f"backend {str(twice)!r} is named twice; name each once")
+    return choices
+
+
+def describe_backends() -> str:
+    """List every backend with what may stand behind its colon."""
+    return ", ".join(
+        f"{row.name} (after a colon: {', '.join((*row.devices, *row.variants))})" for row in BACKENDS.values()
+    )
+
+
+def choose_backend(model: "SSD | Path", name: str = AUTO) -> Backend:
+    """Return the row that is to run a model.
+
+    Args:
+        model: a network or a file.
+        name: of a backend; `auto` for the first that the model was made for.
+
+    Raises:
+        BackendError: no such backend, or it does not run such a model.
+        ModelError: an engine's description is missing or broken.
+    """
+    if name != AUTO:
+        row = BACKENDS.find(name)
+        _check_made_for(row, model)
+        return row
+    for row in BACKENDS.values():
+        if row.takes(model) and (not isinstance(model, Path) or row.made_for(model)):
+            return row
+    known = sorted({suffix for row in BACKENDS.values() for suffix in row.suffixes})
+    raise BackendError(f"{model}: no backend runs such a file; name one that ends with {', '.join(known)}")
+
+
+def _check_made_for(row: Backend, model: Any) -> None:
+    if not isinstance(model, Path):
+        if not row.runs_networks:
+            raise BackendError(f"the {row.name} backend runs a file; export the network first")
+        return
+    if is_engine(model):
+        flavour = read_info(model).flavour
+        if row.name != flavour:
+            raise BackendError(f"{model}: is an engine of {flavour}, which the {row.name} backend does not run")
+    elif not row.takes(model):
+        runners = ", ".join(other.name for other in BACKENDS.values() if other.takes(model))
+        raise BackendError(
+            f"{model}: the {row.name} backend does not run such a file; choose {runners or 'another file'}"
+        )

@@ -10,6 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from export.cpu_metadata import CPU_GRAPH_KEY, check_cpu_graph
+from ssd_deploy.backends import AUTO, RunOptions
 from ssd_deploy.backends.base import RawPredictions, check_images
 from ssd_train.captured_stdout import captured_stdout
 from ssd_train.detections import PaddedDetections
@@ -125,6 +126,16 @@ class OnnxRuntimeRunner:
             return session.run(names, {INPUT_NAME: images})
         except Exception as error:  # ONNX Runtime's exceptions share no narrower base
             raise BackendError(f"{self._path}: ONNX Runtime failed to run it ({_first_line(str(error))})") from error
+
+
+def open_runner(model: Any, options: RunOptions) -> OnnxRuntimeRunner:
+    """Open an exported file; see `backends.Backend.open`."""
+    if not isinstance(model, Path):
+        raise BackendError("the onnxruntime backend runs a .onnx file; export the network first")
+    device = options.device
+    if device == AUTO:
+        device = "cuda" if PROVIDERS["cuda"] in onnxruntime.get_available_providers() else "cpu"
+    return OnnxRuntimeRunner(model, provider=device, allow_tf32=options.allow_tf32, threads=options.threads)
 
 
 def session_options(threads: int = 0, provider: str = "cpu") -> onnxruntime.SessionOptions:

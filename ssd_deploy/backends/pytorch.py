@@ -1,8 +1,10 @@
 """PyTorch: the reference that every other backend is compared with, and its faster variants."""
 
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssd_deploy.backends import AUTO, RunOptions
 from ssd_deploy.backends.base import CUDA_EVENTS, RawPredictions, check_images
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError
@@ -200,6 +203,26 @@ class TorchRunner:
                 f"{self.name}: a batch of {count} cannot be captured or replayed ({_first_line(error)}); "
                 "run it without the CUDA graph"
             ) from error
+
+
+def open_runner(model: SSD | Path, options: RunOptions) -> TorchRunner:
+    """Open a network; see `backends.Backend.open`. The network itself is not moved or changed."""
+    if isinstance(model, Path):
+        raise BackendError(f"{model}: the torch backend runs a network and its weights; name them, or use onnxruntime")
+    device = options.device
+    if device == AUTO:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return TorchRunner(
+        copy.deepcopy(model),
+        options.settings or model.spec.postprocess,
+        device=device,
+        allow_tf32=options.allow_tf32,
+        compiled="compile" in options.variants,
+        channels_last="channels-last" in options.variants,
+        cuda_graph="cuda-graph" in options.variants,
+    )
 
 
 def compile_network(network: SSD) -> Any:

@@ -18,8 +18,7 @@ from ssd_train.errors import NetworkError
 from ssd_train.networks.feature_expander import Backbone
 from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+from ssd_train.precisions import PRECISIONS
 
 # The sum of squares of conv4_3's 512 channels leaves half precision's range (65504) from a mean
 # activation of 12 on. A batch norm that no convolution can absorb divides by a small variance.
@@ -29,31 +28,39 @@ FLOAT32_LAYERS = (L2Normalize, nn.BatchNorm2d)
 def in_precision(network: SSD, precision: str) -> SSD:
     """Return a network that computes in `precision`; the one that was passed is not changed.
 
-    Batch norms are folded into the convolutions in front of them first, in float32, since their
-    small variances do not survive being rounded by themselves.
-
     Args:
         network: a float32 network in evaluation mode.
-        precision: key of `DTYPES`.
+        precision: a row of `PRECISIONS` that networks compute in.
 
     Returns:
         For `fp32` the network itself. Otherwise one that still takes float32 images and returns
         float32 logits and offsets, for inference only; its `spec.precision` says what it computes in.
 
     Raises:
-        NetworkError: no such precision, or the network is not float32.
+        NetworkError: no such precision, no network computes in it, or this one is not float32.
     """
-    if precision not in DTYPES:
-        raise NetworkError(f"precision {precision!r} does not exist; choose {', '.join(DTYPES)}")
+    row = PRECISIONS.get(precision)
+    if row is None or row.convert is None:
+        networks = ", ".join(each.name for each in PRECISIONS.values() if each.in_network)
+        raise NetworkError(f"a network's precision {precision!r} does not exist; choose {networks}")
     if network.spec.precision != "fp32":
         raise NetworkError(f"{network.config.name} is {network.spec.precision} already; start from the float32 network")
-    if precision == "fp32":
-        return network
+    converted = row.convert(network)
+    if converted is not network:
+        converted.spec = dataclasses.replace(network.spec, precision=precision)
+    return converted
+
+
+def rounded_to(network: SSD, dtype: torch.dtype) -> SSD:
+    """Return a copy whose convolutions compute in a type of 16 bits.
+
+    Batch norms are folded into the convolutions in front of them first, in float32, since their
+    small variances do not survive being rounded by themselves.
+    """
     rounded = copy.deepcopy(network).eval()
     features = cast(nn.Module, rounded.features)
     traced = fx.GraphModule(features, _Tracer().trace(features))
     rounded.features = cast(Backbone, fuse(traced, no_trace=True))
-    dtype = DTYPES[precision]
     for parent in list(rounded.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, FLOAT32_LAYERS):
@@ -62,7 +69,6 @@ def in_precision(network: SSD, precision: str) -> SSD:
                 setattr(parent, name, BiasInFloat32(cast(nn.Conv2d, child), dtype))
             elif isinstance(child, nn.Conv2d):
                 setattr(parent, name, _rounded(child, dtype))
-    rounded.spec = dataclasses.replace(network.spec, precision=precision)
     return rounded
 
 

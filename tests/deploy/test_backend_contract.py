@@ -12,6 +12,7 @@ from tiny_data import Image, blocks
 
 from export.engine_file import BuildOptions
 from ssd_deploy import doctor
+from ssd_deploy.backends import Finding
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.backends.pytorch import TorchRunner
@@ -44,8 +45,8 @@ Same = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
-def works() -> dict[str, doctor.Finding]:
-    return {finding.backend: finding for finding in doctor.examine()}
+def works() -> dict[str, Finding]:
+    return doctor.examine()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def runners() -> dict[str, Runner]:
 @pytest.fixture(params=BACKENDS)
 def runner(
     request: pytest.FixtureRequest,
-    works: dict[str, doctor.Finding],
+    works: dict[str, Finding],
     runners: dict[str, Runner],
     shared_network: SSD,
     model_path: Path,
@@ -66,7 +67,7 @@ def runner(
     if not finding.works:
         # With the mark pytest folds the skipped tests of a backend into one line.
         request.node.add_marker(pytest.mark.skip)
-        pytest.skip(f"{finding.backend} does not work here; `ssd-deploy doctor` says why")
+        pytest.skip(f"{request.param} does not work here; `ssd-deploy doctor` says why")
     if request.param not in runners:
         runners[request.param] = BACKENDS[request.param](shared_network, model_path)
     return runners[request.param]
@@ -82,7 +83,7 @@ def row_of(padded: PaddedDetections, row: int) -> Detections:
     return Detections.from_padded(padded, row, (300, 300), (300, 300))
 
 
-def test_every_backend_of_doctor_is_in_the_list(works: dict[str, doctor.Finding]) -> None:
+def test_every_backend_of_doctor_is_in_the_list(works: dict[str, Finding]) -> None:
     assert set(works) - {"onnxruntime (tensorrt)"} == set(BACKENDS)
 
 
@@ -210,7 +211,7 @@ def test_another_shape_or_dtype_or_no_image_at_all_is_refused(
             call(images)
 
 
-def test_name_says_where_it_runs_and_spec_what_it_is(runner: Runner, works: dict[str, doctor.Finding]) -> None:
+def test_name_says_where_it_runs_and_spec_what_it_is(runner: Runner, works: dict[str, Finding]) -> None:
     backend, device = runner.name.rstrip(")").split(" (")
     assert f"{backend} ({device.lower().removesuffix(':0')})" in works
     assert runner.spec.network == "ssd_300_mobilenet0.25_voc"

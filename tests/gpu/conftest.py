@@ -16,6 +16,7 @@ from gpu_parts import FLAVOURS, MAX_BATCH, PRECISIONS, SMALL, Models, Record, ap
 
 from export.tensorrt_engine import BuiltEngine
 from ssd_deploy import doctor
+from ssd_deploy.backends import Finding
 from ssd_deploy.backends.base import Runner
 from ssd_train.spec import RAW_NAMES
 
@@ -24,9 +25,9 @@ NEEDS = {"tensorrt_flavour": "tensorrt", "torch_on_gpu": "torch (cuda)", "onnxru
 
 
 @functools.cache
-def works() -> dict[str, doctor.Finding]:
+def works() -> dict[str, Finding]:
     """Return what works here, by the names of `ssd-deploy doctor`."""
-    return {finding.backend: finding for finding in doctor.examine()}
+    return doctor.examine()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
