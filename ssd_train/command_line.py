@@ -155,11 +155,13 @@ def _option_of(name: str, kind: Any, default: Any, known: Option) -> tuple[Any, 
     """Return the annotation and the default of a field's option."""
     base = _without_none(kind)
     names = known.names or (option_name(name),)
-    if base is bool:
+    if base is bool and "/" not in names[-1]:
         names = (*names[:-1], f"{names[-1]}/--no-{names[-1].removeprefix('--')}")
     value_type: Any = base
-    if typing.get_origin(base) is tuple:
+    if base == tuple[int, ...]:
         value_type, default = str, ",".join(map(str, default or ()))
+    elif base == tuple[str, ...]:
+        value_type, default = list[str], None
     if isinstance(default, Path):
         default = str(default)
     expected = "" if known.choices else known.expected()
@@ -170,7 +172,7 @@ def _option_of(name: str, kind: Any, default: Any, known: Option) -> tuple[Any, 
         autocompletion=(lambda: list(known.choices)) if known.choices else None,
         show_default=default not in (None, "", False),
     )
-    return Annotated[value_type | None if base is not kind else value_type, about_it], default
+    return Annotated[value_type | None if default is None else value_type, about_it], default
 
 
 def _gathered(kind: Any, values: Mapping[str, Any]) -> Any:
@@ -182,8 +184,11 @@ def _gathered(kind: Any, values: Mapping[str, Any]) -> Any:
         if known is None:
             continue
         value = values[field.name]
-        if typing.get_origin(_without_none(types_of[field.name])) is tuple:
+        base = _without_none(types_of[field.name])
+        if base == tuple[int, ...]:
             value = parse_numbers(value, option_name(field.name))
+        elif base == tuple[str, ...]:
+            value = tuple(value or ())
         if not known.allows(value):
             name = (known.names or (option_name(field.name),))[-1]
             raise typer.BadParameter(f"{value} is not {known.expected()}", param_hint=f"'{name}'")
@@ -243,7 +248,7 @@ class Command(TyperCommand):
         if not any("--resume" in param.opts for param in self.params):
             return args
         completed = []
-        for arg, following in zip(args, [*args[1:], "--"], strict=True):
+        for arg, following in zip(args, [*args, "--"][1:], strict=True):
             completed += [arg, "auto"] if arg == "--resume" and following.startswith("-") else [arg]
         return completed
 

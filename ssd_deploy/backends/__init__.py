@@ -36,7 +36,8 @@ class RunOptions:
     """How a detector is to run.
 
     Attributes:
-        device: one of the row's, perhaps with a number, such as `cuda:1`; `auto` for its fastest that works.
+        device: one of the row's, perhaps with a number, such as `cuda:1`; None for its usual one; `auto` for its
+            fastest that works.
         variants: some of the row's.
         batch_size: the largest batch that is to come; an engine that is built here is tuned for it.
         allow_tf32: let a GPU round float32 products to 10 bits of mantissa.
@@ -45,7 +46,7 @@ class RunOptions:
         settings: thresholds of a network; None for those of its description. A file has its own.
     """
 
-    device: str = "cpu"
+    device: str | None = None
     variants: tuple[str, ...] = ()
     batch_size: int = 8
     allow_tf32: bool = False
@@ -182,6 +183,32 @@ BACKENDS: Table[Backend] = Table(
     ),
     BackendError,
 )
+
+
+def open_model(row: Backend, model: "SSD | Path", options: RunOptions) -> "Runner":
+    """Open a model in a backend, after a look at what the options ask of it.
+
+    Raises:
+        BackendError: the backend has no such device or variant, or does not work here.
+        ModelError: the file cannot be loaded.
+    """
+    device = options.device or row.devices[0]
+    if device == AUTO:
+        device = next((place for place in reversed(row.devices) if row.probe(place).works), row.devices[0])
+    kind, _, number = device.partition(":")
+    if kind not in row.devices or (":" in device and not number.isdecimal()):
+        raise BackendError(
+            f"device {device!r} is none of the {row.name} backend; choose {', '.join(row.devices)}",
+            arguments=("device",),
+        )
+    missing = [variant for variant in options.variants if variant not in row.variants]
+    if missing:
+        having = ", ".join(other.name for other in BACKENDS.values() if missing[0] in other.variants)
+        raise BackendError(
+            f"the {row.name} backend has no variant {missing[0]}; leave it out, or choose {having or 'another'}",
+            arguments=(missing[0].replace("-", "_"),),
+        )
+    return row.open(model, dataclasses.replace(options, device=device))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

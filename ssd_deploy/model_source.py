@@ -1,0 +1,232 @@
+"""One way to name a detector, and to open it.
+
+A name is a network's, a run folder, a weight file, or an exported file or engine. All commands and `load_detector`
+come through `find_model` and `open_runner`.
+"""
+
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssd_deploy.backends import AUTO, BACKENDS, Backend, RunOptions, choose_backend, open_model
+from ssd_train.errors import BackendError, NetworkError, WeightsError
+from ssd_train.precisions import PRECISIONS
+from ssd_train.requirements import require
+from ssd_train.spec import PostprocessSettings
+
+if TYPE_CHECKING:
+    from export.file_metadata import QuantizeOptions
+
+    from ssd_deploy.backends.base import Runner
+    from ssd_train.networks.ssd import SSD
+
+logger = logging.getLogger(__name__)
+
+OnProgress = Callable[[int, int | None], None]
+
+# What a weight file may be called, whatever it holds.
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".params")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """A detector that was named, not loaded yet.
+
+    Attributes:
+        name: as it was written, for people.
+        file: the exported file or engine; None for a network.
+        network: the network's name; None for a file.
+        weights: as `load_network` takes them.
+        classes: class list of a `_custom` network; None for the weight file's own.
+        batch_norm: see `load_network`.
+    """
+
+    name: str
+    file: Path | None = None
+    network: str | None = None
+    weights: str | Path = "published"
+    classes: Sequence[str] | None = None
+    batch_norm: str = AUTO
+
+    def class_names(self) -> Sequence[str] | None:
+        """Return the class list that was given, or that a weight file brings; None for the network's own."""
+        if self.classes is not None or not isinstance(self.weights, Path):
+            return self.classes
+        from ssd_train.weights.describe import describe_weights
+
+        return describe_weights(self.weights).class_names
+
+    def load(self, on_progress: OnProgress | None = None) -> "SSD":
+        """Build the network with its weights; they are fetched where they are missing.
+
+        Raises:
+            BackendError: torch is not installed.
+            NetworkError, WeightsError: as `load_network`.
+        """
+        if self.network is None:
+            raise BackendError(f"{self.name}: is an exported file; name a network, a run folder or a weight file")
+        from ssd_train.weights.load import load_network
+
+        return load_network(
+            self.network, self.weights, self.classes, batch_norm=self.batch_norm, on_progress=on_progress
+        )
+
+
+def find_model(
+    named: str | Path,
+    *,
+    network: str | None = None,
+    weights: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    batch_norm: str = AUTO,
+) -> ModelSource:
+    """Tell what a name stands for; nothing is loaded.
+
+    Args:
+        named: a network, a run folder, a weight file, an exported file or an engine.
+        network: which network a weight file is of, where it does not say so itself.
+        weights: of a network: a file, `shapes`, `random[:SEED]`; None for the published ones.
+        classes: class list of a `_custom` network.
+        batch_norm: see `load_network`.
+
+    Raises:
+        BackendError: a file that nothing runs, or an argument does not fit what was named.
+        NetworkError: no such network.
+        WeightsError: a weight file that does not say what it is of, or a run folder without weights.
+    """
+    from ssd_train.networks.zoo import NETWORKS, find_network
+
+    path = Path(named).expanduser()
+    suffixes = {suffix for row in BACKENDS.values() for suffix in row.suffixes}
+    if path.suffix.lower() in suffixes:
+        given = {"network": network, "weights": weights, "classes": classes}
+        extra = tuple(name for name, value in given.items() if value is not None)
+        if extra:
+            raise WeightsError(
+                f"{named}: an exported model has its own weights and classes; leave yours out", arguments=extra
+            )
+        return ModelSource(name=str(named), file=path)
+    is_there = path.is_dir() or path.is_file()
+    if str(named) not in NETWORKS and (is_there or path.suffix.lower() in WEIGHT_SUFFIXES):
+        if weights is not None:
+            raise WeightsError(f"{named}: brings its weights; leave the others out", arguments=("weights",))
+        require("torch", "export", "A weight file")
+        require("safetensors", "export", "A weight file")
+        from ssd_train.weights.describe import describe_weights, run_weights
+
+        file = run_weights(path) if path.is_dir() else path
+        network = network or describe_weights(file).network
+        if network is None:
+            raise WeightsError(f"{file}: does not say which network it is of; name that too", arguments=("network",))
+        return ModelSource(name=str(named), network=network, weights=file, classes=classes, batch_norm=batch_norm)
+    if network is not None and network != str(named):
+        raise NetworkError(f"{named} and {network} are two networks; name one", arguments=("network",))
+    return ModelSource(
+        name=find_network(str(named)).name,
+        network=str(named),
+        weights="published" if weights is None else weights,
+        classes=classes,
+        batch_norm=batch_norm,
+    )
+
+
+def open_runner(
+    source: ModelSource,
+    options: RunOptions,
+    *,
+    backend: str = AUTO,
+    precision: str | None = None,
+    int8: "QuantizeOptions | None" = None,
+    on_progress: OnProgress | None = None,
+) -> "Runner":
+    """Open what was named in a backend. A network is exported for a backend that runs files.
+
+    Args:
+        backend: a row of `BACKENDS`; `auto` for the usual one of such a model.
+        precision: of a network, a row of `PRECISIONS`; None for float32. A file has its own.
+        int8: how to calibrate, for a precision that needs it.
+        on_progress: told the bytes of a download.
+
+    Raises:
+        BackendError, ModelError, NetworkError, WeightsError: it cannot be opened so, or not here.
+    """
+    if source.file is not None:
+        if precision is not None:
+            raise BackendError(f"{source.file}: an exported model has its own precision", arguments=("precision",))
+        if options.settings is not None:
+            raise BackendError(f"{source.file}: an exported model has its own thresholds", arguments=("settings",))
+        return open_model(choose_backend(source.file, backend), source.file, options)
+    precision = PRECISIONS.find(precision or "fp32").name
+    row = backend_of_network(backend, precision)
+    network = source.load(on_progress)
+    if row.runs_networks:
+        from ssd_train.networks.precision import in_precision
+
+        return open_model(row, in_precision(network, precision), options)
+    logger.info("%s runs files: exporting %s for it", row.name, source.name)
+    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
+        path = export_network(network, Path(folder), precision, options.settings, int8)
+        return open_model(row, path, dataclasses.replace(options, settings=None))
+
+
+def backend_of_network(backend: str, precision: str) -> Backend:
+    """Return the row that is to run a network in a precision; `auto` is the first that can.
+
+    Raises:
+        BackendError: no such backend, or it does not compute in that precision.
+    """
+    row_of_precision = PRECISIONS.find(precision)
+    able = [
+        row
+        for row in BACKENDS.values()
+        if (row_of_precision.in_network if row.runs_networks else row_of_precision.in_file and ".onnx" in row.suffixes)
+    ]
+    row = able[0] if backend == AUTO else BACKENDS.find(backend)
+    if row not in able:
+        raise BackendError(
+            f"the {row.name} backend runs no network in {precision}; choose {', '.join(each.name for each in able)}",
+            arguments=("backend", "precision"),
+        )
+    return row
+
+
+def export_network(
+    network: "SSD",
+    folder: Path,
+    precision: str,
+    settings: PostprocessSettings | None = None,
+    int8: "QuantizeOptions | None" = None,
+) -> Path:
+    """Export a float32 network in a precision.
+
+    Args:
+        settings: thresholds; None for the network's own.
+        int8: how to calibrate, for a precision that needs it.
+
+    Raises:
+        BackendError: a package is missing, or calibration images.
+        ModelError: as `export_onnx`.
+    """
+    row = PRECISIONS.find(precision)
+    require("onnx", "export", "Exporting")
+    require("onnxscript", "export", "Exporting")
+    from export.onnx import export_onnx
+    from ssd_train.networks.precision import in_precision
+
+    settings = settings or network.spec.postprocess
+    if not row.needs_calibration:
+        return export_onnx(in_precision(network, precision), folder, settings=settings)
+    from export.quantize import quantize_file
+
+    if int8 is None or int8.calibration_data is None:
+        raise BackendError(
+            f"precision {precision} needs a folder with images like those to be detected in; there is no {precision} "
+            "without them",
+            arguments=("calibration_data",),
+        )
+    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as float_folder:
+        float_file = export_onnx(network, Path(float_folder), settings=settings)
+        return quantize_file(float_file, folder, int8).path
