@@ -190,8 +190,8 @@ def fetch(
     root: Annotated[Path | None, typer.Option(help="Folder to keep the weights in.", show_default=False)] = None,
 ) -> None:
     """Download a network's published weights, check and convert them."""
-    from ssd_deploy.detector import fetch_weights
     from ssd_deploy.progress import download_progress
+    from ssd_train.weights.load import fetch_weights
 
     with download_progress(network) as on_progress:
         path = fetch_weights(network, root, on_progress)
@@ -206,11 +206,11 @@ def convert(
     classes: ClassesOption = None,
 ) -> None:
     """Convert any weight file to this project's safetensors."""
-    from ssd_deploy.detector import load_network
     from ssd_train.files import sha256_of_file
+    from ssd_train.weights.load import load_network
 
     loaded = load_network(network, weights, read_classes(classes))
-    from ssd_train.weights.convert import save_network
+    from ssd_train.weights.network_file import save_network
 
     save_network(loaded, out)
     typer.echo(f"{out}  ({len(loaded.config.class_names)} classes, SHA-256 {sha256_of_file(out)})")

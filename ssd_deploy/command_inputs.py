@@ -34,11 +34,11 @@ def read_classes(path: Path | None) -> Sequence[str] | None:
 
 def open_network(name: str, weights: str | None, classes: Path | None) -> "SSD":
     """Build the network of `--network`, with a progress bar where its weights are downloaded."""
-    from ssd_deploy.detector import load_network
     from ssd_deploy.progress import download_progress
+    from ssd_train.weights.load import PUBLISHED, load_network
 
     with download_progress(name) as on_progress:
-        return load_network(name, weights, read_classes(classes), on_progress=on_progress)
+        return load_network(name, weights or PUBLISHED, read_classes(classes), on_progress=on_progress)
 
 
 def export_network(network: "SSD", out: Path, settings: "PostprocessSettings", precision: str = "fp32") -> Path:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +14,7 @@ from ssd_deploy.backends.base import Runner
 from ssd_train.detections import Detections
 from ssd_train.errors import BackendError, ImageError, WeightsError
 from ssd_train.preprocess import preprocess
-from ssd_train.requirements import require
 from ssd_train.spec import DetectorSpec, PostprocessSettings
-
-if TYPE_CHECKING:
-    from ssd_train.networks.ssd import SSD
 
 BACKENDS = ("torch", "onnxruntime", *MODULES)
 
@@ -127,7 +122,9 @@ def load_detector(
             raise BackendError(
                 f"{model}: the torch backend runs a network and its weights; name them, or use onnxruntime"
             )
-        network = load_network(str(model), weights, classes)
+        from ssd_train.weights.load import PUBLISHED, load_network
+
+        network = load_network(str(model), PUBLISHED if weights is None else weights, classes)
         from ssd_deploy.backends.pytorch import TorchRunner
         from ssd_train.networks.precision import in_precision
 
@@ -159,53 +156,3 @@ def load_detector(
     return Detector(
         open_tensorrt(Path(model), flavour=backend, options=options, cuda_graph=cuda_graph), batch_size=batch_size
     )
-
-
-def load_network(
-    name: str,
-    weights: str | Path | None = None,
-    classes: Sequence[str] | None = None,
-    *,
-    root: Path | None = None,
-    on_progress: Callable[[int, int | None], None] | None = None,
-) -> SSD:
-    """Build a network with the weights a user named; without any it gets the published ones.
-
-    Args:
-        name, weights, classes: as for `load_detector`.
-        root: where fetched weights are kept; None for the default.
-        on_progress: told the bytes of a download, done and in all.
-
-    Raises:
-        BackendError: torch is not installed.
-        NetworkError, WeightsError: as `ssd_train.build_network`, or the published weights cannot be had.
-    """
-    _require_torch()
-    from ssd_train import build_network
-
-    if weights is None:
-        weights = fetch_weights(name, root, on_progress)
-    return build_network(name, weights=weights, classes=classes)
-
-
-def fetch_weights(
-    name: str, root: Path | None = None, on_progress: Callable[[int, int | None], None] | None = None
-) -> Path:
-    """Return a network's published weights, converted; they are downloaded where `root` lacks them.
-
-    Raises:
-        BackendError: torch, which converts them, is not installed.
-        NetworkError: no such network.
-        WeightsError: none were published, or they cannot be had.
-    """
-    _require_torch()
-    from ssd_train.networks.zoo import find_network
-    from ssd_train.weights import store
-    from ssd_train.weights.load import published_weights
-
-    return published_weights(find_network(name), root or store.default_root(), on_progress or store.silent)
-
-
-def _require_torch() -> None:
-    require("torch", "export", "A PyTorch network")
-    require("safetensors", "export", "A weight file")
