@@ -33,8 +33,8 @@ from ssd_train.networks.mobilenet import MobileNet
 from ssd_train.spec import IMAGENET_MEAN, IMAGENET_STD
 from ssd_train.training.augment import sample_colour
 from ssd_train.training.config import resolve
-from ssd_train.weights.checkpoint import write_safetensors
-from ssd_train.weights.convert import save_network
+from ssd_train.weights.network_file import save_network
+from ssd_train.weights.weight_file import write_safetensors
 
 NETWORK = "ssd_300_mobilenet0.25_custom"
 SEED = 233

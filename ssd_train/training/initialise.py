@@ -13,10 +13,11 @@ from ssd_train.networks.build import build_ssd
 from ssd_train.networks.feature_expander import ExpandedLevel
 from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
-from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, VOC_CLASSES, NetworkConfig
-from ssd_train.weights.checkpoint import read_tensors
-from ssd_train.weights.convert import state_for, stored_classes
-from ssd_train.weights.mapping import canonical_name
+from ssd_train.networks.zoo import COCO_CLASSES, VOC_CLASSES, NetworkConfig
+from ssd_train.weights.description import stored_classes
+from ssd_train.weights.layer_names import canonical_name
+from ssd_train.weights.network_file import state_for
+from ssd_train.weights.weight_file import read_tensors
 
 # MXNet's default initialiser, which GluonCV's added levels get.
 ADDED_LEVEL_RANGE = 0.07
@@ -130,7 +131,7 @@ def _read_detector(config: NetworkConfig, path: Path) -> SSD:
     made_for = file.metadata.get("network", config.name)
     if made_for.rsplit("_", 1)[0] != stem:
         raise WeightsError(f"{path}: holds weights of {made_for}, which {config.name} cannot start from")
-    classes = stored_classes(file)
+    classes = stored_classes(file.metadata, path)
     if classes is None:
         named = {canonical_name(name): tensor for name, tensor in file.tensors.items()}
         bias = named.get("class_predictors.0.predictor.bias", named.get("convpredictor0_conv0_bias"))
@@ -144,9 +145,6 @@ def _read_detector(config: NetworkConfig, path: Path) -> SSD:
                 f"--network {stem}_custom --classes FILE` and start from the result"
             )
         classes = known[count]
-    # Under the name that it was published by, where there is one: a file's layout may depend on it.
-    published = {VOC_CLASSES: f"{stem}_voc", COCO_CLASSES: f"{stem}_coco"}.get(classes, "")
-    row = NETWORKS.get(published, config)
-    source = build_ssd(dataclasses.replace(row, class_names=classes))
+    source = build_ssd(dataclasses.replace(config, class_names=classes))
     source.load_state_dict(state_for(source, file))
     return source

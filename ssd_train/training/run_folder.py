@@ -12,7 +12,7 @@ import torch
 from ssd_train.errors import SSDDeployError
 from ssd_train.files import without_nan, write_json, written_atomically
 from ssd_train.networks.ssd import SSD
-from ssd_train.weights.convert import save_network
+from ssd_train.weights.network_file import save_network
 
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"

@@ -14,7 +14,7 @@ from ssd_train.errors import SSDDeployError
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.zoo import network_config
 from ssd_train.training.run_folder import RunFolder, read_checkpoint
-from ssd_train.weights.checkpoint import read_tensors
+from ssd_train.weights.weight_file import read_tensors
 
 
 def state_of(value: float) -> dict[str, Any]:

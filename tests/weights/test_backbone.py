@@ -14,7 +14,7 @@ from ssd_train.networks.build import BACKBONES, build_ssd
 from ssd_train.networks.zoo import NETWORKS, network_config
 from ssd_train.weights import backbone as module
 from ssd_train.weights.backbone import classifier_names, fetch_backbone, has_published_backbone, load_backbone
-from ssd_train.weights.convert import save_network
+from ssd_train.weights.network_file import save_network
 
 SMALL = "ssd_300_mobilenet0.25_voc"
 VGG = "ssd_300_vgg16_atrous_voc"

@@ -12,9 +12,11 @@ from ssd_train import build_network
 from ssd_train.errors import SSDDeployError, WeightsError
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.zoo import NETWORKS, network_config
-from ssd_train.weights.checkpoint import read_tensors, write_safetensors
-from ssd_train.weights.convert import save_network
-from ssd_train.weights.mapping import layer_names, mxnet_state, pytorch_cv_state
+from ssd_train.weights.layer_names import layer_names
+from ssd_train.weights.mapping import mxnet_state
+from ssd_train.weights.network_file import save_network
+from ssd_train.weights.pytorch_cv import pytorch_cv_state
+from ssd_train.weights.weight_file import read_tensors, write_safetensors
 
 SMALL = "ssd_300_mobilenet0.25_voc"
 STORED_CELLS = (128, 64, 32, 16, 16, 16, 16)

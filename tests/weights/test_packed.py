@@ -13,9 +13,9 @@ from ssd_train import build_network
 from ssd_train.errors import NetworkError, WeightsError
 from ssd_train.networks.ssd import SSD
 from ssd_train.weights import load
-from ssd_train.weights.checkpoint import read_tensors
-from ssd_train.weights.convert import save_network
+from ssd_train.weights.network_file import save_network
 from ssd_train.weights.packed import PACKED, pack, unpack
+from ssd_train.weights.weight_file import read_tensors
 
 NETWORK = "ssd_300_mobilenet0.25_custom"
 NAMES = ["circle", "triangle", "square", "star", "cross"]

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssd_train.errors import SSDDeployError, WeightsError
-from ssd_train.weights.checkpoint import read_tensors, write_safetensors
+from ssd_train.weights.weight_file import read_tensors, write_safetensors
 
 WEIGHT = torch.tensor([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])
 

@@ -1,4 +1,7 @@
-"""Weight files of every kind that is read, told apart by their first bytes and never by their names."""
+"""Weight files of every kind -> tensors, and tensors -> our own two kinds.
+
+What is read is told apart by its first bytes and never by its name.
+"""
 
 import dataclasses
 import hashlib
@@ -10,7 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -18,12 +21,12 @@ from torch import Tensor
 
 from ssd_train.errors import WeightsError
 from ssd_train.files import written_atomically
+from ssd_train.weights.description import EXPECTED, Format, damaged_safetensors, format_of, safetensors_header
 from ssd_train.weights.packed import PACKED, unpack
-from ssd_train.weights.params_file import MAGIC, parse_params, read_bytes
+from ssd_train.weights.params_file import parse_params, read_bytes
 
-Format = Literal["params", "safetensors", "torch"]
-
-EXPECTED = "a safetensors file, a PyTorch checkpoint (torch.save) or an MXNet .params file"
+# What our own checkpoints carry beside `state_dict` and `class_names`.
+OWN_TEXTS = ("network", "source", "source_sha256", "packed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,8 @@ class WeightFile:
         format: what its bytes are, whatever it is called.
         tensors: by name as stored, except that DataParallel's `module.` is gone and packed kernels are float32
             again; on the CPU, not tracked.
-        metadata: the text of a safetensors header; empty for the other kinds.
+        metadata: text by name: what a safetensors header holds, and what a checkpoint of this project or of one of
+            its trainings says in the same words; empty for foreign files. `class_names` is JSON.
         sha256: of the file's bytes, the very ones that `tensors` were read from.
     """
 
@@ -49,16 +53,16 @@ class WeightFile:
 def read_tensors(path: Path) -> WeightFile:
     """Read a safetensors file, a PyTorch checkpoint or an MXNet `.params` file.
 
-    A checkpoint may be a state dict, or a dict that holds one as `state_dict` or `model` among other things.
-    A safetensors file whose metadata says that its kernels are in 8 bits is unpacked. Nothing in a file is
-    executed.
+    A checkpoint may be a state dict, or a dict that holds one as `state_dict` or `model` among other things, or
+    what a training of this project goes on from, which gives the weights that the training would have saved.
+    A file whose metadata says that its kernels are in 8 bits is unpacked. Nothing in a file is executed.
 
     Raises:
         WeightsError: the file is missing, empty, cut off, damaged or of another kind; it is a pickle that
             needs more than tensors; it has entries that are not tensors, or none at all; or it is packed in a way
             that is not known, or without its scales.
     """
-    file_format = _format_of(path)
+    file_format = format_of(path)
     data = read_bytes(path)
     metadata: dict[str, str] = {}
     if file_format == "params":
@@ -66,7 +70,15 @@ def read_tensors(path: Path) -> WeightFile:
     elif file_format == "safetensors":
         tensors, metadata = _parse_safetensors(data, path)
     else:
-        tensors = _parse_torch(data, path)
+        tensors, metadata = _parse_torch(data, path)
+    packed = metadata.get("packed")
+    if packed not in (None, PACKED):
+        raise WeightsError(
+            f"{path}: is packed as {packed!r}, but only {PACKED!r} can be read; use a newer ssd-deploy, or a file "
+            "that is not packed"
+        )
+    if packed:
+        tensors = unpack(tensors, path)
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors, but the weights of a network were expected; save it again")
     if all(name.startswith("module.") for name in tensors):
@@ -91,48 +103,45 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     Raises:
         SSDDeployError: the folder cannot be created or written.
     """
-    copies = {
+    # By way of memory: safetensors reports a full disk as an error of its own, and makes the file private.
+    _write(path, safetensors.torch.save(_copies(tensors), metadata=dict(metadata)))
+
+
+def write_torch(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and text metadata as a PyTorch checkpoint, which `torch.load` reads with `weights_only`.
+
+    The tensors are its `state_dict`, each text an entry beside it; `class_names` becomes a list. Arguments and
+    errors are those of `write_safetensors`.
+    """
+    texts: dict[str, Any] = dict(metadata)
+    if "class_names" in texts:
+        texts["class_names"] = json.loads(texts["class_names"])
+    data = io.BytesIO()
+    torch.save({"state_dict": _copies(tensors), **texts}, data)
+    _write(path, data.getvalue())
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
         name: torch.clone(tensor.detach().cpu(), memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    # By way of memory: safetensors reports a full disk as an error of its own, and makes the file private.
-    data = safetensors.torch.save(copies, metadata=dict(metadata))
+
+
+def _write(path: Path, data: bytes) -> None:
     with written_atomically(path) as temporary:
         temporary.write_bytes(data)
-
-
-def _format_of(path: Path) -> Format:
-    head = read_bytes(path, 16)
-    if head[:8] == MAGIC:
-        return "params"
-    # A safetensors file is a u64 length and a JSON header of that length, which the format caps at 100 MB.
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 100_000_000:
-        return "safetensors"
-    # torch.save: a zip archive, or before PyTorch 1.6 a bare pickle, which names its protocol first.
-    if head[:2] == b"PK" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
-        return "torch"
-    raise WeightsError(f"{path}: is no weight file, since it begins with {head!r}; expected {EXPECTED}, so name one")
 
 
 def _parse_safetensors(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         tensors = safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a dtype that PyTorch lacks
-        raise WeightsError(
-            f"{path}: looks like a safetensors file, but is cut off or damaged ({error}); copy or download it again"
-        ) from error
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    metadata = header.get("__metadata__") or {}
-    packed = metadata.get("packed")
-    if packed not in (None, PACKED):
-        raise WeightsError(
-            f"{path}: is packed as {packed!r}, but only {PACKED!r} can be read; use a newer ssd-deploy, or a file "
-            "that is not packed"
-        )
-    return unpack(tensors, path) if packed else tensors, metadata
+        raise damaged_safetensors(path, error) from error
+    return tensors, safetensors_header(data, path)[0]
 
 
-def _parse_torch(data: bytes, path: Path) -> dict[str, Tensor]:
+def _parse_torch(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if data[:2] == b"PK":
         _check_torch_zip(data, path)
     try:
@@ -155,7 +164,33 @@ def _parse_torch(data: bytes, path: Path) -> dict[str, Tensor]:
             f"{path}: looks like a PyTorch checkpoint, but is cut off or damaged ({type(error).__name__}); "
             "copy or download it again"
         ) from error
-    return _state_dict(loaded, path)
+    state, metadata = _of_training(loaded) or (loaded, _own_texts(loaded))
+    return _state_dict(state, path), metadata
+
+
+def _own_texts(loaded: Any) -> dict[str, str]:
+    """Return what `write_torch` wrote beside the tensors; nothing for other checkpoints."""
+    if not isinstance(loaded, dict) or not _is_list_of_text(loaded.get("class_names")):
+        return {}
+    texts = {name: loaded[name] for name in OWN_TEXTS if isinstance(loaded.get(name), str)}
+    return {**texts, "class_names": json.dumps(loaded["class_names"])} if "network" in texts else {}
+
+
+def _of_training(loaded: Any) -> tuple[Any, dict[str, str]] | None:
+    """Return state dict and texts of the checkpoint that a training goes on from; None for another kind."""
+    settings = loaded.get("settings") if isinstance(loaded, dict) else None
+    if not isinstance(settings, dict) or not isinstance(loaded.get("network"), dict):
+        return None
+    name, classes, position = settings.get("network"), settings.get("classes"), loaded.get("position")
+    if not isinstance(name, str) or not _is_list_of_text(classes) or not isinstance(position, dict):
+        return None
+    texts = {"network": name, "class_names": json.dumps(classes), "source": f"training, step {position.get('step')}"}
+    # Where there is a moving average, that is what the training validates and saves.
+    return loaded.get("average") or loaded["network"], texts
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _check_torch_zip(data: bytes, path: Path) -> None:
