@@ -385,7 +385,7 @@ def shapes(
 ) -> None:
     """Generate a data set of shapes to train, evaluate and try things on, with no download."""
     from ssd_deploy.progress import turn_progress
-    from ssd_train.datasets.generated import write_shapes
+    from ssd_train.datasets.generated_files import write_shapes
 
     with turn_progress("drawing") as on_progress:
         folder = write_shapes(out, train=train, val=val, seed=seed, on_progress=on_progress)
@@ -422,9 +422,10 @@ def evaluate(
     """Score a detector on a data set: VOC07 mAP, or COCO's twelve numbers."""
     from ssd_deploy.progress import image_progress
     from ssd_train.datasets.coco_results import write_results
-    from ssd_train.evaluation.evaluate import run_detector, score
-    from ssd_train.evaluation.protocol import Protocol
+    from ssd_train.evaluation.evaluate import score
+    from ssd_train.evaluation.loop import run_detector
     from ssd_train.files import write_json
+    from ssd_train.metrics.protocol import Protocol
 
     check_results(json, detections)
     with open_runner(
@@ -509,8 +510,8 @@ def parity(
 ) -> None:
     """Compare every backend that works here with PyTorch on the same images; exit 1 where one differs."""
     from ssd_deploy.parity import TOLERANCES
-    from ssd_train.evaluation.protocol import Protocol
     from ssd_train.files import write_json
+    from ssd_train.metrics.protocol import Protocol
 
     if (dataset is None) == (not images) or (more_images and not images):
         raise DatasetError("name either --dataset (with --data-root) or --images to compare on")
@@ -576,11 +577,12 @@ def detect(
     batch_size: BatchOption = 8,
 ) -> None:
     """Detect in pictures: write annotated copies and a JSON file."""
-    from ssd_deploy.detect_files import detect_files, find_images
+    from ssd_deploy.detect_files import detect_files
     from ssd_deploy.detector import Detector
     from ssd_deploy.progress import image_progress
+    from ssd_train.image_files import find_images
 
-    paths = find_images([*images, *(more_images or [])])
+    paths = find_images([*images, *(more_images or [])], leave_out=out)
     with open_runner(
         network=network,
         weights=weights,
@@ -642,10 +644,10 @@ def benchmark(
     from ssd_deploy.benchmark.measure import BenchmarkSettings
     from ssd_deploy.benchmark.run import parse_backends
     from ssd_deploy.benchmark.run import run as run_benchmark
-    from ssd_deploy.detect_files import find_images
     from ssd_deploy.engines import tensorrt_opener
     from ssd_deploy.progress import turn_progress
     from ssd_train.files import write_json
+    from ssd_train.image_files import find_images
     from ssd_train.requirements import require
 
     check_results(json, chart)

@@ -317,15 +317,15 @@ def open_dataset(
     kind: str, root: Path | None, split: str | None, class_names: tuple[str, ...], limit: int | None
 ) -> "Dataset":
     """Read the data set of `--dataset`, by default from `~/.torch/datasets/<kind>`."""
-    from ssd_train.datasets.layouts import default_root, load_dataset
+    from ssd_train.datasets.layouts import load_dataset
 
-    return load_dataset(kind, root or default_root(kind), split, class_names).limited(limit)
+    return load_dataset(kind, root, split, class_names).limited(limit)
 
 
 def open_images(patterns: Sequence[str], class_names: tuple[str, ...], limit: int | None) -> "Dataset":
     """Make a data set without ground truth of what `--images` names."""
-    from ssd_deploy.detect_files import find_images
     from ssd_deploy.parity import images_as_dataset
+    from ssd_train.image_files import find_images
 
     return images_as_dataset(find_images(patterns)[:limit], class_names)
 
