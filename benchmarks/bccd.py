@@ -43,11 +43,11 @@ from ssd_deploy import parity_run
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
 from ssd_train.datasets.dataset import Dataset, Sample
-from ssd_train.datasets.layouts import load_dataset
+from ssd_train.datasets.layouts import find_source, load_dataset
 from ssd_train.detections import Detections
 from ssd_train.evaluation.evaluate import score
-from ssd_train.evaluation.protocol import Protocol
 from ssd_train.files import write_json
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.spec import DetectorSpec, PostprocessSettings
 from ssd_train.training.batches import Key, Stream
 from ssd_train.training.config import TrainingConfig
@@ -56,7 +56,7 @@ from ssd_train.training.loop import train
 from ssd_train.training.optimizer import learning_rate
 from ssd_train.training.processes import Processes
 from ssd_train.training.run_folder import LAST_NAME, METRICS_NAME
-from ssd_train.training.samples import find_class_names, find_source, load_training_samples
+from ssd_train.training.samples import load_training_samples
 from ssd_train.training.validate import validate
 
 NETWORK = "ssd_512_mobilenet0.25_custom"
@@ -312,8 +312,8 @@ def count_training_images(options: argparse.Namespace) -> int:
 
 
 def training_samples(options: argparse.Namespace) -> list[Sample]:
-    source = find_source(str(options.data_root), None, options.train_split, "val")
-    samples, _ = load_training_samples(source, find_class_names(source))
+    source = find_source(options.data_root, train_split=options.train_split, val_split="val")
+    samples, _ = load_training_samples(source, source.class_names())
     return samples[: options.limit]
 
 
@@ -373,7 +373,7 @@ def main() -> None:
     cv2.setNumThreads(0)
     options.out.mkdir(parents=True, exist_ok=True)
     samples = training_samples(options)
-    class_names = find_class_names(find_source(str(options.data_root), None, options.train_split, "val"))
+    class_names = find_source(options.data_root, train_split=options.train_split).class_names()
     test = load_dataset("voc", options.data_root, "test", class_names).limited(options.limit)
     seeds = [int(seed) for seed in options.seeds.split(",")]
     results: list[dict[str, Any]] = []

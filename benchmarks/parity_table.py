@@ -19,8 +19,8 @@ from export.onnx import export_onnx
 from ssd_deploy import parity_run
 from ssd_train import build_network
 from ssd_train.datasets.layouts import load_dataset
-from ssd_train.evaluation.protocol import Protocol
 from ssd_train.files import write_json
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.networks.precision import in_precision
 
 

@@ -49,9 +49,9 @@ from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_deploy.benchmark.measure import wait_until_idle
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
+from ssd_train.boxes import iou
 from ssd_train.detections import PaddedDetections
 from ssd_train.files import write_json, written_atomically
-from ssd_train.metrics.voc_ap import iou
 from ssd_train.spec import INPUT_NAME, RAW_NAMES
 
 NETWORKS = tuple(

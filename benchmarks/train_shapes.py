@@ -24,11 +24,13 @@ from torch import Tensor, nn
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_train import build_network
 from ssd_train.datasets.dataset import Dataset
-from ssd_train.datasets.generated import SHAPE_CLASSES, write_shapes
+from ssd_train.datasets.generated import SHAPE_CLASSES
+from ssd_train.datasets.generated_files import write_shapes
 from ssd_train.datasets.layouts import load_dataset
-from ssd_train.evaluation.evaluate import run_detector, score
-from ssd_train.evaluation.protocol import Protocol
+from ssd_train.evaluation.evaluate import score
+from ssd_train.evaluation.loop import run_detector
 from ssd_train.files import write_json
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.networks.mobilenet import MobileNet
 from ssd_train.spec import IMAGENET_MEAN, IMAGENET_STD
 from ssd_train.training.augment import sample_colour

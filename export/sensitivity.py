@@ -16,7 +16,7 @@ from export.quantize import layer_names, quantize
 from ssd_train.datasets.dataset import Sample, image_samples
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.errors import ModelError
-from ssd_train.evaluation.evaluate import run_detector
+from ssd_train.evaluation.loop import run_detector
 from ssd_train.files import write_json, written_atomically
 from ssd_train.metrics.agreement import agreement_ap
 from ssd_train.requirements import require

@@ -11,7 +11,8 @@ from ssd_deploy.backends.base import Runner
 from ssd_deploy.model_source import find_model, open_runner
 from ssd_train.detections import Detections
 from ssd_train.errors import BackendError, ImageError
-from ssd_train.preprocess import preprocess
+from ssd_train.evaluation.loop import detect_images
+from ssd_train.preprocess import check_image
 from ssd_train.spec import DetectorSpec, PostprocessSettings
 
 
@@ -48,21 +49,25 @@ class Detector:
 
         Raises:
             ImageError: an array is not RGB uint8 of shape (H, W, 3).
+            BackendError: the backend answered with something that is no detections, such as NaN.
         """
-        found: list[Detections] = []
-        for start in range(0, len(images), self.batch_size):
-            batch = images[start : start + self.batch_size]
-            inputs = [self._preprocess(start + row, image) for row, image in enumerate(batch)]
-            padded = self.runner.run(np.stack(inputs))
-            for row, image in enumerate(batch):
-                found.append(Detections.from_padded(padded, row, self.spec.input_size, image.shape[:2]))
-        return found
 
-    def _preprocess(self, index: int, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        try:
-            return preprocess(image, self.spec)
-        except ImageError as error:
-            raise ImageError(f"images[{index}]: {error}") from error
+        def checked(index: int) -> NDArray[np.uint8]:
+            try:
+                check_image(images[index])
+            except ImageError as error:
+                raise ImageError(f"images[{index}]: {error}") from error
+            return images[index]
+
+        found = detect_images(
+            range(len(images)),
+            checked,
+            self.runner.run,
+            self.spec,
+            name_of=lambda index: f"images[{index}]",
+            batch_size=self.batch_size,
+        )
+        return [of_image.detections for of_image in found]
 
 
 def load_detector(

@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_deploy.backends.base import Runner
+from ssd_train.boxes import iou
 from ssd_train.datasets.dataset import Dataset, Sample, image_samples
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.errors import DatasetError
-from ssd_train.evaluation.evaluate import EvaluationReport, run_detector, score
-from ssd_train.evaluation.protocol import Protocol
+from ssd_train.evaluation.evaluate import EvaluationReport, score
+from ssd_train.evaluation.loop import run_detector
 from ssd_train.metrics.agreement import agreement_ap
-from ssd_train.metrics.voc_ap import iou
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.preprocess import preprocess
 
 # Raw predictions are compared on this many images, since each costs both sides another forward pass.

@@ -20,7 +20,7 @@ from ssd_deploy.progress import image_progress
 from ssd_deploy.text_table import text_table
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.errors import BackendError
-from ssd_train.evaluation.protocol import Protocol
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.networks.ssd import SSD
 
 HEADER = (

@@ -41,6 +41,16 @@ class GroundTruth:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def select(self, keep: NDArray[Any]) -> "GroundTruth":
+        """Return the objects that a boolean mask or an index array names."""
+        return GroundTruth(
+            boxes=self.boxes[keep],
+            labels=self.labels[keep],
+            is_difficult=self.is_difficult[keep],
+            is_crowd=self.is_crowd[keep],
+            areas=self.areas[keep],
+        )
+
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Sample:

@@ -11,10 +11,17 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
+from ssd_train.boxes import xyxy_to_xywh
 from ssd_train.captured_stdout import captured_stdout
-from ssd_train.datasets.dataset import GroundTruth
+from ssd_train.datasets.dataset import Dataset, GroundTruth
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
+from ssd_train.metrics.protocol import Protocol
+from ssd_train.metrics.scored import Scored
+from ssd_train.spec import DetectorSpec
+
+# GluonCV's COCODetectionMetric leaves out detections below it.
+GLUONCV_SCORE_THRESHOLD = 0.05
 
 # In the order of COCOeval.stats.
 NUMBER_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -33,6 +40,49 @@ class CocoResult:
     numbers: dict[str, float]
     per_class: dict[str, float]
     positives: dict[str, int]
+
+
+def score(dataset: Dataset, detections: Sequence[Detections], spec: DetectorSpec, protocol: Protocol) -> Scored:
+    """Score detections in image pixels, one a sample; see `METRICS`."""
+    found = [
+        in_protocol(protocol, of_image, image_size=sample.image_size)
+        for sample, of_image in zip(dataset.samples, detections, strict=True)
+    ]
+    result = coco_average_precision([sample.ground_truth for sample in dataset.samples], found, dataset.class_names)
+    return Scored(
+        numbers=result.numbers,
+        per_class={
+            name: {"AP": result.per_class[name], "objects": result.positives[name]} for name in dataset.class_names
+        },
+    )
+
+
+def describe(protocol: Protocol, spec: DetectorSpec) -> str:
+    """Say in one line what the numbers mean; see `METRICS`."""
+    rules, scores = "pycocotools", f"scores above {spec.postprocess.score_threshold:g}"
+    coordinates = "boxes in image pixels, detections clipped to the image"
+    if protocol is Protocol.GLUONCV:
+        rules = "GluonCV's COCO metric"
+        scores += f" and at least {GLUONCV_SCORE_THRESHOLD:g}"
+        coordinates += " and then made 1 pixel wider and higher"
+    return (
+        f"protocol {protocol} ({rules}): {scores}; {coordinates}; IoU 0.50:0.95, crowd objects ignored, "
+        "difficult objects count like others; equal scores earlier first"
+    )
+
+
+def in_protocol(protocol: Protocol, detections: Detections, *, image_size: tuple[int, int]) -> Detections:
+    """Return one image's detections as pycocotools is to see them, boxes in image pixels.
+
+    GluonCV leaves out scores below 0.05 and makes every box one pixel wider and higher, after
+    clipping it and without touching the ground truth.
+    """
+    detections = detections.clipped(image_size)
+    if protocol is Protocol.STANDARD:
+        return detections
+    detections = detections.select(detections.scores >= GLUONCV_SCORE_THRESHOLD)
+    one_pixel = np.array([0, 0, 1, 1], np.float32)
+    return Detections(detections.boxes + one_pixel, detections.scores, detections.labels)
 
 
 def coco_average_precision(
@@ -89,17 +139,20 @@ def evaluate_boxes(
             "nothing to find; choose another split"
         )
     truth_rows = (
-        {"image_id": image_id, "label": label, "box": box, "area": area, "iscrowd": int(is_crowd)}
+        {"image_id": image_id, "label": label, "bbox": bbox, "area": area, "iscrowd": int(is_crowd)}
         for image_id, truth in enumerate(ground_truths, start=1)
-        for label, box, area, is_crowd in zip(
-            truth.labels.tolist(), truth.boxes, truth.areas.tolist(), truth.is_crowd, strict=True
+        for label, bbox, area, is_crowd in zip(
+            truth.labels.tolist(), xyxy_to_xywh(truth.boxes).tolist(), truth.areas.tolist(), truth.is_crowd, strict=True
         )
     )
     found_rows = (
-        {"image_id": image_id, "label": label, "box": box, "score": score, "iscrowd": 0}
+        {"image_id": image_id, "label": label, "bbox": bbox, "score": score, "iscrowd": 0}
         for image_id, found in enumerate(detections, start=1)
-        for label, box, score in zip(
-            found.labels.tolist(), found.boxes.astype(np.float64), found.scores.tolist(), strict=True
+        for label, bbox, score in zip(
+            found.labels.tolist(),
+            xyxy_to_xywh(found.boxes.astype(np.float64)).tolist(),
+            found.scores.tolist(),
+            strict=True,
         )
     )
     with captured_stdout():
@@ -122,9 +175,7 @@ def _index(rows: Iterable[dict[str, Any]], num_images: int, num_classes: int) ->
     annotations = []
     # An id of 0 is taken for "not matched", so they too start at 1.
     for annotation_id, row in enumerate(rows, start=1):
-        x1, y1, x2, y2 = row.pop("box").tolist()
-        row["bbox"] = [x1, y1, x2 - x1, y2 - y1]
-        row.setdefault("area", (x2 - x1) * (y2 - y1))
+        row.setdefault("area", row["bbox"][2] * row["bbox"][3])
         annotations.append({"id": annotation_id, "category_id": row.pop("label") + 1, **row})
     coco = COCO()
     coco.dataset = {

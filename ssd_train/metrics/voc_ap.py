@@ -9,9 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_train.datasets.dataset import GroundTruth
+from ssd_train.boxes import iou, resize_factors
+from ssd_train.datasets.dataset import Dataset, GroundTruth
+from ssd_train.datasets.voc import gluoncv_boxes
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
+from ssd_train.metrics.protocol import Protocol
+from ssd_train.metrics.scored import Scored
+from ssd_train.spec import DetectorSpec
 
 # The devkit's and GluonCV's floating range: 0.30000000000000004 is one of its values, so a recall of
 # exactly 0.3 does not reach that point.
@@ -42,6 +47,83 @@ class VocResult:
         return float(np.nanmean(list(self.ap_area.values())))
 
 
+def score(dataset: Dataset, detections: Sequence[Detections], spec: DetectorSpec, protocol: Protocol) -> Scored:
+    """Score detections in image pixels, one a sample; see `METRICS`."""
+    pairs = [
+        in_protocol(protocol, sample.ground_truth, found, image_size=sample.image_size, input_size=spec.input_size)
+        for sample, found in zip(dataset.samples, detections, strict=True)
+    ]
+    left_out = sum(len(sample.ground_truth) for sample in dataset.samples) - sum(len(truth) for truth, _ in pairs)
+    result = voc_average_precision(
+        [truth for truth, _ in pairs],
+        [found for _, found in pairs],
+        dataset.class_names,
+        later_first_on_ties=_later_first_on_ties(protocol),
+    )
+    return Scored(
+        numbers={"VOC07 mAP": result.mean_ap07, "VOC12 mAP": result.mean_ap_area},
+        per_class={
+            name: {"AP07": result.ap07[name], "AP12": result.ap_area[name], "objects": result.positives[name]}
+            for name in dataset.class_names
+        },
+        notes=(f"left out {left_out} objects that break GluonCV's bounds rule",) if left_out else (),
+    )
+
+
+def describe(protocol: Protocol, spec: DetectorSpec) -> str:
+    """Say in one line what the numbers mean; see `METRICS`."""
+    rules, coordinates = "Pascal VOC devkit", "boxes in image pixels, detections clipped to the image"
+    if protocol is Protocol.GLUONCV:
+        height, width = spec.input_size
+        rules = "GluonCV's VOC metric"
+        coordinates = (
+            f"boxes in network-input pixels ({width}x{height}) plus 1 at x2 and y2, detections clipped to the input, "
+            "objects outside GluonCV's bounds left out"
+        )
+    ties = "later image first" if _later_first_on_ties(protocol) else "earlier first"
+    return (
+        f"protocol {protocol} ({rules}): scores above {spec.postprocess.score_threshold:g}; {coordinates}; "
+        f"match at IoU 0.5, difficult and crowd objects ignored; equal scores {ties}"
+    )
+
+
+def in_protocol(
+    protocol: Protocol,
+    ground_truth: GroundTruth,
+    detections: Detections,
+    *,
+    image_size: tuple[int, int],
+    input_size: tuple[int, int],
+) -> tuple[GroundTruth, Detections]:
+    """Bring one image into the coordinates in which the protocol's overlap is plain IoU.
+
+    VOC counts pixels inclusively; on our continuous boxes that is plain IoU already. GluonCV takes what
+    `gluoncv_boxes` leaves, scales it to the network input and adds 1 to x2 and y2 there.
+
+    Args:
+        ground_truth, detections: in image pixels.
+        image_size, input_size: (height, width) of the image and of the network input.
+
+    Returns:
+        Both in image pixels (standard) or network-input pixels (gluoncv), the latter with fewer
+        objects where some break GluonCV's rule.
+    """
+    detections = detections.clipped(image_size)
+    if protocol is Protocol.STANDARD:
+        return ground_truth, detections
+    one_pixel = np.array([0, 0, 1, 1])
+    scale = resize_factors(image_size, input_size)
+    ground_truth = gluoncv_boxes(ground_truth, image_size)
+    ground_truth = dataclasses.replace(ground_truth, boxes=ground_truth.boxes * scale + one_pixel)
+    scaled = (detections.boxes * scale + one_pixel).astype(np.float32)
+    return ground_truth, Detections(scaled, detections.scores, detections.labels)
+
+
+def _later_first_on_ties(protocol: Protocol) -> bool:
+    """Whether equal scores are reversed, as GluonCV's metric does with an ascending argsort."""
+    return protocol is Protocol.GLUONCV
+
+
 def voc_average_precision(
     ground_truths: Sequence[GroundTruth],
     detections: Sequence[Detections],
@@ -58,7 +140,7 @@ def voc_average_precision(
 
     Args:
         ground_truths, detections: one each an image, in the same coordinates, in which plain IoU is
-            wanted (see `protocol.for_voc_metric`).
+            wanted (see `in_protocol`).
         class_names: label order.
         match_iou_threshold: an overlap of exactly this much matches.
         later_first_on_ties: reverse equal scores, first in each image, where that decides which of two
@@ -129,19 +211,6 @@ def _best_objects(truth: GroundTruth, found: Detections, match_iou_threshold: fl
     best = overlaps.argmax(axis=1)
     matches = np.take_along_axis(overlaps, best[:, None], axis=1)[:, 0] >= match_iou_threshold
     return np.where(matches, best, -1).astype(np.int64)
-
-
-def iou(boxes: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the (K, M) overlaps of (K, 4) and (M, 4) xyxy boxes; 0 where a pair has no area."""
-    boxes, others = boxes.astype(np.float64), others.astype(np.float64)
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    intersection = np.clip(high - low, 0, None).prod(axis=2)
-    areas, other_areas = (np.clip(each[:, 2:] - each[:, :2], 0, None).prod(axis=1) for each in (boxes, others))
-    union = areas[:, None] + other_areas - intersection
-    overlaps: NDArray[np.float64] = np.zeros_like(union)
-    np.divide(intersection, union, out=overlaps, where=union > 0)
-    return overlaps
 
 
 def _recall_precision(

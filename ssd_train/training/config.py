@@ -16,9 +16,6 @@ LR_MODES = ("step", "cos")
 DEVICES = ("auto", "cpu", "cuda")
 ANCHOR_STEPS = ("auto", "gluoncv", "even")
 
-# COCO's validation takes long, so GluonCV validates every tenth epoch there.
-VAL_INTERVALS = {"voc": 1, "coco": 10}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -26,7 +23,7 @@ class TrainingConfig:
 
     Attributes:
         network: configuration name, a `_custom` one for classes of one's own.
-        dataset: `voc`, `coco`, or a folder in either layout.
+        dataset: a layout, such as `voc`, or a folder in one, see `layouts.find_source`.
         out: the run folder.
         data_root: the folder of `voc` or `coco`; None for `~/.torch/datasets/<dataset>`.
         train_split, val_split: None for the published trainings' own.
@@ -53,7 +50,7 @@ class TrainingConfig:
         pretrained_backbone: `auto` (GluonCV's ImageNet weights where they were published), `none`, or a file.
         init: weights of the same network for other or equal classes to start from, a file; None for none.
         reuse_classes: with `init`, take the predictors of classes of the same name along.
-        val_interval: epochs from one validation to the next; None for 1 (VOC) or 10 (COCO).
+        val_interval: epochs from one validation to the next; None for the layout's.
         seed: of order, augmentation and initial weights.
         log_step: steps from one line of `metrics.jsonl` to the next.
         skip_bad_images: go on without images that cannot be read, and count them.

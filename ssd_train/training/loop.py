@@ -374,7 +374,7 @@ class _Training:
             network,
             prepared.validation,
             self.processes,
-            metric=prepared.source.kind,
+            metric=prepared.source.layout.metric,
             batch_size=config.test_batch_size,
             workers=available_workers(config.workers, self.processes.local_count) or 1,
             on_progress=lambda done: self.show(position.step, f"validation, {done} images"),

@@ -8,6 +8,7 @@ import torch
 
 from ssd_train.class_list import read_class_list
 from ssd_train.datasets.dataset import Dataset, Sample
+from ssd_train.datasets.layouts import DataSource, find_source
 from ssd_train.errors import DatasetError, NetworkError, WeightsError
 from ssd_train.networks.anchors import covered_share, generate_anchors, with_even_steps
 from ssd_train.networks.build import build_ssd
@@ -15,16 +16,10 @@ from ssd_train.networks.feature_expander import ExpandedLevel
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import find_network, network_config
 from ssd_train.training.batches import available_workers
-from ssd_train.training.config import VAL_INTERVALS, TrainingConfig
+from ssd_train.training.config import TrainingConfig
 from ssd_train.training.initialise import initialise, start_from
 from ssd_train.training.processes import Processes
-from ssd_train.training.samples import (
-    DataSource,
-    find_class_names,
-    find_source,
-    load_training_samples,
-    load_validation,
-)
+from ssd_train.training.samples import load_training_samples
 from ssd_train.training.validate import readable
 from ssd_train.weights.backbone import fetch_backbone, has_published_backbone, load_backbone
 from ssd_train.weights.store import default_root
@@ -41,7 +36,7 @@ class Prepared:
         network: on this process's device, with its initial weights.
         source: where the images are.
         samples: training images with their training boxes.
-        validation: the validation set; its metric is that of `source.kind`.
+        validation: the validation set; its metric is that of `source.layout`.
         val_interval: epochs from one validation to the next.
         notes: what was left out or started from, a sentence each.
     """
@@ -75,11 +70,11 @@ def prepare(
             f"--data-shape {config.data_shape} does not fit {row.name}, whose input is {row.input_size} pixels; "
             "leave the option out or choose another network"
         )
-    source = find_source(config.dataset, config.data_root, config.train_split, config.val_split)
+    source = find_source(config.dataset, config.data_root, train_split=config.train_split, val_split=config.val_split)
     if row.class_names:
         class_names = row.class_names if config.classes is None else read_class_list(config.classes)
     else:
-        class_names = find_class_names(source) if config.classes is None else read_class_list(config.classes)
+        class_names = source.class_names() if config.classes is None else read_class_list(config.classes)
     network = build_ssd(network_config(config.network, class_names))
     if config.batch_size == 1 and any(isinstance(module, ExpandedLevel) for module in network.modules()):
         # The last level has one cell: nothing to take a variance of.
@@ -93,7 +88,7 @@ def prepare(
             f"{source.root}: {len(samples)} training images do not fill a batch of {global_batch}; use a smaller "
             "--batch-size"
         )
-    validation = load_validation(source, class_names)
+    validation = source.load(source.val_split, class_names)
     if with_check:
         threads = available_workers(config.workers, processes.local_count) or 1
         validation = readable(validation, processes, skip_bad=config.skip_bad_images, workers=threads)
@@ -110,7 +105,7 @@ def prepare(
         source=source,
         samples=samples,
         validation=validation,
-        val_interval=config.val_interval or VAL_INTERVALS[source.kind],
+        val_interval=config.val_interval or source.layout.val_interval,
         notes=(*notes, *(f"validation: {note}" for note in validation.notes)),
     )
 

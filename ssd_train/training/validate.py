@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from ssd_train.datasets.dataset import Dataset, Sample
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.errors import BackendError, DatasetError, ImageError, OwnPartError
-from ssd_train.evaluation.evaluate import EvaluationReport, run_detector, score
-from ssd_train.evaluation.protocol import Protocol
+from ssd_train.evaluation.evaluate import EvaluationReport, score
+from ssd_train.evaluation.loop import run_detector
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.networks.postprocess import Postprocess
 from ssd_train.networks.ssd import SSD
 from ssd_train.training.processes import Processes

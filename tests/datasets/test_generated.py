@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ssd_train.datasets.generated import SHAPE_CLASSES, Shape, draw_picture, lay_out, paint, write_shapes
+from ssd_train.datasets.generated import SHAPE_CLASSES, Shape, draw_picture, lay_out, paint
+from ssd_train.datasets.generated_files import write_shapes
 from ssd_train.datasets.layouts import load_dataset
 from ssd_train.errors import DatasetError
 

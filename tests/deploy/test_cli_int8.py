@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from ssd_train.datasets.generated import write_shapes
+from ssd_train.datasets.generated_files import write_shapes
 
 NAME = "ssd_300_mobilenet0.25_custom"
 NETWORK = ("--network", NAME, "--weights", "shapes")

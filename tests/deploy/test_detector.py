@@ -16,7 +16,7 @@ from ssd_deploy import load_detector
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_deploy.detector import Detector
-from ssd_train.errors import BackendError, ModelError, NetworkError, WeightsError
+from ssd_train.errors import BackendError, ImageError, ModelError, NetworkError, WeightsError
 from ssd_train.networks.ssd import SSD
 from ssd_train.spec import DetectorSpec, PostprocessSettings
 
@@ -328,3 +328,38 @@ def test_the_package_names_what_its_detectors_return(model_path: Path) -> None:
 
     (found,) = ssd_deploy.load_detector(model_path).detect([np.zeros((9, 9, 3), np.uint8)])
     assert isinstance(found, ssd_deploy.Detections)
+
+
+class AnsweringRunner(FakeRunner):
+    """A fake whose second row is what a test says: (score, label)."""
+
+    def __init__(self, spec: DetectorSpec, score: float, label: int) -> None:
+        super().__init__(spec, [(0, 0, 30, 30, 0.5, 1), (0, 0, 9, 9, score, label)])
+
+
+@pytest.mark.parametrize(
+    ("score", "label", "message"),
+    [
+        (float("nan"), 1, "values that are not finite"),
+        (float("nan"), -1, "values that are not finite"),
+        (float("inf"), 0, "values that are not finite"),
+        (0.4, 2, "label 2 .*but there are 2 classes"),
+        (0.4, -1, "neither detections nor all -1"),
+    ],
+)
+def test_an_answer_that_is_no_detections_is_an_error_and_not_fewer_detections(
+    score: float, label: int, message: str
+) -> None:
+    detector = Detector(AnsweringRunner(SPEC, score, label), batch_size=2)
+    with pytest.raises(BackendError, match=rf"tiny: the backend answered with .*{message}") as caught:
+        detector.detect([np.zeros((9, 9, 3), np.uint8)] * 3)
+    assert "images[0] to images[1]" in str(caught.value)
+
+
+def test_an_array_that_is_no_image_is_named_by_its_place() -> None:
+    good = np.zeros((9, 9, 3), np.uint8)
+    detector = Detector(FakeRunner(SPEC, []))
+    for bad in (np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3), np.float32), "a.jpg"):
+        with pytest.raises(ImageError, match=r"images\[2\]: an image (has|is)"):
+            detector.detect([good, good, bad])  # type: ignore[list-item]
+    assert detector.detect([]) == []

@@ -21,8 +21,8 @@ from ssd_deploy.parity import (
 from ssd_train.datasets.dataset import Dataset, make_ground_truth
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError, ImageError
-from ssd_train.evaluation.protocol import Protocol
 from ssd_train.files import write_json
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.spec import DetectorSpec
 
 CLASSES = ("cat", "dog")

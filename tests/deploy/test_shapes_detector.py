@@ -8,10 +8,12 @@ from ssd_deploy import load_detector, parity_run
 from ssd_deploy.parity import TOLERANCES
 from ssd_train import build_network
 from ssd_train.datasets.dataset import Dataset
-from ssd_train.datasets.generated import SHAPE_CLASSES, write_shapes
+from ssd_train.datasets.generated import SHAPE_CLASSES
+from ssd_train.datasets.generated_files import write_shapes
 from ssd_train.datasets.layouts import load_dataset
-from ssd_train.evaluation.evaluate import run_detector, score
-from ssd_train.evaluation.protocol import Protocol
+from ssd_train.evaluation.evaluate import score
+from ssd_train.evaluation.loop import run_detector
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.networks.precision import in_precision
 from ssd_train.weights.load import SHAPES_WEIGHTS
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from export.engine_file import BuildOptions, EngineInfo, TensorInfo, read_info
-from ssd_train.datasets.generated import write_shapes
+from ssd_train.datasets.generated_files import write_shapes
 from ssd_train.files import sha256_of_file
 from ssd_train.networks.zoo import NETWORKS
 from ssd_train.spec import IMAGENET_MEAN

@@ -23,11 +23,13 @@ from export.sensitivity import find_float_layers, open_graph, write_sensitivity
 from export.tensorrt_engine import build_engine
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_train import build_network
-from ssd_train.datasets.generated import SHAPE_CLASSES, write_shapes
+from ssd_train.datasets.generated import SHAPE_CLASSES
+from ssd_train.datasets.generated_files import write_shapes
 from ssd_train.datasets.layouts import load_dataset
 from ssd_train.errors import DatasetError, ModelError
-from ssd_train.evaluation.evaluate import run_detector, score
-from ssd_train.evaluation.protocol import Protocol
+from ssd_train.evaluation.evaluate import score
+from ssd_train.evaluation.loop import run_detector
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.preprocess import load_image, preprocess
 from ssd_train.spec import INPUT_NAME, DetectorSpec
 

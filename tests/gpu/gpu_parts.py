@@ -20,7 +20,7 @@ from ssd_deploy.parity import TOLERANCES, BackendRun, Comparison, compare, match
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.datasets.layouts import load_dataset
 from ssd_train.detections import Detections, PaddedDetections
-from ssd_train.evaluation.protocol import Protocol
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.spec import OUTPUT_NAMES
 
 FLAVOURS = tuple(MODULES)

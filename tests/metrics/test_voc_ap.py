@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssd_train.boxes import iou
 from ssd_train.datasets.dataset import GroundTruth, make_ground_truth
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
-from ssd_train.metrics.voc_ap import iou, voc_average_precision
+from ssd_train.metrics.voc_ap import voc_average_precision
 
 # Boxes far from each other, so that each overlaps itself alone.
 A, B, C, FAR = ((0, 0, 10, 10), (100, 0, 110, 10), (200, 0, 210, 10), (900, 900, 910, 910))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from training_runs import Run, small_config
 
-from ssd_train.datasets.generated import write_shapes
+from ssd_train.datasets.generated_files import write_shapes
 from ssd_train.training.loop import train
 
 

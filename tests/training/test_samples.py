@@ -1,4 +1,4 @@
-"""Training boxes by GluonCV's rules (spec 7.4), and where a data set and its classes are looked for."""
+"""Training boxes by GluonCV's rules (spec 7.4)."""
 
 import json
 from collections.abc import Sequence
@@ -9,14 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from ssd_train.datasets.layouts import DataSource, find_source
 from ssd_train.errors import DatasetError
-from ssd_train.training.samples import (
-    DataSource,
-    find_class_names,
-    find_source,
-    load_training_samples,
-    load_validation,
-)
+from ssd_train.training.samples import load_training_samples
 
 CLASSES = ("cat", "dog")
 HEIGHT, WIDTH = 30, 40
@@ -39,7 +34,7 @@ def write_voc(root: Path, objects: Sequence[Sequence[XMLObject]], split: str = "
             text += f"<object><name>{name}</name>{flag}<bndbox>{bndbox}</bndbox></object>"
         (root / "Annotations" / f"{number}.xml").write_text(text + "</annotation>")
     (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{n}\n" for n in range(len(objects))))
-    return DataSource("voc", root, split, split)
+    return find_source("voc", root, train_split=split, val_split=split)
 
 
 def write_coco(root: Path, annotations: Sequence[dict[str, Any]], split: str = "train2017") -> DataSource:
@@ -56,7 +51,7 @@ def write_coco(root: Path, annotations: Sequence[dict[str, Any]], split: str = "
         "annotations": [{"id": number, "iscrowd": 0, **row} for number, row in enumerate(annotations)],
     }
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    return DataSource("coco", root, split, split)
+    return find_source("coco", root, train_split=split, val_split=split)
 
 
 # --- VOC ---
@@ -118,7 +113,8 @@ def test_a_split_without_any_object_is_refused(tmp_path: Path, rows: list[XMLObj
 
 
 def test_validation_keeps_the_boxes_of_every_evaluation_and_empty_images(tmp_path: Path) -> None:
-    dataset = load_validation(write_voc(tmp_path, [[], [("cat", (5, 6, 20, 25), False)]]), CLASSES)
+    source = write_voc(tmp_path, [[], [("cat", (5, 6, 20, 25), False)]])
+    dataset = source.load(source.val_split, CLASSES)
     assert [len(sample.ground_truth) for sample in dataset.samples] == [0, 1]
     assert dataset.samples[1].ground_truth.boxes.tolist() == [[4, 5, 20, 25]]
 
@@ -178,133 +174,3 @@ def test_coco_images_without_an_object_are_left_out_and_the_rest_comes_by_id(tmp
     samples, notes = load_training_samples(write_coco(tmp_path, [*rows, coco_object((1, 1, 9, 9))]), CLASSES)
     assert [sample.image_id for sample in samples] == [1, 3]
     assert "left out 1 images without objects" in notes
-
-
-# --- find_source ---
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
-
-
-def test_voc_and_coco_are_the_published_splits_in_their_usual_folders() -> None:
-    home = Path.home() / ".torch" / "datasets"
-    voc, coco = (find_source(kind, None, None, None) for kind in ("voc", "coco"))
-    assert voc == ("voc", home / "voc", "2007_trainval,2012_trainval", "2007_test")
-    assert coco == ("coco", home / "coco", "train2017", "val2017")
-
-
-def test_the_folder_and_the_splits_that_are_named_are_taken(tmp_path: Path) -> None:
-    touch(tmp_path, "VOC2007/ImageSets/Main/trainval.txt")
-    assert find_source("voc", tmp_path, None, None) == (
-        "voc",
-        tmp_path,
-        "2007_trainval,2012_trainval",
-        "2007_test",
-    )
-    assert find_source("voc", tmp_path, "2007_trainval", "2007_val")[2:] == ("2007_trainval", "2007_val")
-    assert find_source("coco", tmp_path, "a", "b") == ("coco", tmp_path, "a", "b")
-
-
-@pytest.mark.parametrize(
-    ("lists", "train_split", "val_split"),
-    [
-        (["train", "val"], "train", "val"),
-        (["train", "test"], "train", "test"),
-        (["trainval", "test"], "trainval", "test"),
-        (["train", "val", "trainval", "test"], "train", "val"),
-        (["train", "trainval", "test"], "trainval", "test"),
-        (["trainval", "val"], "trainval", "val"),
-        (["train"], "train", "val"),
-        ([], "trainval", "val"),
-    ],
-)
-def test_a_voc_folder_of_one_s_own_is_split_by_the_lists_it_has(
-    tmp_path: Path, lists: list[str], train_split: str, val_split: str
-) -> None:
-    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
-    touch(tmp_path, *(f"ImageSets/Main/{name}.txt" for name in lists))
-    assert find_source(str(tmp_path), None, None, None) == ("voc", tmp_path, train_split, val_split)
-    assert find_source(str(tmp_path), None, "a", "b")[2:] == ("a", "b")
-
-
-@pytest.mark.parametrize(
-    ("files", "train_split", "val_split"),
-    [
-        (["train", "val"], "train", "val"),
-        (["train2017", "val2017"], "train2017", "val2017"),
-        (["train_blood", "val_blood", "test"], "train_blood", "val_blood"),
-        (["train2014", "train2017", "val2017"], "train2017", "val2017"),
-        ([], "train2017", "val2017"),
-    ],
-)
-def test_a_coco_folder_of_one_s_own_is_split_by_the_files_it_has(
-    tmp_path: Path, files: list[str], train_split: str, val_split: str
-) -> None:
-    (tmp_path / "annotations").mkdir()
-    touch(tmp_path, *(f"annotations/instances_{name}.json" for name in files))
-    assert find_source(str(tmp_path), None, None, None) == ("coco", tmp_path, train_split, val_split)
-
-
-def test_a_choice_that_is_open_must_be_made_by_name(tmp_path: Path) -> None:
-    touch(tmp_path, *(f"annotations/instances_{name}.json" for name in ("train_a", "train_b", "val")))
-    with pytest.raises(DatasetError, match=r"several files could be meant \(train_a, train_b\).*--train-split"):
-        find_source(str(tmp_path), None, None, None)
-    assert find_source(str(tmp_path), None, "train_b", None)[2:] == ("train_b", "val")
-
-
-def test_what_is_neither_a_kind_nor_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="--dataset yolo: neither voc nor coco, and no such folder"):
-        find_source("yolo", None, None, None)
-    with pytest.raises(DatasetError, match="--data-root .* does not apply"):
-        find_source(str(tmp_path), tmp_path, None, None)
-
-
-# --- find_class_names ---
-
-
-def test_coco_classes_come_by_category_id(tmp_path: Path) -> None:
-    assert find_class_names(write_coco(tmp_path, [])) == ("cat", "dog")
-
-
-def test_voc_classes_come_by_alphabet_each_once_in_any_case(tmp_path: Path) -> None:
-    box = (2, 2, 9, 9)
-    rows = [[("zebra", box, False), ("Ant", box, True)], [], [(" zebra ", box, False), ("Zebra", box, False)]]
-    assert find_class_names(write_voc(tmp_path, rows)) == ("Ant", "zebra")
-
-
-def test_voc_classes_of_year_folders_are_found(tmp_path: Path) -> None:
-    for year, name in (("VOC2007", "cat"), ("VOC2012", "bird")):
-        write_voc(tmp_path / "VOCdevkit" / year, [[(name, (2, 2, 9, 9), False)]])
-    assert find_class_names(DataSource("voc", tmp_path, "a", "b")) == ("bird", "cat")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "the annotation file cannot be read"),
-        ("{", "has no list of categories"),
-        ("[]", "has no list of categories"),
-        ('{"images": []}', "has no list of categories"),
-        ('{"categories": [{"id": 1}]}', "has no list of categories"),
-        ('{"categories": 3}', "has no list of categories"),
-    ],
-)
-def test_a_coco_file_without_categories_is_refused_by_name(tmp_path: Path, content: str | None, message: str) -> None:
-    (tmp_path / "annotations").mkdir()
-    if content is not None:
-        (tmp_path / "annotations" / "instances_train.json").write_text(content)
-    with pytest.raises(DatasetError, match=rf"instances_train\.json: {message}"):
-        find_class_names(DataSource("coco", tmp_path, "train", "val"))
-
-
-def test_voc_annotations_that_name_no_class_or_are_damaged_are_refused(tmp_path: Path) -> None:
-    source = write_voc(tmp_path, [[]])
-    with pytest.raises(DatasetError, match="its annotations name no class"):
-        find_class_names(source)
-    (tmp_path / "Annotations" / "0.xml").write_text("<annotation>")
-    with pytest.raises(DatasetError, match=r"0\.xml: not readable XML"):
-        find_class_names(source)

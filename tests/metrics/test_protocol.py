@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
+from ssd_train.boxes import iou
 from ssd_train.datasets.dataset import GroundTruth, make_ground_truth
 from ssd_train.detections import Detections
-from ssd_train.evaluation.protocol import Protocol, describe, for_coco_metric, for_voc_metric
-from ssd_train.metrics.voc_ap import iou
+from ssd_train.metrics import coco_ap, voc_ap
+from ssd_train.metrics.protocol import Protocol
+from ssd_train.metrics.table import METRICS
 from ssd_train.spec import DetectorSpec, PostprocessSettings
 
 SPEC = DetectorSpec(network="any", class_names=("thing",), input_size=(300, 300))
@@ -23,12 +25,12 @@ def found_of(*boxes: tuple[float, ...], scores: tuple[float, ...] | None = None)
 
 def test_standard_leaves_the_objects_and_clips_the_detections() -> None:
     truth = truth_of((-1, 0, 50, 120))
-    same, found = for_voc_metric(
+    same, found = voc_ap.in_protocol(
         Protocol.STANDARD, truth, found_of((-5, -5, 45, 120)), image_size=(100, 40), input_size=(300, 300)
     )
     assert same is truth
     assert found.boxes.tolist() == [[0, 0, 40, 100]]
-    assert for_coco_metric(
+    assert coco_ap.in_protocol(
         Protocol.STANDARD, found_of((-5, -5, 45, 120), scores=(0.01,)), image_size=(100, 40)
     ).boxes.tolist() == [[0, 0, 40, 100]]
 
@@ -36,7 +38,7 @@ def test_standard_leaves_the_objects_and_clips_the_detections() -> None:
 def test_gluoncv_scores_voc_in_network_pixels_with_one_added() -> None:
     # An image of width 600 and height 150 for an input of 300x300: x halves, y doubles.
     # XML numbers 11, 21, 101, 61: minus 1 is 10, 20, 100, 60; scaled 5, 40, 50, 120; one added 5, 40, 51, 121.
-    truth, found = for_voc_metric(
+    truth, found = voc_ap.in_protocol(
         Protocol.GLUONCV,
         truth_of((10, 20, 101, 61)),
         found_of((10, 20, 100, 60), (-9, 140, 700, 200)),
@@ -50,7 +52,7 @@ def test_gluoncv_scores_voc_in_network_pixels_with_one_added() -> None:
 def test_golden_overlap_with_one_added_is_exactly_one_half() -> None:
     # Golden vector 10, from GluonCV: detection 0, 0, 9, 9 and object 0, 0, 9, 4 in network pixels. Our
     # continuous object box ends one further.
-    truth, found = for_voc_metric(
+    truth, found = voc_ap.in_protocol(
         Protocol.GLUONCV,
         truth_of((0, 0, 10, 5)),
         found_of((0, 0, 9, 9)),
@@ -77,7 +79,7 @@ def test_golden_overlap_with_one_added_is_exactly_one_half() -> None:
     ],
 )
 def test_gluoncv_skips_objects_that_break_its_bounds(box: tuple[float, ...], is_kept: bool) -> None:
-    truth, _ = for_voc_metric(
+    truth, _ = voc_ap.in_protocol(
         Protocol.GLUONCV, truth_of(box), Detections.empty(), image_size=(30, 40), input_size=(300, 300)
     )
     assert len(truth) == is_kept
@@ -85,7 +87,7 @@ def test_gluoncv_skips_objects_that_break_its_bounds(box: tuple[float, ...], is_
 
 def test_gluoncv_drops_low_scores_for_coco_and_widens_boxes_after_clipping() -> None:
     below = float(np.nextafter(np.float32(0.05), np.float32(0)))
-    found = for_coco_metric(
+    found = coco_ap.in_protocol(
         Protocol.GLUONCV,
         found_of((10, 10, 20, 30), (-5, 2, 99, 9), (1, 1, 2, 2), scores=(0.9, 0.05, below)),
         image_size=(40, 50),
@@ -96,8 +98,8 @@ def test_gluoncv_drops_low_scores_for_coco_and_widens_boxes_after_clipping() -> 
 
 def test_inputs_are_not_changed() -> None:
     truth, found = truth_of((1, 1, 9, 9)), found_of((-5, 0, 99, 9))
-    for_voc_metric(Protocol.GLUONCV, truth, found, image_size=(40, 50), input_size=(300, 300))
-    for_coco_metric(Protocol.GLUONCV, found, image_size=(40, 50))
+    voc_ap.in_protocol(Protocol.GLUONCV, truth, found, image_size=(40, 50), input_size=(300, 300))
+    coco_ap.in_protocol(Protocol.GLUONCV, found, image_size=(40, 50))
     assert truth.boxes.tolist() == [[1, 1, 9, 9]]
     assert found.boxes.tolist() == [[-5, 0, 99, 9]]
 
@@ -111,7 +113,7 @@ def test_the_description_names_rules_threshold_coordinates_and_special_objects(p
         input_size=(300, 512),
         postprocess=PostprocessSettings(score_threshold=0.02),
     )
-    text = describe(protocol, metric, spec)
+    text = METRICS[metric].describe(protocol, spec)
     assert "\n" not in text
     for word in (f"protocol {protocol}", "above 0.02", "difficult", "crowd", "clipped", "pixels"):
         assert word in text
