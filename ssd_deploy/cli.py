@@ -10,9 +10,10 @@ import functools
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from export.int8_metadata import Int8Target
 from ssd_deploy.command_inputs import (
@@ -32,8 +33,17 @@ from ssd_deploy.command_inputs import (
     read_classes,
 )
 from ssd_train.cli import train
-from ssd_train.command_errors import Commands
+from ssd_train.command_line import user_errors
 from ssd_train.errors import BackendError, DatasetError
+
+
+class Commands(TyperGroup):
+    """A group of commands with `user_errors` around each."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with user_errors():
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
     cls=Commands,

@@ -5,7 +5,7 @@ import os
 import typer
 
 from ssd_train.cli import train
-from ssd_train.command_errors import user_errors
+from ssd_train.command_line import user_errors
 
 
 def main() -> None:

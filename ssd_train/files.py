@@ -52,9 +52,18 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise SSDDeployError for a file that could not be written: before hours of work, not after them."""
-    with contextlib.suppress(_Writable), written_atomically(path):
-        raise _Writable
+    """Raise SSDDeployError for a file that could not be written: before hours of work, not after them.
+
+    Nothing is left behind, folders that had to be made included.
+    """
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        with contextlib.suppress(_Writable), written_atomically(path):
+            raise _Writable
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 class _Writable(Exception):
@@ -62,10 +71,15 @@ class _Writable(Exception):
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN becomes null, since JSON has no NaN."""
-    text = json.dumps(without_nan(value), indent=2, ensure_ascii=False, allow_nan=False)
+    """Write `value` as `to_json` does, atomically."""
+    text = to_json(value)
     with written_atomically(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def to_json(value: Any) -> str:
+    """Return indented JSON; NaN becomes null, since JSON has no NaN."""
+    return json.dumps(without_nan(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def without_nan(value: Any) -> Any:

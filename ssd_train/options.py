@@ -54,6 +54,8 @@ class Option:
             return True
         if self.choices:
             return value in self.choices
+        if isinstance(value, tuple):
+            return True
         if isinstance(value, float) and not math.isfinite(value):
             return not self.expected()
         return (

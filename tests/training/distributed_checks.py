@@ -16,7 +16,7 @@ from torch import Tensor
 from training_runs import NETWORK, small_config, small_options
 
 from ssd_train.cli import train
-from ssd_train.command_errors import user_errors
+from ssd_train.command_line import user_errors
 from ssd_train.datasets.generated import SHAPE_CLASSES
 from ssd_train.datasets.layouts import load_dataset
 from ssd_train.networks.build import build_ssd

@@ -1,0 +1,308 @@
+"""What every command of this project shares: options made of dataclasses, one result, one way to fail.
+
+A command is a plain function. Parameters that are dataclasses of `options.option` fields become an option a field.
+It returns a `Result`: text for people, which goes to standard output, and data for programs (`--json`). Everything
+else, such as stages, bars, warnings and errors, goes to standard error.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import logging
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from ssd_train.errors import OwnPartError, SSDDeployError
+from ssd_train.options import Option, about
+
+USER_ERROR = 2
+
+# Of what `--json` writes; raised where a field changes its meaning or goes away.
+SCHEMA_VERSION = 1
+
+STANDARD_OUTPUT = Path("-")
+
+PACKAGES = ("ssd_train", "export", "ssd_deploy")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a command came to.
+
+    Attributes:
+        text: for people.
+        data: for programs, plain values.
+        exit_code: other than 0 where the command did its work and the answer is bad.
+    """
+
+    text: str
+    data: Mapping[str, Any]
+    exit_code: int = 0
+
+
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Write the result here as JSON; - is standard output.", show_default=False)
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Leave stages and bars out.")]
+
+
+def add_command(app: typer.Typer, function: Callable[..., Result], name: str | None = None) -> None:
+    """Make a command of a function; its docstring is the help."""
+    app.command(name, cls=Command, context_settings={"help_option_names": ["-h", "--help"]})(as_command(function))
+
+
+def as_command(function: Callable[..., Result]) -> Callable[..., None]:
+    """Return a function that Typer takes: dataclasses taken apart, `--json` and `--quiet` added."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind) and name != "return"}
+    shown = {"ctx": inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in groups:
+            # A field of a second group, or a parameter of the same name, is one option for all of them.
+            shown = {**_parameters_of(groups[name]), **shown}
+        else:
+            shown[name] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+    shown["json"] = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=JsonOption)
+    shown["quiet"] = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=QuietOption)
+    own = inspect.signature(function).parameters.keys() - groups.keys()
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        ctx, json_path, quiet = values["ctx"], values.pop("json"), values.pop("quiet")
+        check_results(json_path)
+        arguments = {name: value for name, value in values.items() if name in own}
+        for name, kind in groups.items():
+            arguments[name] = _gathered(kind, values)
+        with told_on_standard_error(quiet):
+            result = function(**arguments)
+            emit(result, json_path)
+        if result.exit_code:
+            ctx.exit(result.exit_code)
+
+    # In a reader's order: what is required first, then as declared.
+    command.__signature__ = inspect.Signature(list(shown.values()))  # type: ignore[attr-defined]
+    command.__annotations__ = {}
+    return command
+
+
+def emit(result: Result, json_path: Path | None) -> None:
+    """Print a result and write its data; with `--json -` the data alone goes to standard output."""
+    data = {"schema_version": SCHEMA_VERSION, **result.data}
+    if json_path == STANDARD_OUTPUT:
+        from ssd_train.files import to_json
+
+        print(to_json(data))
+        return
+    if result.text:
+        print(result.text, flush=True)
+    if json_path is not None:
+        from ssd_train.files import write_json
+
+        write_json(json_path, data)
+
+
+def check_results(*paths: Path | None) -> None:
+    """Raise SSDDeployError unless every result file that was named can be written, each to its own place."""
+    named = [path for path in paths if path not in (None, STANDARD_OUTPUT)]
+    if not named:
+        return
+    from ssd_train.files import check_writable
+
+    for path in named:
+        assert path is not None
+        check_writable(path)
+    if len({path.resolve() for path in named if path is not None}) < len(named):
+        raise SSDDeployError(f"{named[0]}: is named for two results; name a file for each")
+
+
+def written(ctx: typer.Context) -> frozenset[str]:
+    """Return the parameters that were given on the command line, whatever their values."""
+    # By its name, since newer releases of Typer bring a Click of their own to import it from.
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
+
+
+# --- Options of dataclasses ---
+
+
+def _parameters_of(kind: Any) -> dict[str, inspect.Parameter]:
+    types_of = typing.get_type_hints(kind)
+    parameters = {}
+    for field in dataclasses.fields(kind):
+        known = about(field)
+        if known is not None:
+            annotation, default = _option_of(field.name, types_of[field.name], field.default, known)
+            parameters[field.name] = inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+            )
+    return parameters
+
+
+def option_name(field: str) -> str:
+    """Return what the command line calls a field that has no name of its own there."""
+    return f"--{field.replace('_', '-')}"
+
+
+def _option_of(name: str, kind: Any, default: Any, known: Option) -> tuple[Any, Any]:
+    """Return the annotation and the default of a field's option."""
+    base = _without_none(kind)
+    names = known.names or (option_name(name),)
+    if base is bool:
+        names = (*names[:-1], f"{names[-1]}/--no-{names[-1].removeprefix('--')}")
+    value_type: Any = base
+    if typing.get_origin(base) is tuple:
+        value_type, default = str, ",".join(map(str, default or ()))
+    if isinstance(default, Path):
+        default = str(default)
+    expected = "" if known.choices else known.expected()
+    about_it = typer.Option(
+        *names,
+        help=f"{known.help} [{expected}]" if expected else known.help,
+        metavar="|".join(known.choices) or None,
+        autocompletion=(lambda: list(known.choices)) if known.choices else None,
+        show_default=default not in (None, "", False),
+    )
+    return Annotated[value_type | None if base is not kind else value_type, about_it], default
+
+
+def _gathered(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Make an instance of what its options say."""
+    types_of = typing.get_type_hints(kind)
+    fields = {}
+    for field in dataclasses.fields(kind):
+        known = about(field)
+        if known is None:
+            continue
+        value = values[field.name]
+        if typing.get_origin(_without_none(types_of[field.name])) is tuple:
+            value = parse_numbers(value, option_name(field.name))
+        if not known.allows(value):
+            name = (known.names or (option_name(field.name),))[-1]
+            raise typer.BadParameter(f"{value} is not {known.expected()}", param_hint=f"'{name}'")
+        fields[field.name] = value
+    return kind(**fields)
+
+
+def _without_none(kind: Any) -> Any:
+    if isinstance(kind, types.UnionType):
+        return next(part for part in typing.get_args(kind) if part is not type(None))
+    return kind
+
+
+def parse_list(text: str, choices: typing.Iterable[str], name: str) -> list[str]:
+    """Split an option such as `--format onnx,tensorrt`, each value once; what is no choice is Typer's error."""
+    values = list(dict.fromkeys(value.strip() for value in text.split(",") if value.strip()))
+    choices = list(choices)
+    if not values or not set(values) <= set(choices):
+        wrong = f"{text!r} is not one of {', '.join(choices)}, or several with commas between"
+        raise typer.BadParameter(wrong, param_hint=f"'{name}'")
+    return values
+
+
+def parse_numbers(text: str | None, name: str) -> tuple[int, ...]:
+    """Split an option such as `--target-sm 75,89` into whole numbers above 0; empty without it."""
+    values = [value.strip() for value in (text or "").split(",") if value.strip()]
+    is_empty_list = text is not None and text != "" and not values
+    if is_empty_list or not all(value.isascii() and value.isdigit() and int(value) > 0 for value in values):
+        raise typer.BadParameter(
+            f"{text!r} is not a list of whole numbers above 0 with commas between", param_hint=f"'{name}'"
+        )
+    return tuple(int(value) for value in values)
+
+
+# --- Running a command ---
+
+
+class Command(TyperCommand):
+    """A command that refuses an option that is given twice, and whose errors name its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        args = self._with_bare_values(args)
+        # The order names an option once for each time it was given.
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for param in order:
+            if param.param_type_name == "option" and not param.multiple and order.count(param) > 1:
+                ctx.fail(f"{param.opts[-1]} is given twice; it takes one value")
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        options = {param.name: param.opts[-1] for param in self.params if param.param_type_name == "option"}
+        with user_errors(options=options):
+            return super().invoke(ctx)
+
+    def _with_bare_values(self, args: list[str]) -> list[str]:
+        """Complete `--resume` without a value, the one option that may stand alone, to `--resume auto`."""
+        if not any("--resume" in param.opts for param in self.params):
+            return args
+        completed = []
+        for arg, following in zip(args, [*args[1:], "--"], strict=True):
+            completed += [arg, "auto"] if arg == "--resume" and following.startswith("-") else [arg]
+        return completed
+
+
+@contextlib.contextmanager
+def user_errors(*, is_first: bool = True, options: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Within the block, turn errors that a user can mend into a line on standard error and an exit.
+
+    Args:
+        is_first: of several processes of one command the first on each machine says what is wrong in all of them.
+        options: argument's name -> the option that it comes from, for the errors that name their arguments.
+    """
+    is_told = is_first
+    try:
+        yield
+    except SSDDeployError as error:
+        sentence = str(error)
+        named = dict.fromkeys((options or {}).get(argument, "") for argument in error.arguments)
+        missing = [name for name in named if name and name not in sentence]
+        if missing:
+            sentence += f" ({', '.join(missing)})"
+        is_told |= isinstance(error, OwnPartError)
+    except OSError as error:
+        # What the system refuses about a file that was named: no permission, a name too long, a full disk.
+        if error.filename is None:
+            raise
+        sentence = f"{error.filename}: {error.strerror}; check the path"
+    else:
+        return
+    if is_told:
+        print(f"Error: {sentence}", file=sys.stderr, flush=True)
+    sys.exit(USER_ERROR)
+
+
+class _Told(logging.Handler):
+    """Prints what the packages log as plain lines on standard error, above any bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        start = "warning: " if record.levelno >= logging.WARNING else ""
+        print(f"{start}{record.getMessage()}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def told_on_standard_error(quiet: bool) -> Iterator[None]:
+    """Within the block, print stages and warnings of this project's packages; warnings alone with `quiet`."""
+    handler = _Told()
+    loggers = [logging.getLogger(name) for name in PACKAGES]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+
+def is_quiet() -> bool:
+    """Whether bars are to be left out, too."""
+    return not logging.getLogger("ssd_deploy").isEnabledFor(logging.INFO)
