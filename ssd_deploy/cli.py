@@ -33,7 +33,7 @@ from ssd_deploy.command_inputs import (
     read_classes,
 )
 from ssd_train.cli import train
-from ssd_train.command_line import user_errors
+from ssd_train.command_line import add_command, user_errors
 from ssd_train.errors import BackendError, DatasetError
 
 
@@ -383,7 +383,7 @@ def export(
             typer.echo(export_engine(path, options, flavour, out))
 
 
-app.command()(train)
+add_command(app, train)
 
 
 @app.command()

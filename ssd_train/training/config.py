@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from ssd_train.errors import SSDDeployError
 from ssd_train.options import check_ranges, option
 
@@ -112,7 +110,7 @@ class TrainingConfig:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainingConfig)}
-_TYPES = typing.get_type_hints(TrainingConfig)
+TYPES = typing.get_type_hints(TrainingConfig)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -138,8 +136,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _converted(name: str, value: Any, path: Path) -> Any:
     """Return a JSON value as the field's type; ranges are checked later, once all values are together."""
+    import msgspec
+
     try:
-        return msgspec.convert(value, _TYPES[name], strict=True, dec_hook=_as_path)
+        return msgspec.convert(value, TYPES[name], strict=True, dec_hook=_as_path)
     except msgspec.ValidationError as error:
         reason = str(error).replace("`", "").replace("Expected", "expected", 1)
         raise SSDDeployError(f"{path}: {name} is {value!r}, {reason}; mend it", arguments=(name,)) from error
@@ -169,20 +169,28 @@ def resolve(path: Path | None, given: Mapping[str, Any]) -> TrainingConfig:
             arguments=missing,
         )
     values.setdefault("out", Path("runs") / values["network"])
+    if values.get("device") == "cpu" and "gpus" not in given:
+        # A file's processes were for its GPUs.
+        values["gpus"] = None
     return TrainingConfig(**values)
 
 
 def resolve_run(folder: Path, given: Mapping[str, Any]) -> TrainingConfig:
-    """Return the configuration with which a run folder's training goes on, or is done with other values.
+    """Return the configuration of a run folder, an earlier one or a new one.
 
     Args:
-        folder: with the `config.json` that a training wrote. It may have been moved since.
-        given: fields' values that win over the folder's.
+        folder: with `resume="auto"` in `given` the training there goes on with the settings of its `config.json`. It
+            may have been moved since.
+        given: fields' values, which win over the folder's.
 
     Raises:
-        SSDDeployError: the folder holds no training; or as `resolve`.
+        SSDDeployError: a folder without settings, and neither network nor data set are given; or as `resolve`.
     """
     path = folder / CONFIG_NAME
-    if not path.is_file():
-        raise SSDDeployError(f"{folder}: is no run folder of a training, since it has no {CONFIG_NAME}")
-    return resolve(path, {"out": folder, "resume": "no", **given})
+    if not path.is_file() and not {"network", "dataset"} <= given.keys():
+        raise SSDDeployError(
+            f"{folder}: holds no training, since there is no {CONFIG_NAME}; name another folder, or network and "
+            "dataset for a new training",
+            arguments=("network", "dataset"),
+        )
+    return resolve(path if path.is_file() else None, {"resume": "no", **given, "out": folder})

@@ -129,18 +129,17 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
     )
 
 
-def resolved_values(config: TrainingConfig, prepared: Prepared) -> dict[str, Any]:
-    """Return a configuration for JSON with what it left open: with as many processes it repeats the training.
-
-    Paths are absolute, so that it does so from any folder.
-    """
+def resolved_values(config: TrainingConfig, prepared: Prepared, processes: Processes) -> dict[str, Any]:
+    """Return a configuration for JSON with what it left open: it repeats the training, from any folder."""
     source = prepared.source
     paths = {
         name: str(value.expanduser().absolute()) for name in FIELDS if isinstance(value := getattr(config, name), Path)
     }
     own_folder = {} if config.dataset in DATASETS else {"dataset": str(source.root.absolute())}
+    several = processes.device.type == "cuda" and processes.count == processes.local_count > 1
+    gpus = processes.count if several else config.gpus
     splits = {"train_split": source.train_split, "val_split": source.val_split}
-    return {**config.to_dict(), **paths, **own_folder, **splits, "val_interval": prepared.val_interval}
+    return {**config.to_dict(), **paths, **own_folder, **splits, "val_interval": prepared.val_interval, "gpus": gpus}
 
 
 def _load_weights(network: SSD, config: TrainingConfig, processes: Processes) -> str:

@@ -45,7 +45,7 @@ class RunRecorder:
         self.folder = RunFolder(config.out)
         first_batch = None if position.step else load_preview(prepared, config.seed)
         remove_unfinished(self.folder.path)
-        self.folder.write_config(resolved_values(config, prepared))
+        self.folder.write_config(resolved_values(config, prepared, processes))
         is_validated = position.step > 0 and position.validated_epochs > stream.epoch_of(position.step - 1)
         self.folder.keep_metrics_until(position.step, with_validation=is_validated)
         source = prepared.source
