@@ -25,8 +25,8 @@ from training_runs import (
 
 from ssd_train.errors import BackendError
 from ssd_train.training.batches import Stream
-from ssd_train.training.processes import Processes, joined
 from ssd_train.training.checkpoint import read_checkpoint
+from ssd_train.training.processes import Processes, joined
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
@@ -121,15 +121,20 @@ def test_the_first_process_says_that_others_have_no_gpu(monkeypatch: pytest.Monk
 
 def test_torchrun_stops_saves_goes_on_and_writes_every_file_once(shapes: Path, tmp_path: Path) -> None:
     """The batch of each of the two is 2 of 10 images, so the epochs have as many steps as elsewhere."""
-    command = (*TORCHRUN, "-m", "ssd_train", *small_options(shapes, tmp_path, limit=10, resume="auto"))
-    process = start(*command, "--epochs", 40)
+    command, long = (
+        (*TORCHRUN, "-m", "ssd_train", *small_options(shapes, tmp_path, limit=10, resume="auto", epochs=epochs))
+        for epochs in (3, 40)
+    )
+    process = start(*long)
     wait_until(lambda: is_filled(tmp_path / "metrics.jsonl"), process)
     process.send_signal(signal.SIGTERM)
     printed, errors = process.communicate(timeout=120)
     # Torchrun has an exit code of its own.
     assert process.returncode != 0
     stopped_after = read_checkpoint(tmp_path / "last.ckpt")["position"]["step"]
-    assert errors.count(f"stopped after step {stopped_after}, saved; `ssd-deploy train {tmp_path} --resume` goes on") == 1
+    assert (
+        errors.count(f"stopped after step {stopped_after}, saved; `ssd-deploy train {tmp_path} --resume` goes on") == 1
+    )
     assert stopped_after < EPOCH_ENDS[2], "the machine was too slow for this test"
 
     process = start(*command)

@@ -30,8 +30,8 @@ from training_runs import (
 from ssd_train import build_network
 from ssd_train.training import checkpoint, recorder
 from ssd_train.training.batches import Stream
-from ssd_train.training.config import read_config
 from ssd_train.training.checkpoint import read_checkpoint
+from ssd_train.training.config import read_config
 
 TrainToTheEnd = Callable[..., Run]
 

@@ -192,7 +192,9 @@ def always(*arguments: Any) -> bool:
     ("owner", "method", "is_the_moment", "resumed_step", "validates_first"),
     [
         pytest.param(RunFolder, "append_metrics", is_epoch_line, EPOCH_ENDS[0], False, id="before a checkpoint"),
-        pytest.param(checkpoint, "write_checkpoint", is_second_epochs_checkpoint, EPOCH_ENDS[1], True, id="before its validation"),
+        pytest.param(
+            checkpoint, "write_checkpoint", is_second_epochs_checkpoint, EPOCH_ENDS[1], True, id="before its validation"
+        ),
         pytest.param(RunFolder, "append_metrics", is_validation_line, EPOCH_ENDS[1], True, id="amid its validation"),
         pytest.param(RunFolder, "save_last", always, EPOCH_ENDS[2], False, id="at the very end"),
     ],
@@ -223,7 +225,8 @@ def test_a_training_killed_at_any_moment_goes_on_to_the_same_weights_and_metrics
         file.write('{"kind": "step", "step": 3, "epo')
     _, lines = train_silently(shapes, tmp_path, resume="auto")
     place = next(index for index, line in enumerate(lines) if line.startswith(f"goes on after step {resumed_step} "))
-    assert lines[place + 1].startswith("epoch 2/3: VOC07 mAP") == validates_first
+    then = lines[place + 1 : place + 2]
+    assert any(line.startswith("epoch 2/3: VOC07 mAP") for line in then) == validates_first
     assert_same_outcome(tmp_path, unbroken.folder)
 
 
@@ -250,7 +253,7 @@ def test_kill_9_before_and_after_the_first_checkpoint_costs_nothing_but_time(
     assert ended(process)[0] == -signal.SIGKILL
     assert not (tmp_path / "last.ckpt").exists() and not (tmp_path / "best.safetensors").exists()
 
-    process = start("-m", "ssd_train", *options, "--workers", 2)
+    process = start("-m", "ssd_train", *small_options(shapes, tmp_path, resume="auto", workers=2))
     wait_until(lambda: is_filled(tmp_path / "last.ckpt"), process)
     process.kill()
     assert ended(process)[0] == -signal.SIGKILL
@@ -264,11 +267,11 @@ def test_kill_9_before_and_after_the_first_checkpoint_costs_nothing_but_time(
 def test_sigterm_and_ctrl_c_save_say_so_and_end_with_the_shells_exit_codes(
     unbroken: Run, shapes: Path, tmp_path: Path
 ) -> None:
-    options = small_options(shapes, tmp_path, resume="auto", workers=2)
+    options, long = (small_options(shapes, tmp_path, resume="auto", workers=2, epochs=epochs) for epochs in (3, 40))
     stopped_after = []
     for which, send in ((signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)):
         (tmp_path / "metrics.jsonl").unlink(missing_ok=True)
-        process = start("-m", "ssd_train", *options, "--epochs", 40)
+        process = start("-m", "ssd_train", *long)
         wait_until(lambda: is_filled(tmp_path / "metrics.jsonl"), process)
         # Ctrl-C reaches the loading processes too, which are needed for the steps up to the checkpoint.
         send(process.pid, which)
