@@ -44,7 +44,7 @@ def describe(name: str) -> dict[str, Any]:
         "class_names": list(source.class_names() or row.class_names),
     }
     if isinstance(source.weights, Path):
-        from ssd_train.weights.describe import describe_weights
+        from ssd_train.weights.description import describe_weights
 
         of_file = dataclasses.asdict(describe_weights(source.weights))
         known |= {key: str(value) if isinstance(value, Path) else value for key, value in of_file.items()}
@@ -56,6 +56,7 @@ def describe(name: str) -> dict[str, Any]:
 
 def _describe_file(path: Path) -> dict[str, Any]:
     from export.engine.file import is_engine, read_info
+
     from ssd_train.files import sha256_of_file
 
     if is_engine(path):

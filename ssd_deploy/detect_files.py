@@ -68,7 +68,7 @@ def detect_files(
     if not 0 <= threshold <= 1:
         raise SSDDeployError(f"a threshold of {threshold} is not in 0 to 1", arguments=("threshold",))
     lowest = detector.spec.postprocess.score_threshold
-    if threshold < lowest and threshold > 0:
+    if threshold < lowest:
         logger.warning(
             "the detector itself leaves out what scores below %g, so that is shown instead of %g", lowest, threshold
         )

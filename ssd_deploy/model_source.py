@@ -55,7 +55,7 @@ class ModelSource:
         """Return the class list that was given, or that a weight file brings; None for the network's own."""
         if self.classes is not None or not isinstance(self.weights, Path):
             return self.classes
-        from ssd_train.weights.describe import describe_weights
+        from ssd_train.weights.description import describe_weights
 
         return describe_weights(self.weights).class_names
 
@@ -115,7 +115,7 @@ def find_model(
             raise WeightsError(f"{named}: brings its weights; leave the others out", arguments=("weights",))
         require("torch", "export", "A weight file")
         require("safetensors", "export", "A weight file")
-        from ssd_train.weights.describe import describe_weights, run_weights
+        from ssd_train.weights.description import describe_weights, run_weights
 
         file = run_weights(path) if path.is_dir() else path
         network = network or describe_weights(file).network

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import logging
+import os
 import sys
 import types
 import typing
@@ -240,7 +241,8 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         options = {param.name: param.opts[-1] for param in self.params if param.param_type_name == "option"}
-        with user_errors(options=options):
+        # Torchrun starts several processes of one command, and tells each which it is.
+        with user_errors(is_first=os.environ.get("LOCAL_RANK", "0") == "0", options=options):
             return super().invoke(ctx)
 
     def _with_bare_values(self, args: list[str]) -> list[str]:

@@ -2,19 +2,17 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
-
 from export.engine.file import BuildOptions
 from export.engine.flavours import AUTO, FLAVOURS
 from export.quantize_options import QuantizeOptions
+
 from ssd_deploy.cli.options import ModelArgument, OneModel
-from ssd_deploy.making import Made, as_plain, make_engine, make_file, make_onnx
-from ssd_deploy.model_source import ModelSource
-from ssd_train.command_line import Result, option_name, parse_list, written
+from ssd_deploy.making import Made, make_engine, make_file, make_onnx
+from ssd_train.command_line import Result, parse_list, written
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.options import option
 from ssd_train.precisions import PRECISIONS

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from export.file_metadata import QuantizeOptions
-from ssd_deploy.cli.options import Data, Images, Loading, ModelArgument, ModelsArgument, OneModel, OnePrecision, Running
+
+from ssd_deploy.cli.options import Data, Images, Loading, ModelArgument, OneModel, OnePrecision, Running
 from ssd_train.command_line import Result, check_results
 
 
@@ -31,8 +31,9 @@ def evaluate(
     from ssd_deploy.describe import description_of
     from ssd_deploy.progress import image_progress
     from ssd_train.datasets.coco_results import write_results
-    from ssd_train.evaluation.evaluate import run_detector, score
-    from ssd_train.evaluation.protocol import Protocol
+    from ssd_train.evaluation.evaluate import score
+    from ssd_train.evaluation.loop import run_detector
+    from ssd_train.metrics.protocol import Protocol
 
     source = named.source(model)
     known = description_of(source)
@@ -101,7 +102,9 @@ def detect(
     try:
         detector = Detector(runner, batch_size=loading.batch_size)
         with image_progress(runner.name, len(paths)) as on_progress:
-            found = detect_files(detector, paths, out, threshold=threshold, workers=loading.workers, on_progress=on_progress)
+            found = detect_files(
+                detector, paths, out, threshold=threshold, workers=loading.workers, on_progress=on_progress
+            )
     finally:
         runner.close()
     for error in found.errors:

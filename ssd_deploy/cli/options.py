@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ from ssd_train.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from export.file_metadata import QuantizeOptions
+
     from ssd_deploy.backends.base import Runner
     from ssd_train.datasets.dataset import Dataset
 

@@ -35,12 +35,16 @@ def doctor(
     wanted = require or []
     for name in wanted:
         if name not in findings and name not in BACKENDS:
-            raise typer.BadParameter(f"{name!r} is none of {', '.join((*findings, *BACKENDS))}", param_hint="'--require'")
+            raise typer.BadParameter(
+                f"{name!r} is none of {', '.join((*findings, *BACKENDS))}", param_hint="'--require'"
+            )
     # A backend that is named without a device works where one of its devices does.
     missing = [
         name
         for name in wanted
-        if not any(finding.works for place, finding in findings.items() if place == name or place.startswith(f"{name} ("))
+        if not any(
+            finding.works for place, finding in findings.items() if place == name or place.startswith(f"{name} (")
+        )
     ]
     text = doctor_table(findings)
     if missing:
@@ -69,7 +73,7 @@ def convert(
     from ssd_train.files import sha256_of_file
 
     network = named.source(model).load()
-    from ssd_train.weights.convert import save_network
+    from ssd_train.weights.network_file import save_network
 
     save_network(network, out)
     sha256 = sha256_of_file(out)
@@ -80,7 +84,9 @@ def convert(
     )
 
 
-def info(files: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Files, run folders or networks.")]) -> Result:
+def info(
+    files: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Files, run folders or networks.")],
+) -> Result:
     """Say what a file is: network, classes, input, thresholds, precision, weights, calibration, GPU."""
     from ssd_deploy.describe import describe, describe_text
 
@@ -96,7 +102,7 @@ def shapes(
 ) -> Result:
     """Generate a data set of shapes to train, evaluate and try things on, with no download."""
     from ssd_deploy.progress import turn_progress
-    from ssd_train.datasets.generated import write_shapes
+    from ssd_train.datasets.generated_files import write_shapes
 
     with turn_progress("drawing") as on_progress:
         folder = write_shapes(out, train=train, val=val, seed=seed, on_progress=on_progress)

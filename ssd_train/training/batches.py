@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ssd_train.datasets.dataset import Sample
-from ssd_train.errors import DatasetError, ImageError
+from ssd_train.errors import DatasetError, ImageError, OwnPartError
 from ssd_train.training.augment import MAX_EXPANSION, render, sample_colour, sample_geometry
 
 
@@ -130,6 +130,15 @@ class AugmentedImages(Dataset[Example]):
         # An answer and not an exception, which a worker process would wrap into its traceback.
         return _unreadable(tuple(bad))
 
+    def check_readable(self, batch: Batch) -> None:
+        """Raise OwnPartError for a batch with images that could not be read, unless others stand in for them."""
+        if batch.bad and not self.skip_bad:
+            raise OwnPartError(
+                f"{batch.bad[0]}; or go on without such images: skip_bad_images", arguments=("skip_bad_images",)
+            )
+        if not batch.paths:
+            raise OwnPartError(f"none of the {len(self)} training images can be read; the first: {batch.bad[0]}")
+
     def _example(self, key: Key, bad: tuple[str, ...]) -> Example:
         sample = self.samples[key.sample]
         rng = np.random.default_rng((self.seed, key.epoch, key.sample))
@@ -197,8 +206,12 @@ class Stream:
     seed: int
 
     def first_step(self, epoch: int) -> int:
-        """Return the step that an epoch begins with; `first_step(epochs)` is the number of all steps."""
+        """Return the step that an epoch begins with."""
         return epoch * self.num_samples // self.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        return self.first_step(self.epochs)
 
     def epoch_of(self, step: int) -> int:
         """Return the epoch that a step counts to: the one that its batch completes."""
@@ -208,7 +221,7 @@ class Stream:
         """Yield one process's part of every batch from `first_step` to the end of the training."""
         share = self.batch_size // processes
         orders: dict[int, NDArray[np.int64]] = {}
-        for step in range(first_step, self.first_step(self.epochs)):
+        for step in range(first_step, self.total_steps):
             start = step * self.batch_size + rank * share
             keys = []
             for position in range(start, start + share):

@@ -136,7 +136,10 @@ def _read_detector(config: NetworkConfig, path: Path) -> SSD:
         named = {canonical_name(name): tensor for name, tensor in file.tensors.items()}
         bias = named.get("class_predictors.0.predictor.bias", named.get("convpredictor0_conv0_bias"))
         if bias is None:
-            raise WeightsError(f"{path}: has no class predictors, so it is no detector; see --pretrained-backbone")
+            raise WeightsError(
+                f"{path}: has no class predictors, so it is no detector; a backbone goes into pretrained_backbone",
+                arguments=("init", "pretrained_backbone"),
+            )
         count = bias.numel() // config.anchors_per_cell[0] - 1
         known = {len(names): names for names in (config.class_names, COCO_CLASSES, VOC_CLASSES)}
         if count not in known:

@@ -1,28 +1,32 @@
 """A configuration -> the network, the training samples and the validation set that it means."""
 
 import dataclasses
-from collections.abc import Callable
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ssd_train.class_list import read_class_list
 from ssd_train.datasets.dataset import Dataset, Sample
-from ssd_train.datasets.layouts import DataSource, find_source
-from ssd_train.errors import DatasetError, NetworkError, WeightsError
+from ssd_train.datasets.layouts import LAYOUTS, DataSource, find_source
+from ssd_train.errors import DatasetError, ImageError, NetworkError, WeightsError
 from ssd_train.networks.anchors import covered_share, generate_anchors, with_even_steps
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.feature_expander import ExpandedLevel
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import find_network, network_config
-from ssd_train.training.batches import available_workers
-from ssd_train.training.config import TrainingConfig
+from ssd_train.training.batches import AugmentedImages, available_workers
+from ssd_train.training.config import FIELDS, TrainingConfig
 from ssd_train.training.initialise import initialise, start_from
 from ssd_train.training.processes import Processes
 from ssd_train.training.samples import load_training_samples
-from ssd_train.training.validate import readable
 from ssd_train.weights.backbone import fetch_backbone, has_published_backbone, load_backbone
 from ssd_train.weights.store import default_root
+
+_log = logging.getLogger(__name__)
 
 # Below it, what lies at an image's edge could not be matched.
 LEAST_COVERED_SHARE = 0.9
@@ -35,7 +39,7 @@ class Prepared:
     Attributes:
         network: on this process's device, with its initial weights.
         source: where the images are.
-        samples: training images with their training boxes.
+        images: training images with their training boxes, augmented when they are loaded.
         validation: the validation set; its metric is that of `source.layout`.
         val_interval: epochs from one validation to the next.
         notes: what was left out or started from, a sentence each.
@@ -43,23 +47,20 @@ class Prepared:
 
     network: SSD
     source: DataSource
-    samples: list[Sample]
+    images: AugmentedImages
     validation: Dataset
     val_interval: int
     notes: tuple[str, ...]
 
 
-def prepare(
-    config: TrainingConfig, processes: Processes, *, with_weights: bool, with_check: bool, say: Callable[[str], None]
-) -> Prepared:
+def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool, with_check: bool) -> Prepared:
     """Build the network and read both splits' annotations.
 
     Args:
         config: the training.
         processes: decide the device, and who reads which validation images.
         with_weights: load `init` or a backbone; not wanted where a checkpoint replaces all weights.
-        with_check: read every validation image once, see `validate.readable`.
-        say: told what takes long.
+        with_check: read every validation image once, see `readable`.
 
     Raises:
         NetworkError, DatasetError, ImageError, WeightsError, SpecError: something named does not exist or fit.
@@ -67,8 +68,9 @@ def prepare(
     row = find_network(config.network)
     if config.data_shape not in (None, row.input_size):
         raise NetworkError(
-            f"--data-shape {config.data_shape} does not fit {row.name}, whose input is {row.input_size} pixels; "
-            "leave the option out or choose another network"
+            f"data_shape {config.data_shape} does not fit {row.name}, whose input is {row.input_size} pixels; "
+            "leave it out or choose another network",
+            arguments=("data_shape", "network"),
         )
     source = find_source(config.dataset, config.data_root, train_split=config.train_split, val_split=config.val_split)
     if row.class_names:
@@ -78,7 +80,10 @@ def prepare(
     network = build_ssd(network_config(config.network, class_names))
     if config.batch_size == 1 and any(isinstance(module, ExpandedLevel) for module in network.modules()):
         # The last level has one cell: nothing to take a variance of.
-        raise NetworkError(f"{row.name} has batch norms, which need two images a step; use --batch-size 2 or more")
+        raise NetworkError(
+            f"{row.name} has batch norms, which need two images a step; use a batch_size of 2 or more",
+            arguments=("batch_size",),
+        )
 
     samples, notes = load_training_samples(source, class_names)
     samples = samples[: config.limit]
@@ -86,7 +91,8 @@ def prepare(
     if len(samples) < global_batch:
         raise DatasetError(
             f"{source.root}: {len(samples)} training images do not fill a batch of {global_batch}; use a smaller "
-            "--batch-size"
+            "batch_size",
+            arguments=("batch_size",),
         )
     validation = source.load(source.val_split, class_names)
     if with_check:
@@ -98,19 +104,39 @@ def prepare(
         network.anchors.copy_(torch.from_numpy(generate_anchors(with_even_steps(network.config))))
         notes += (f"anchors are spread evenly over the input, of which GluonCV's cover {100 * share:.0f} % a side",)
     if with_weights:
-        notes += (_load_weights(network, config, say),)
+        notes += (_load_weights(network, config, processes),)
     network.to(processes.device)
     return Prepared(
         network=network,
         source=source,
-        samples=samples,
+        images=AugmentedImages(
+            samples,
+            row.input_size,
+            config.seed,
+            max_expansion=config.max_expansion,
+            with_crop=config.crop,
+            skip_bad=config.skip_bad_images,
+        ),
         validation=validation,
         val_interval=config.val_interval or source.layout.val_interval,
         notes=(*notes, *(f"validation: {note}" for note in validation.notes)),
     )
 
 
-def _load_weights(network: SSD, config: TrainingConfig, say: Callable[[str], None]) -> str:
+def resolved_values(config: TrainingConfig, prepared: Prepared, processes: Processes) -> dict[str, Any]:
+    """Return a configuration for JSON with what it left open: it repeats the training, from any folder."""
+    source = prepared.source
+    paths = {
+        name: str(value.expanduser().absolute()) for name in FIELDS if isinstance(value := getattr(config, name), Path)
+    }
+    own_folder = {} if config.dataset in LAYOUTS else {"dataset": str(source.root.absolute())}
+    several = processes.device.type == "cuda" and processes.count == processes.local_count > 1
+    gpus = processes.count if several else config.gpus
+    splits = {"train_split": source.train_split, "val_split": source.val_split}
+    return {**config.to_dict(), **paths, **own_folder, **splits, "val_interval": prepared.val_interval, "gpus": gpus}
+
+
+def _load_weights(network: SSD, config: TrainingConfig, processes: Processes) -> str:
     """Load what a training starts from, and return a sentence about it."""
     if config.init is not None:
         return start_from(network, config.init, reuse_classes=config.reuse_classes)
@@ -122,10 +148,46 @@ def _load_weights(network: SSD, config: TrainingConfig, say: Callable[[str], Non
         return f"started from the backbone in {config.pretrained_backbone}"
     if not has_published_backbone(backbone):
         return f"started from fresh weights: GluonCV published none for {backbone}"
-    say(f"looking for GluonCV's ImageNet weights of {backbone} in {default_root()}, or fetching them")
+    if processes.is_first:
+        _log.info("looking for GluonCV's ImageNet weights of %s in %s, or fetching them", backbone, default_root())
     try:
         path = fetch_backbone(backbone, default_root())
     except WeightsError as error:
-        raise WeightsError(f"{error}; or train without them: --pretrained-backbone none") from error
+        raise WeightsError(
+            f"{error}; or train without them: pretrained_backbone none", arguments=("pretrained_backbone",)
+        ) from error
     load_backbone(network, path)
     return f"started from the ImageNet backbone {path.name}"
+
+
+def readable(dataset: Dataset, processes: Processes, *, skip_bad: bool, workers: int) -> Dataset:
+    """Read every image of a validation set once, so that a broken one shows before the training and not after
+    its first epoch.
+
+    Returns:
+        The data set; with `skip_bad` without the images that cannot be read, and with a note of how many.
+
+    Raises:
+        ImageError, DatasetError: an image cannot be read and `skip_bad` is off, or none can be.
+    """
+    part = dataset.samples[processes.rank :: processes.count]
+    with ThreadPoolExecutor(workers) as pool:
+        errors = [error for error in pool.map(_error_of, part) if error is not None]
+    bad = dict(pair for pairs in processes.gather(errors) for pair in pairs)
+    if not bad:
+        return dataset
+    if not skip_bad:
+        raise ImageError(next(iter(bad.values())))
+    samples: Sequence[Sample] = [sample for sample in dataset.samples if sample.path not in bad]
+    if not samples:
+        raise DatasetError(f"{dataset.name}: none of its {len(bad)} images can be read; {next(iter(bad.values()))}")
+    note = f"left out {len(bad)} images that cannot be read: {', '.join(path.name for path in list(bad)[:5])}"
+    return dataclasses.replace(dataset, samples=tuple(samples), notes=(*dataset.notes, note))
+
+
+def _error_of(sample: Sample) -> tuple[object, str] | None:
+    try:
+        sample.load_image()
+    except (ImageError, DatasetError) as error:
+        return sample.path, str(error)
+    return None

@@ -50,7 +50,7 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
-    def share(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite every process's tensors with the first one's."""
         if self.count > 1:
             for tensor in tensors:
@@ -70,7 +70,9 @@ def joined(device: str) -> Iterator[Processes]:
     count, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     gpus = torch.cuda.device_count()
     if device == "cuda" and not gpus:
-        raise BackendError(f"--device cuda: torch {torch.__version__} finds no CUDA device; use --device cpu")
+        raise BackendError(
+            f"device cuda: torch {torch.__version__} finds no CUDA device; use cpu", arguments=("device",)
+        )
     on_gpu = device != "cpu" and gpus > 0
     # In all of them and not only in those without a GPU, since the first is the one that speaks.
     local_count = max(local_rank + 1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
