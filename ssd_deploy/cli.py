@@ -159,19 +159,19 @@ def models(
 ) -> None:
     """List the networks: size, work, published accuracy, and whether their weights are here."""
     from ssd_deploy.network_table import network_table
+    from ssd_deploy.text_table import output_width
     from ssd_train.weights.store import default_root
 
-    typer.echo(network_table(root or default_root()))
+    typer.echo(network_table(root or default_root(), width=output_width()))
 
 
 @app.command()
 def doctor() -> None:
     """Say which backends work on this machine, and why each other does not."""
-    from ssd_deploy.doctor import examine
-    from ssd_deploy.text_table import text_table
+    from ssd_deploy import doctor
+    from ssd_deploy.text_table import output_width
 
-    rows = [(name, "yes" if finding.works else "no", finding.detail) for name, finding in examine().items()]
-    typer.echo(text_table(("backend", "works", "detail"), rows, left=3))
+    typer.echo(doctor.table(doctor.examine(), width=output_width()))
 
 
 @app.command()
@@ -492,14 +492,26 @@ def parity(
     protocol: ProtocolOption = ProtocolName.STANDARD,
     tolerance: Annotated[
         float | None,
-        typer.Option(
-            help="Largest difference of the metric, a fraction; fp32 1e-4, fp16 and int8 5e-3.", show_default=False
-        ),
+        typer.Option(help="Largest difference of the metric, a fraction; without it 1e-4 for fp32.", show_default=False),
     ] = None,
     min_agreement: Annotated[
         float | None,
-        typer.Option(help="Lowest agreement AP, a fraction; fp32 0.999, fp16 0.98, int8 0.3.", show_default=False),
+        typer.Option(help="Lowest agreement AP, a fraction; without it 0.999 for fp32.", show_default=False),
     ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Points of the metric that may be lost; without it 0.05 for fp16, 0.3 (VOC) or 0.5 (COCO) for int8.",
+            show_default=False,
+        ),
+    ] = None,
+    max_changed: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the detections that may change; without it 0.02 for fp16, 0.1 for int8.", show_default=False
+        ),
+    ] = None,
+    score_threshold: Annotated[float, typer.Option(help="Detections of at least this score are counted.")] = 0.3,
     batch_size: BatchOption = 1,
     workers: WorkersOption = 2,
     limit: LimitOption = None,
@@ -508,7 +520,9 @@ def parity(
     json: Annotated[Path | None, typer.Option(help="Write all comparisons here.", show_default=False)] = None,
 ) -> None:
     """Compare every backend that works here with PyTorch on the same images; exit 1 where one differs."""
-    from ssd_deploy.parity import TOLERANCES
+    from ssd_deploy.parity.verdict import Criteria
+    from ssd_deploy.progress import image_progress
+    from ssd_deploy.text_table import output_width
     from ssd_train.evaluation.protocol import Protocol
     from ssd_train.files import write_json
 
@@ -523,9 +537,13 @@ def parity(
         calibration_method=calibration_method,
     )
     int8.check(precisions, ())
-    asked = {"metric": tolerance, "agreement": min_agreement}
-    changes = {name: value for name, value in asked.items() if value is not None}
-    tolerances = {name: dataclasses.replace(usual, **changes) for name, usual in TOLERANCES.items()}
+    criteria = Criteria(
+        score_threshold=score_threshold,
+        max_drop=max_drop,
+        max_changed=max_changed,
+        tolerance=tolerance,
+        min_agreement=min_agreement,
+    )
     check_results(json)
     loaded = open_network(network, weights, classes)
     class_names = loaded.config.class_names
@@ -534,23 +552,24 @@ def parity(
         if dataset is None
         else open_dataset(dataset, data_root, split, class_names, limit)
     )
-    from ssd_deploy import parity_run  # needs torch, which loading the network has asked for
+    from ssd_deploy.parity.run import run as run_parity
 
     with contextlib.ExitStack() as stack:
         models = model or [stack.enter_context(exported_for_now(loaded, name, int8)) for name in precisions]
-        outcome = parity_run.run(
+        outcome = run_parity(
             loaded,
             models,
             data,
             metric=dataset.value if dataset else None,
             protocol=Protocol(protocol.value),
-            tolerances=tolerances,
+            criteria=criteria,
             batch_size=batch_size,
             workers=workers,
             reference_device="cuda" if cuda else "cpu",
             allow_tf32=allow_tf32,
+            show_progress=image_progress,
         )
-    typer.echo(outcome.text())
+    typer.echo(outcome.text(output_width()))
     if json is not None:
         write_json(json, outcome.to_dict())
     if not outcome.passed:

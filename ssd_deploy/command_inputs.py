@@ -325,7 +325,7 @@ def open_dataset(
 def open_images(patterns: Sequence[str], class_names: tuple[str, ...], limit: int | None) -> "Dataset":
     """Make a data set without ground truth of what `--images` names."""
     from ssd_deploy.detect_files import find_images
-    from ssd_deploy.parity import images_as_dataset
+    from ssd_deploy.parity.compare import images_as_dataset
 
     return images_as_dataset(find_images(patterns)[:limit], class_names)
 
