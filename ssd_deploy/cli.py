@@ -6,7 +6,6 @@ Whatever is heavy is imported inside its command, so that `--help` answers at on
 import contextlib
 import dataclasses
 import enum
-import functools
 import os
 import tempfile
 from pathlib import Path
@@ -26,7 +25,7 @@ from ssd_deploy.command_inputs import (
     open_images,
     open_network,
     open_runner,
-    open_source,
+    open_sources,
     parse_list,
     parse_numbers,
     read_classes,
@@ -492,7 +491,9 @@ def parity(
     protocol: ProtocolOption = ProtocolName.STANDARD,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Largest difference of the metric, a fraction; without it 1e-4 for fp32.", show_default=False),
+        typer.Option(
+            help="Largest difference of the metric, a fraction; without it 1e-4 for fp32.", show_default=False
+        ),
     ] = None,
     min_agreement: Annotated[
         float | None,
@@ -630,7 +631,10 @@ def benchmark(
     network: NetworkOption = None,
     weights: WeightsOption = None,
     classes: ClassesOption = None,
-    model: ModelOption = None,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option("--model", help="An exported .onnx file, or an .engine; may be repeated.", show_default=False),
+    ] = None,
     backends: Annotated[
         str | None,
         typer.Option(
@@ -656,14 +660,14 @@ def benchmark(
     chart: Annotated[Path | None, typer.Option(help="Write a PNG chart here.", show_default=False)] = None,
 ) -> None:
     """Measure latency and throughput of backends side by side, network alone and from JPEG file to detections."""
-    from export.engine_file import BuildOptions
+    from ssd_deploy.backends import parse_backends
     from ssd_deploy.benchmark.chart import write_chart
     from ssd_deploy.benchmark.measure import BenchmarkSettings
-    from ssd_deploy.benchmark.run import parse_backends
     from ssd_deploy.benchmark.run import run as run_benchmark
+    from ssd_deploy.benchmark.sources import usual_choices
     from ssd_deploy.detect_files import find_images
-    from ssd_deploy.engines import tensorrt_opener
     from ssd_deploy.progress import turn_progress
+    from ssd_deploy.text_table import output_width
     from ssd_train.files import write_json
     from ssd_train.requirements import require
 
@@ -674,23 +678,20 @@ def benchmark(
         raise DatasetError(f"{more_images[0]}: belongs to --images, which is not there")
     settings = BenchmarkSettings(batch_sizes=parse_numbers(batch_sizes, "--batch-sizes"), rounds=rounds)
     files = find_images([*images, *(more_images or [])]) if images else []
-    largest = max(settings.batch_sizes)
-    options = BuildOptions(opt_batch=largest, max_batch=largest, allow_tf32=allow_tf32)
     precisions = None if precision is None else parse_list(precision, tuple(Precision), "--precision")
     with contextlib.ExitStack() as stack:
-        source, default_backends = stack.enter_context(open_source(network, weights, classes, model, precisions))
+        sources = stack.enter_context(open_sources(network, weights, classes, model or [], precisions))
         report = run_benchmark(
-            source,
-            parse_backends(backends or default_backends),
+            sources,
+            usual_choices(sources) if backends is None else parse_backends(backends),
             settings,
             images=files,
-            cuda=cuda,
+            device="cuda" if cuda else "cpu",
             threads=threads,
             allow_tf32=allow_tf32,
-            open_tensorrt=functools.partial(tensorrt_opener, options=options),
             on_turn=stack.enter_context(turn_progress("measuring")),
         )
-    typer.echo(report.text())
+    typer.echo(report.text(output_width()))
     if json is not None:
         write_json(json, report.to_dict())
     if chart is not None:

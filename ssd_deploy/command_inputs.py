@@ -17,7 +17,7 @@ from ssd_train.errors import BackendError, SSDDeployError, WeightsError
 if TYPE_CHECKING:
     from export.engine_file import BuildOptions
     from ssd_deploy.backends.base import Runner
-    from ssd_deploy.benchmark.run import Source
+    from ssd_deploy.benchmark.sources import Source
     from ssd_train.datasets.dataset import Dataset
     from ssd_train.networks.ssd import SSD
     from ssd_train.spec import PostprocessSettings
@@ -272,34 +272,35 @@ def _choose_backend(network: str | None, model: Path | None, backend: str, provi
 
 
 @contextlib.contextmanager
-def open_source(
+def open_sources(
     network: str | None,
     weights: str | None,
     classes: Path | None,
-    model: Path | None,
+    models: Sequence[Path],
     precisions: Sequence[str] | None,
-) -> Iterator[tuple["Source", str]]:
-    """Yield what a benchmark measures, and the backends that are measured where none are named.
+) -> Iterator[list["Source"]]:
+    """Yield what a benchmark measures.
 
     Raises:
         BackendError, WeightsError: neither or both are named, or an option belongs to the other one.
     """
-    from ssd_deploy.benchmark.run import Source
+    from ssd_deploy.benchmark.sources import Source
 
-    _check_named(network, weights, classes, model, precisions)
-    if model is not None:
-        yield Source.from_file(model), _choose_backend(None, model, "auto", None)
+    _check_named(network, weights, classes, models[0] if models else None, precisions)
+    if models:
+        yield [Source.from_file(model) for model in models]
         return
     loaded = open_network(str(network), weights, classes)
     from ssd_train.networks.precision import in_precision
 
     with contextlib.ExitStack() as stack:
         source = Source(
+            name=str(network),
             precisions=tuple(precisions or ("fp32",)),
             model_for=lambda precision: stack.enter_context(exported_for_now(loaded, precision)),
             network_for=lambda precision: in_precision(loaded, precision),
         )
-        yield source, "torch,onnxruntime"
+        yield [source]
 
 
 def _check_named(

@@ -78,9 +78,7 @@ class Changes:
         return dataclasses.asdict(self) | {"changed": self.changed, "total": self.total, "share": self.share}
 
 
-def count_changes(
-    reference: Sequence[Detections], candidate: Sequence[Detections], score_threshold: float
-) -> Changes:
+def count_changes(reference: Sequence[Detections], candidate: Sequence[Detections], score_threshold: float) -> Changes:
     """Count over all images; the module says what counts."""
     return sum(
         (_of_image(ours, theirs, score_threshold) for ours, theirs in zip(reference, candidate, strict=True)), Changes()

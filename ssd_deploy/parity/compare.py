@@ -195,9 +195,7 @@ def compare(
         len(dataset.class_names),
     )
     stages = (
-        *compare_inputs_and_raw(
-            reference.runner, candidate.runner, dataset.samples, tolerances, batch_size, with_raw
-        ),
+        *compare_inputs_and_raw(reference.runner, candidate.runner, dataset.samples, tolerances, batch_size, with_raw),
         *detection_stages(images, tolerances),
     )
     findings = Findings(

@@ -18,10 +18,9 @@ HEADER = (
     "changed",
     "verdict",
     "ms/image",
-    "agreement AP",
+    "agreement",
     "score",
     "box px",
-    "unmatched",
 )
 
 # How many unmatched detections the text lists; the JSON has them all.
@@ -70,8 +69,8 @@ class ParityOutcome:
             head.append(f"metric: {report.headline_name}; {report.protocol_text}")
         headline = "-" if report is None else f"{100 * report.headline:.4f} %"
         latency = f"{self.reference.latency_ms:.1f}"
-        first = (self.reference.runner.name, spec.precision, headline, "-", "-", "reference", latency, *4 * ("-",))
-        table = text_table(HEADER, [first, *map(_row, self.comparisons)], left=2, width=width)
+        first = (self.reference.runner.name, spec.precision, headline, "-", "-", "reference", latency, *3 * ("-",))
+        table = text_table(HEADER, [first, *map(_row, self.comparisons)], left=2, keys=2, width=width)
         below = [line for comparison in self.comparisons for line in _details(comparison)]
         below += [f"note: {note}" for note in self.notes]
         below += [f"not run: {reason}" for reason in self.skipped]
@@ -79,14 +78,18 @@ class ParityOutcome:
         return "\n".join([*wrapped(head, width), table, "", *wrapped(below, width)])
 
     def verdict(self) -> str:
-        """Say whether everything passed, and for each precision what decided; of several backends the worst."""
+        """Say whether everything passed, and what decided: for each precision, or for each that failed.
+
+        Of several backends in one precision it is the worst.
+        """
         word = "PASS" if self.passed else "FAIL"
         by_precision: dict[str, list[Comparison]] = {}
         for comparison in self.comparisons:
-            by_precision.setdefault(comparison.precision, []).append(comparison)
+            if comparison.verdict.passed == self.passed:
+                by_precision.setdefault(comparison.precision, []).append(comparison)
         parts = []
         for precision, comparisons in by_precision.items():
-            worst = max(comparisons, key=_badness)
+            worst = max(comparisons, key=_share_of_limit)
             text = worst.verdict.text
             if len(comparisons) > 1 and worst.verdict.decided_by != TOLERANCES:
                 text += f" ({worst.backend})"
@@ -95,12 +98,12 @@ class ParityOutcome:
         return f"{word}: {'; '.join(parts)}"
 
 
-def _badness(comparison: Comparison) -> tuple[bool, float]:
-    """Whether it failed, then how much of its limit it used."""
+def _share_of_limit(comparison: Comparison) -> float:
+    """How much of what may be lost was lost; infinite where something failed that has no limit."""
     verdict = comparison.verdict
     if verdict.value is None or verdict.limit is None:
-        return not verdict.passed, 0.0
-    return not verdict.passed, verdict.value / max(verdict.limit, 1e-9)
+        return 0.0 if verdict.passed else math.inf
+    return verdict.value / max(verdict.limit, 1e-9)
 
 
 def _row(comparison: Comparison) -> tuple[str, ...]:
@@ -116,7 +119,6 @@ def _row(comparison: Comparison) -> tuple[str, ...]:
         f"{comparison.agreement:.6f}",
         f"{comparison.score_difference:.1e}",
         f"{comparison.box_difference:.1e}",
-        f"{comparison.unmatched} of {2 * comparison.matched + comparison.unmatched}",
     )
 
 
@@ -135,11 +137,14 @@ def _details(comparison: Comparison) -> list[str]:
     if comparison.metric == comparison.metric:
         points = 100 * comparison.metric_difference
         lines.append(f"  metric: {100 * comparison.metric:.4f} %, {points:+.4f} points")
+    # Where faint detections may come and go, those that count are listed.
+    least = 0.0 if math.isfinite(comparison.tolerances.differing) else comparison.score_threshold
     alone = [
         f"  unmatched, only in {side}: image {image.image_id}, {item['class_name']} {item['score']:.5f}"
         for image in comparison.images
         for side, items in (("PyTorch", image.only_reference), (comparison.backend, image.only_candidate))
         for item in items
+        if item["score"] >= least
     ]
     lines += alone[:LISTED]
     if len(alone) > LISTED:
