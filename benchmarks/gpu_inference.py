@@ -73,7 +73,7 @@ class NoPostprocess(Postprocess):
 def open_alone(network: SSD, **options: Any) -> TorchRunner:
     """Open a network with nothing behind it."""
     runner = TorchRunner(network, **options)
-    runner.postprocess = NoPostprocess(runner.spec.postprocess)
+    runner.detector.postprocess = NoPostprocess(runner.spec.postprocess)
     return runner
 
 

@@ -1,11 +1,13 @@
 """Which backends work on this machine, tried and not guessed, and why each other does not."""
 
 import importlib.metadata
+from collections.abc import Mapping
 
 from export.tensorrt_bindings import TENSORRT_RTX, load_bindings
 from export.tensorrt_engine import try_out
 from ssd_deploy.backends import BACKENDS, Finding
 from ssd_deploy.engines import find_gpu
+from ssd_deploy.text_table import text_table
 from ssd_train.errors import BackendError, SSDDeployError
 
 # x -> Identity -> y, one float: the smallest file that a session opens (IR version 8, opset 13). Kept
@@ -19,6 +21,16 @@ IDENTITY_ONNX = bytes.fromhex(
 def examine() -> dict[str, Finding]:
     """Try every backend on every device, by what `Backend.places` calls them; nothing is raised, whatever is broken."""
     return {name: row.probe(device) for row in BACKENDS.values() for device, name in row.places()}
+
+
+def table(findings: Mapping[str, Finding], *, width: int | None = None) -> str:
+    """Return what `examine` found as text.
+
+    Args:
+        width: most characters a line, at which details are broken; None for a line a backend.
+    """
+    rows = [(name, "yes" if finding.works else "no", finding.detail) for name, finding in findings.items()]
+    return text_table(("backend", "works", "detail"), rows, left=3, width=width, wrap_last=True)
 
 
 def probe_torch(device: str) -> Finding:

@@ -1,11 +1,11 @@
 """ONNX file -> engine for the machine at hand: which flavour, which card, and a bar while it builds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.engine_file import BuildOptions, is_engine, read_info
-from export.tensorrt_bindings import AUTO, TENSORRT, choose_flavour, load_bindings
+from export.tensorrt_bindings import AUTO, TENSORRT, choose_flavour
 from export.tensorrt_engine import BuiltEngine, Gpu, build_engine, check_options
 from ssd_deploy.backends import RunOptions
 from ssd_deploy.progress import build_progress, say
@@ -79,13 +79,6 @@ def open_runner(flavour: str, model: Any, options: RunOptions) -> "TensorRTRunne
         cuda_graph="cuda-graph" in options.variants,
         with_raw=options.with_raw and not is_engine(model),
     )
-
-
-def tensorrt_opener(flavour: str, cuda_graph: bool, *, options: BuildOptions) -> "Callable[[Path], TensorRTRunner]":
-    """Return `open_tensorrt` for files that are still to come; raises BackendError where the flavour does not work."""
-    load_bindings(flavour)
-    find_gpu()
-    return lambda model: open_tensorrt(model, flavour=flavour, options=options, cuda_graph=cuda_graph)
 
 
 def check_buildable(options: BuildOptions, flavour: str) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import importlib.util
 from pathlib import Path
 
-from ssd_deploy.text_table import text_table
+from ssd_deploy.text_table import text_table, wrapped
 from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, NetworkConfig
 from ssd_train.weights.store import cached_weights
 
@@ -13,15 +13,21 @@ HEADER = (
 )  # fmt: skip
 
 
-def network_table(root: Path) -> str:
-    """Describe every network; `root` is the folder that fetched weights are looked for in."""
+def network_table(root: Path, *, width: int | None = None) -> str:
+    """Describe every network.
+
+    Args:
+        root: the folder that fetched weights are looked for in.
+        width: most characters a line; None for no limit.
+    """
     notes = [
-        "VOC07 mAP and COCO AP are what GluonCV published for its weights. Custom networks take any class list;",
+        "VOC07 mAP and COCO AP are what GluonCV published for its weights. Custom networks take any class list; "
         f"theirs is counted with {len(COCO_CLASSES)} classes. GFLOPs count a multiply-add as two.",
     ]
     if importlib.util.find_spec("torch") is None:
         notes.append("Parameters and GFLOPs are counted by PyTorch, which is not installed.")
-    return "\n".join([text_table(HEADER, [_row(config, root) for config in NETWORKS.values()]), "", *notes])
+    table = text_table(HEADER, [_row(config, root) for config in NETWORKS.values()], width=width)
+    return "\n".join([table, "", *wrapped(notes, width)])
 
 
 def _row(config: NetworkConfig, root: Path) -> tuple[str, ...]:

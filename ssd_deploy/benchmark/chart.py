@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssd_deploy.benchmark.measure import Measurement
+from ssd_deploy.benchmark.measurements import Measurement, series_name
 from ssd_deploy.benchmark.report import BenchmarkReport
 from ssd_train.files import written_atomically
 from ssd_train.requirements import require
@@ -17,7 +17,8 @@ P99_LABEL = "bars: network span; line: its p50 to p99"
 # How matplotlib draws a series: color, pattern, name.
 Style = dict[str, Any]
 
-# A backend's color (Okabe and Ito's, which color-blind readers tell apart) and a precision's pattern.
+# The color of a backend, or of a file in it (Okabe and Ito's, which color-blind readers tell apart), and the pattern of
+# a precision.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
 PATTERNS = ("", "//", "..", "xx")
 
@@ -43,18 +44,18 @@ def write_chart(report: BenchmarkReport, path: Path) -> Path:
     rows = report.measured.rows
     with_numbers = len(rows) <= BARS_WITH_NUMBERS
     sizes = sorted({row.batch_size for row in rows})
-    series = list(dict.fromkeys((row.backend, row.precision) for row in rows))
-    backends, precisions = (list(dict.fromkeys(names)) for names in zip(*series, strict=True))
+    series = list(dict.fromkeys(map(_series, rows)))
+    models, precisions = (list(dict.fromkeys(names)) for names in zip(*series, strict=True))
     width = 0.82 / len(series)
-    for number, (backend, precision) in enumerate(series):
-        own = [row for row in rows if (row.backend, row.precision) == (backend, precision)]
+    for number, (model, precision) in enumerate(series):
+        own = [row for row in rows if _series(row) == (model, precision)]
         places = [sizes.index(row.batch_size) + (number - (len(series) - 1) / 2) * width for row in own]
-        color, pattern = backends.index(backend), precisions.index(precision)
+        color, pattern = models.index(model), precisions.index(precision)
         style = {
             "color": COLORS[color % len(COLORS)],
             "hatch": PATTERNS[(pattern + color // len(COLORS)) % len(PATTERNS)],
             "edgecolor": "white",
-            "label": f"{own[0].runner}, {precision}",
+            "label": series_name(own[0].runner, precision, own[0].source),
         }
         _draw_throughput(throughput, places, own, width, style, with_numbers)
         _draw_latency(latency, places, own, width, style, with_numbers)
@@ -63,10 +64,12 @@ def write_chart(report: BenchmarkReport, path: Path) -> Path:
     latency.set_ylim(bottom=min(row.network.p50 for row in rows) / 3)
     _finish(throughput, sizes, "Throughput (higher is better)", "images/s")
     _finish(latency, sizes, "Latency of a call (lower is better)", "milliseconds, logarithmic")
-    height, width_px = report.spec.input_size
     on_gpu = report.environment.gpu if any(row.device for row in rows) else None
+    networks = dict.fromkeys(
+        f"{spec.network}, input {spec.input_size[0]} x {spec.input_size[1]}" for spec in report.detectors.values()
+    )
     figure.suptitle(
-        f"{report.spec.network}, input {height} x {width_px}, on {on_gpu or report.environment.cpu}",
+        f"{'; '.join(networks)}, on {on_gpu or report.environment.cpu}",
         fontsize=12,
         fontweight="bold",
     )
@@ -77,6 +80,11 @@ def write_chart(report: BenchmarkReport, path: Path) -> Path:
     with written_atomically(path) as temporary:
         figure.savefig(temporary, format="png")
     return path
+
+
+def _series(row: Measurement) -> tuple[tuple[str, str], str]:
+    """What one color stands for, a backend with what it runs, and what one pattern does."""
+    return (row.backend, row.source), row.precision
 
 
 def _draw_throughput(

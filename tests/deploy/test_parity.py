@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 from tiny_data import FakeRunner, blocks, write_image
 
-from ssd_deploy.parity import (
-    Comparison,
-    Tolerances,
-    compare,
-    images_as_dataset,
-    match_detections,
-    report_dict,
-    run_backend,
-)
+from ssd_deploy.parity.changes import Changes, count_changes
+from ssd_deploy.parity.compare import Comparison, compare, images_as_dataset, report_dict, run_backend
+from ssd_deploy.parity.pairs import match_detections
+from ssd_deploy.parity.report import ParityOutcome
+from ssd_deploy.parity.stages import Tolerances
+from ssd_deploy.parity.verdict import Criteria
 from ssd_train.datasets.dataset import Dataset, make_ground_truth
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError, ImageError
@@ -114,12 +111,13 @@ def compared(
     *,
     metric: str | None = None,
     tolerances: Tolerances = USUAL,
+    criteria: Criteria | None = None,
 ) -> Comparison:
     runs = [
         run_backend(runner, dataset, metric=metric, protocol=Protocol.STANDARD, batch_size=2, workers=1)
         for runner in (reference, candidate)
     ]
-    return compare(*runs, dataset, tolerances)
+    return compare(*runs, dataset, criteria or Criteria(tolerances=tolerances))
 
 
 def moved(rows: list[tuple[float, ...]], *, pixels: float = 0, score: float = 0) -> list[tuple[float, ...]]:
@@ -248,7 +246,7 @@ def test_no_images_are_an_error(dataset: Dataset) -> None:
     run = run_backend(FakeRunner(SPEC, ROWS), dataset, metric=None, protocol=Protocol.STANDARD, batch_size=1, workers=1)
     empty = dataclasses.replace(dataset, samples=())
     with pytest.raises(DatasetError, match="no images"):
-        compare(run, run, empty, Tolerances())
+        compare(run, run, empty)
     with pytest.raises(DatasetError, match="no images"):
         compared(FakeRunner(SPEC, ROWS), FakeRunner(SPEC, ROWS), empty)
 
@@ -256,7 +254,7 @@ def test_no_images_are_an_error(dataset: Dataset) -> None:
 def test_runs_over_different_numbers_of_images_are_not_cut_to_the_shorter(dataset: Dataset) -> None:
     run = run_backend(FakeRunner(SPEC, ROWS), dataset, metric=None, protocol=Protocol.STANDARD, batch_size=1, workers=1)
     with pytest.raises(ValueError):
-        compare(run, dataclasses.replace(run, detections=run.detections[:2]), dataset, Tolerances())
+        compare(run, dataclasses.replace(run, detections=run.detections[:2]), dataset)
 
 
 def test_unmatched_detections_are_listed_by_image_with_class_score_and_box(dataset: Dataset) -> None:
@@ -322,7 +320,7 @@ def test_the_report_holds_versions_machine_tolerances_and_every_image(dataset: D
         run_backend(runner, truth, metric="coco", protocol=Protocol.STANDARD, batch_size=2, workers=1)
         for runner in (FakeRunner(spec, ROWS, name="one"), FakeRunner(spec, ROWS[:-1], name="two"))
     ]
-    comparison = compare(*runs, truth, Tolerances(agreement=0.5))
+    comparison = compare(*runs, truth, Criteria(tolerances=Tolerances(agreement=0.5)))
     path = tmp_path / "parity.json"
     write_json(path, report_dict(runs[0], [comparison], truth))
     report = json.loads(path.read_text())
@@ -350,7 +348,7 @@ def test_comparing_changes_neither_run(dataset: Dataset) -> None:
         for rows in (ROWS, moved(ROWS, pixels=1))
     ]
     before = copy.deepcopy([run.detections for run in runs])
-    compare(*runs, dataset, Tolerances())
+    compare(*runs, dataset)
     for run, kept in zip(runs, before, strict=True):
         for found, expected in zip(run.detections, kept, strict=True):
             np.testing.assert_array_equal(found.boxes, expected.boxes)

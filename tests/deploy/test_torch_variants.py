@@ -181,7 +181,7 @@ def test_too_little_memory_is_one_sentence_with_the_batch_size(
 
 def test_closing_lets_the_network_go_and_may_be_repeated(tiny_ssd: SSD) -> None:
     runner = TorchRunner(copy.deepcopy(tiny_ssd))
-    network = weakref.ref(runner.network)
+    network = weakref.ref(runner.detector.network)
     runner.close()
     runner.close()
     gc.collect()
