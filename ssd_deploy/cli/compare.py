@@ -1,9 +1,183 @@
-"""Compare: backends with PyTorch, and backends with each other in speed."""
+"""Compare: backends with PyTorch in what they find, and backends with each other in speed."""
 
-from ssd_train.command_line import Result
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from export.quantize_options import QuantizeOptions
+from ssd_deploy.cli.options import Data, Images, Loading, ModelsArgument, Running, SeveralModels, SeveralPrecisions
+from ssd_deploy.model_source import ModelSource, export_network
+from ssd_deploy.parity.verdict import Criteria
+from ssd_train.command_line import Result, check_results, parse_list, parse_numbers
+from ssd_train.precisions import PRECISIONS
+
+if TYPE_CHECKING:
+    from ssd_deploy.benchmark.sources import Source
+    from ssd_train.networks.ssd import SSD
 
 
-def parity() -> Result: ...
+def parity(
+    named: SeveralModels,
+    precision: SeveralPrecisions,
+    int8: QuantizeOptions,
+    data: Data,
+    pictures: Images,
+    criteria: Criteria,
+    loading: Loading,
+    model: ModelsArgument = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a call.")] = 1,
+    cuda: Annotated[bool, typer.Option("--cuda/--cpu", help="Device of PyTorch, the reference.")] = False,
+    device: Annotated[str | None, typer.Option(help="Likewise: cpu or cuda[:N].", show_default=False)] = None,
+    allow_tf32: Annotated[bool, typer.Option("--allow-tf32", help="Let the GPU round FP32 products.")] = False,
+) -> Result:
+    """Compare every backend that works here with PyTorch on the same images; exit 1 where one differs."""
+    words, patterns = pictures.split_off(model or [])
+    sources = named.find([*([named.network] if named.network else []), *words, *named.model])
+    networks = [source for source in sources if source.file is None]
+    files = [source.file for source in sources if source.file is not None]
+    if len(networks) != 1:
+        raise typer.BadParameter(
+            f"{len(networks)} networks are named; name the one that is the reference (a network, a run folder or a "
+            "weight file), and files that were made of it"
+        )
+    if data.is_named == bool(patterns):
+        raise typer.BadParameter("name either --data or --images to compare on")
+    if files and precision.precision is not None:
+        raise typer.BadParameter(
+            "belongs to files that are exported for the comparison, not to those named", param_hint="'--precision'"
+        )
+    precisions = parse_list(precision.precision or "fp32", PRECISIONS, "--precision")
+    if cuda and device is not None:
+        raise typer.BadParameter("--cuda and --device both name a device; leave one out")
+    from ssd_deploy.describe import description_of
+    from ssd_deploy.parity.run import run as run_parity
+    from ssd_deploy.progress import download_progress, image_progress
+    from ssd_deploy.text_table import output_width
+    from ssd_train.metrics.protocol import Protocol
+
+    (reference,) = networks
+    class_names = description_of(reference).class_names
+    if data.is_named:
+        dataset, metric = data.load(class_names)
+    else:
+        from ssd_deploy.parity.compare import images_as_dataset
+        from ssd_train.image_files import find_images
+
+        dataset, metric = images_as_dataset(find_images(patterns)[: data.limit], class_names), None
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ssd-deploy-")))
+        with download_progress(reference.name) as on_progress:
+            network = reference.load(on_progress)
+        outcome = run_parity(
+            network,
+            files or [_in_precision(network, each, folder, int8) for each in precisions],
+            dataset,
+            metric=metric,
+            protocol=Protocol(data.protocol),
+            criteria=criteria,
+            batch_size=batch_size,
+            workers=loading.workers,
+            reference_device=device or ("cuda" if cuda else "cpu"),
+            allow_tf32=allow_tf32,
+            show_progress=image_progress,
+        )
+    return Result(
+        text=outcome.text(output_width()), data=outcome.to_dict(), exit_code=0 if outcome.passed else 1
+    )
 
 
-def benchmark() -> Result: ...
+def _in_precision(network: "SSD", precision: str, folder: Path, int8: QuantizeOptions) -> "SSD | Path":
+    """Return what `parity` compares in a precision: the exported file, or the network where there is none."""
+    if PRECISIONS[precision].in_file:
+        return export_network(network, folder / precision, precision, None, int8)
+    from ssd_train.networks.precision import in_precision
+
+    return in_precision(network, precision)
+
+
+def benchmark(
+    named: SeveralModels,
+    precision: SeveralPrecisions,
+    int8: QuantizeOptions,
+    pictures: Images,
+    model: ModelsArgument = None,
+    backends: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            "--backends",
+            help="Such as torch,torch:compile+channels-last,onnxruntime:cuda,tensorrt:cuda-graph; without it torch "
+            "and onnxruntime for a network, and for a file what runs it.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_sizes: Annotated[str, typer.Option("--batch-sizes", "--batch-size", help="Images a call.")] = "1,8,32",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves each library its default.")] = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each backend gets.")] = 5,
+    cuda: Annotated[bool, typer.Option("--cuda/--cpu", help="Where backends run that may run there.")] = False,
+    device: Annotated[str | None, typer.Option(help="Likewise: auto, cpu or cuda[:N].", show_default=False)] = None,
+    allow_tf32: Annotated[bool, typer.Option("--allow-tf32", help="Let the GPU round FP32 products.")] = False,
+    chart: Annotated[Path | None, typer.Option(help="Write a PNG chart here.", show_default=False)] = None,
+) -> Result:
+    """Measure latency and throughput of backends side by side, network alone and from JPEG file to detections."""
+    check_results(chart)
+    words, patterns = pictures.split_off(model or [])
+    sources = named.find([*words, *named.model])
+    if precision.precision is not None and all(source.file is not None for source in sources):
+        raise typer.BadParameter("belongs to networks; an exported model has its own", param_hint="'--precision'")
+    precisions = parse_list(precision.precision or "fp32", PRECISIONS, "--precision")
+    if cuda and device is not None:
+        raise typer.BadParameter("--cuda and --device both name a device; leave one out")
+    from ssd_deploy.backends import parse_backends
+    from ssd_deploy.benchmark.chart import write_chart
+    from ssd_deploy.benchmark.measure import BenchmarkSettings
+    from ssd_deploy.benchmark.run import run as run_benchmark
+    from ssd_deploy.benchmark.sources import usual_choices
+    from ssd_deploy.progress import turn_progress
+    from ssd_deploy.text_table import output_width
+    from ssd_train.image_files import find_images
+    from ssd_train.requirements import require
+
+    if chart is not None:
+        require("matplotlib", "plots", "A chart")
+    settings = BenchmarkSettings(batch_sizes=parse_numbers(batch_sizes, "--batch-sizes"), rounds=rounds)
+    files = find_images(patterns) if patterns else []
+    choices = parse_backends(backends) if backends is not None else None
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ssd-deploy-")))
+        measured = [_source(source, precisions, folder / str(number), int8) for number, source in enumerate(sources)]
+        report = run_benchmark(
+            measured,
+            usual_choices(measured) if choices is None else choices,
+            settings,
+            images=files,
+            device=device or ("cuda" if cuda else "cpu"),
+            threads=threads,
+            allow_tf32=allow_tf32,
+            on_turn=stack.enter_context(turn_progress("measuring")),
+        )
+    if chart is not None:
+        write_chart(report, chart)
+    return Result(text=report.text(output_width()), data=report.to_dict())
+
+
+def _source(source: ModelSource, precisions: list[str], folder: Path, int8: QuantizeOptions) -> "Source":
+    """Return what `benchmark` measures of a model; a network is exported, each precision once, where that is needed."""
+    from ssd_deploy.benchmark.sources import Source
+
+    if source.file is not None:
+        return Source.from_file(source.file)
+    from ssd_deploy.progress import download_progress
+    from ssd_train.networks.precision import in_precision
+
+    with download_progress(source.name) as on_progress:
+        network = source.load(on_progress)
+    return Source(
+        name=source.name,
+        precisions=tuple(precisions),
+        model_for=lambda each: export_network(network, folder / each, each, None, int8),
+        network_for=lambda each: in_precision(network, each),
+    )

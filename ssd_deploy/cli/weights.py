@@ -15,11 +15,12 @@ NetworkArgument = Annotated[str, typer.Argument(help="Network name; see `ssd-dep
 
 def models(root: RootOption = None) -> Result:
     """List the networks: size, work, published accuracy, and whether their weights are here."""
-    from ssd_deploy.network_table import network_rows, network_table
+    from ssd_deploy.network_table import describe_networks, network_table
+    from ssd_deploy.text_table import output_width
     from ssd_train.weights.store import default_root
 
-    rows = network_rows(root or default_root())
-    return Result(text=network_table(rows), data={"networks": rows})
+    networks = describe_networks(root or default_root())
+    return Result(text=network_table(networks, width=output_width()), data={"networks": networks})
 
 
 def doctor(
@@ -29,7 +30,8 @@ def doctor(
     ] = None,
 ) -> Result:
     """Say which backends work on this machine, and why each other does not."""
-    from ssd_deploy.doctor import doctor_table, examine
+    from ssd_deploy.doctor import examine, table
+    from ssd_deploy.text_table import output_width
 
     findings = examine()
     wanted = require or []
@@ -46,7 +48,7 @@ def doctor(
             finding.works for place, finding in findings.items() if place == name or place.startswith(f"{name} (")
         )
     ]
-    text = doctor_table(findings)
+    text = table(findings, width=output_width())
     if missing:
         text += f"\n{', '.join(missing)}: required, but does not work here"
     data = {name: {"works": finding.works, "detail": finding.detail} for name, finding in findings.items()}
