@@ -23,10 +23,11 @@ from ssd_train.training.optimizer import learning_rate
 from ssd_train.training.pictures import write_augmented, write_detections
 from ssd_train.training.prepare import Prepared, prepare
 from ssd_train.training.processes import Processes, joined
-from ssd_train.training.run_folder import BEST_NAME, LAST_NAME, RunFolder, read_checkpoint
+from ssd_train.training.run_folder import RunFolder, read_checkpoint
 from ssd_train.training.step import StepResult, Trainer
 from ssd_train.training.stop_request import EXIT_CODE_OF_SIGNAL, StopRequest
 from ssd_train.training.validate import validate
+from ssd_train.weights.store import BEST_NAME, LAST_NAME
 
 AUGMENTED_NAME = "augmented.jpg"
 DETECTIONS_NAME = "validation_detections.jpg"

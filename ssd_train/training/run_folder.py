@@ -13,12 +13,11 @@ from ssd_train.errors import SSDDeployError
 from ssd_train.files import without_nan, write_json, written_atomically
 from ssd_train.networks.ssd import SSD
 from ssd_train.weights.network_file import save_network
+from ssd_train.weights.store import BEST_NAME, LAST_NAME
 
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 CHECKPOINT_NAME = "last.ckpt"
-LAST_NAME = "last.safetensors"
-BEST_NAME = "best.safetensors"
 
 # Of the layout of a checkpoint; another number is another layout.
 CHECKPOINT_VERSION = 1

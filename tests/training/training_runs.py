@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from ssd_deploy.cli import app
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.loop import TrainingResult
-from ssd_train.training.run_folder import BEST_NAME, CHECKPOINT_NAME, LAST_NAME, METRICS_NAME, read_checkpoint
+from ssd_train.training.run_folder import CHECKPOINT_NAME, METRICS_NAME, read_checkpoint
+from ssd_train.weights.store import BEST_NAME, LAST_NAME
 
 NETWORK = "ssd_300_mobilenet0.25_custom"
 # Of the generated data set in the order that a training of one's own data gives them.
