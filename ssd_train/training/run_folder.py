@@ -11,10 +11,9 @@ from ssd_train.networks.ssd import SSD
 from ssd_train.training.checkpoint import CHECKPOINT_NAME
 from ssd_train.training.config import CONFIG_NAME
 from ssd_train.weights.network_file import save_network
+from ssd_train.weights.store import BEST_NAME, LAST_NAME
 
 METRICS_NAME = "metrics.jsonl"
-LAST_NAME = "last.safetensors"
-BEST_NAME = "best.safetensors"
 
 
 class RunFolder:

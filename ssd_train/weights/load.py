@@ -13,7 +13,15 @@ from ssd_train.errors import WeightsError
 from ssd_train.networks.zoo import find_network, network_config
 from ssd_train.requirements import require
 from ssd_train.weights.description import BATCH_NORMS, BatchNorm
-from ssd_train.weights.store import Progress, cached_weights, converted_path, default_root, published_file, silent
+from ssd_train.weights.store import (
+    Progress,
+    cached_weights,
+    converted_path,
+    default_root,
+    published_file,
+    run_weights,
+    silent,
+)
 
 if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD
@@ -69,7 +77,7 @@ def load_network(
     elif str(weights) == SHAPES:
         weights_path = _shapes_path(name)
     else:
-        weights_path = Path(weights)
+        weights_path = run_weights(Path(weights)) if Path(weights).is_dir() else Path(weights)
     return read_network(name, weights_path, classes, batch_norm=batch_norm)
 
 

@@ -90,11 +90,23 @@ def pytorch_cv_state(
             continue
         if owner == "gluoncv" and name.endswith("bn.weight"):
             state[name] = torch.ones_like(state[name])
-        elif owner == "own" and name.endswith("bn.running_var"):
-            # Our epsilon is GluonCV's, so the difference moves into the variance. That may become negative; the sum
-            # of both, which alone is computed with, stays what it was.
-            state[name] = state[name] + (PYTORCH_BN_EPS - EXPANDED_BN_EPS)
+        elif owner == "own" and name.endswith("bn.weight"):
+            variance = state[name.replace("weight", "running_var")]
+            state[name] = _scale_for_our_epsilon(state[name], variance, f"{source}: {name}")
     return state
+
+
+def _scale_for_our_epsilon(scale: Tensor, variance: Tensor, what: str) -> Tensor:
+    """Return the scale that gives with GluonCV's epsilon, which our layers have, what `scale` gives with PyTorch's.
+
+    Taken into the variance instead, the difference would make small ones negative, and 1e-5 of what is computed
+    with them would be lost to rounding.
+    """
+    variance = variance.double()
+    if bool((variance + PYTORCH_BN_EPS <= 0).any()):
+        raise WeightsError(f"{what}: belongs to a variance below 0, which is no statistic; use another copy")
+    factor = torch.sqrt((variance + EXPANDED_BN_EPS) / (variance + PYTORCH_BN_EPS))
+    return (scale.double() * factor).to(scale.dtype)
 
 
 def describe(owner: Owner, batch_norm: BatchNorm) -> str:

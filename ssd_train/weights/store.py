@@ -2,7 +2,7 @@
 
 `<root>/<name>-<sha8>.zip` is downloaded and `<root>/<name>-<sha8>.params` taken out of it and checked, `name` being
 a network or a backbone. `<root>/<network>.safetensors` is what a network's are converted to. A `.zip` or `.params`
-put there by hand will do.
+put there by hand will do. `<run>/best.safetensors` and `<run>/last.safetensors` are a training's.
 """
 
 import os
@@ -15,6 +15,10 @@ from ssd_train.networks.zoo import NetworkConfig
 
 # Where GluonCV looks (`gluoncv/model_zoo/model_store.py`); MXNET_GLUON_REPO names a mirror of it.
 REPOSITORY = "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/"
+
+# In the folder of a training: of the best validation, and of the end.
+BEST_NAME = "best.safetensors"
+LAST_NAME = "last.safetensors"
 
 # Bytes there so far, and in all; None where the server does not say.
 Progress = Callable[[int, int | None], None]
@@ -76,3 +80,18 @@ def published_file(config: NetworkConfig) -> PublishedFile:
             arguments=("weights",),
         )
     return PublishedFile(config.name, config.params_sha1)
+
+
+def run_weights(folder: Path) -> Path:
+    """Return the weights that a training left in its run folder: the best ones, else those of its end.
+
+    Raises:
+        WeightsError: it has neither.
+    """
+    for name in (BEST_NAME, LAST_NAME):
+        if (folder / name).is_file():
+            return folder / name
+    raise WeightsError(
+        f"{folder}: holds neither {BEST_NAME} nor {LAST_NAME}, which a training writes after a validation and at its "
+        "end; name a run folder that has one, or a weight file"
+    )

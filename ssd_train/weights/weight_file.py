@@ -184,7 +184,11 @@ def _of_training(loaded: Any) -> tuple[Any, dict[str, str]] | None:
     name, classes, position = settings.get("network"), settings.get("classes"), loaded.get("position")
     if not isinstance(name, str) or not _is_list_of_text(classes) or not isinstance(position, dict):
         return None
-    texts = {"network": name, "class_names": json.dumps(classes), "source": f"training, step {position.get('step')}"}
+    texts = {
+        "network": name.lower(),
+        "class_names": json.dumps(classes),
+        "source": f"a training, step {position.get('step')}",
+    }
     # Where there is a moving average, that is what the training validates and saves.
     return loaded.get("average") or loaded["network"], texts
 

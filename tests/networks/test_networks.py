@@ -137,8 +137,9 @@ def test_random_weights_repeat_with_their_seed_and_differ_with_another():
     [("random:x", "whole number"), ("random:-1", "whole number"), (f"random:{2**63}", "below 2")],
 )
 def test_a_seed_must_be_a_whole_number_that_generators_take(weights, message):
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(WeightsError, match=f"^weights {weights}: .*{message}") as raised:
         random_seed(weights)
+    assert raised.value.arguments == ("weights",)
 
 
 def test_random_alone_is_seed_0_and_a_file_name_is_no_seed():

@@ -32,6 +32,8 @@ from ssd_train.training import checkpoint, recorder
 from ssd_train.training.batches import Stream
 from ssd_train.training.checkpoint import read_checkpoint
 from ssd_train.training.config import read_config
+from ssd_train.training.run_folder import RunFolder
+from ssd_train.weights.description import network_of
 
 TrainToTheEnd = Callable[..., Run]
 
@@ -129,6 +131,13 @@ def test_the_weights_load_with_their_classes_and_eval_gives_the_validations_scor
     last = unbroken.folder / "last.safetensors"
     assert_same_bits(dict(network.state_dict()), tensors(last))
     assert_same_bits(dict(network.state_dict()), dict(read_checkpoint(unbroken.folder / "last.ckpt")["network"]))
+    # The checkpoint is weights too, and so is the folder.
+    checkpoint = build_network(NETWORK, weights=unbroken.folder / "last.ckpt")
+    assert checkpoint.config.class_names == CLASSES and checkpoint.spec.weights == "last.ckpt, from a training, step 7"
+    assert_same_bits(dict(checkpoint.state_dict()), tensors(last))
+    assert network_of(unbroken.folder / "last.ckpt") == NETWORK
+    best = build_network(NETWORK, weights=unbroken.folder)
+    assert_same_bits(dict(best.state_dict()), tensors(unbroken.folder / "best.safetensors"))
     # As `export` does too, which takes too long here.
     code, output = run_cli(
         "eval", "--network", NETWORK, "--weights", last, "--dataset", "voc", "--data-root", shapes, "--split", "val",

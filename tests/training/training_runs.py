@@ -21,7 +21,8 @@ from ssd_train.command_line import told_on_standard_error
 from ssd_train.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.loop import TrainingResult, train
-from ssd_train.training.run_folder import BEST_NAME, LAST_NAME, METRICS_NAME
+from ssd_train.training.run_folder import METRICS_NAME
+from ssd_train.weights.store import BEST_NAME, LAST_NAME
 
 NETWORK = "ssd_300_mobilenet0.25_custom"
 # Of the generated data set in the order that a training of one's own data gives them.

@@ -20,7 +20,7 @@ from ssd_train.networks.zoo import NETWORKS
 from ssd_train.weights import download as module
 from ssd_train.weights.download import download, fetch_published
 from ssd_train.weights.load import fetch_weights
-from ssd_train.weights.store import cached_weights, converted_path, default_root, published_file
+from ssd_train.weights.store import cached_weights, converted_path, default_root, published_file, run_weights
 
 # Two chunks and a bit, so that progress and resuming have something to count.
 PARAMS = bytes(range(256)) * 2100
@@ -410,3 +410,11 @@ def test_a_proxy_of_the_environment_is_asked(server, tmp_path, monkeypatch):
     server.files["http://weights.invalid/w.zip"] = ZIP
     download("http://weights.invalid/w.zip", tmp_path / "w.zip")
     assert (tmp_path / "w.zip").read_bytes() == ZIP
+
+
+def test_a_run_folder_stands_for_its_best_weights_else_its_last(tmp_path):
+    with pytest.raises(WeightsError, match="holds neither best.safetensors nor last.safetensors"):
+        run_weights(tmp_path)
+    for name in ("last.safetensors", "best.safetensors"):
+        (tmp_path / name).touch()
+        assert run_weights(tmp_path) == tmp_path / name
