@@ -115,7 +115,7 @@ def load_detector(
         raise BackendError(f"provider {provider!r} and device {device!r} contradict each other; leave one out")
     int8 = None
     if calibration_data is not None:
-        from export.file_metadata import QuantizeOptions
+        from export.quantize_options import QuantizeOptions
 
         int8 = QuantizeOptions(calibration_data=calibration_data)
     options = RunOptions(

@@ -18,7 +18,7 @@ from ssd_train.requirements import require
 from ssd_train.spec import PostprocessSettings
 
 if TYPE_CHECKING:
-    from export.file_metadata import QuantizeOptions
+    from export.quantize_options import QuantizeOptions
 
     from ssd_deploy.backends.base import Runner
     from ssd_train.networks.ssd import SSD
@@ -113,14 +113,11 @@ def find_model(
     if str(named) not in NETWORKS and (is_there or path.suffix.lower() in WEIGHT_SUFFIXES):
         if weights is not None:
             raise WeightsError(f"{named}: brings its weights; leave the others out", arguments=("weights",))
-        require("torch", "export", "A weight file")
-        require("safetensors", "export", "A weight file")
-        from ssd_train.weights.description import describe_weights, run_weights
+        from ssd_train.weights.description import network_of
+        from ssd_train.weights.store import run_weights
 
         file = run_weights(path) if path.is_dir() else path
-        network = network or describe_weights(file).network
-        if network is None:
-            raise WeightsError(f"{file}: does not say which network it is of; name that too", arguments=("network",))
+        network = network or network_of(file)
         return ModelSource(name=str(named), network=network, weights=file, classes=classes, batch_norm=batch_norm)
     if network is not None and network != str(named):
         raise NetworkError(f"{named} and {network} are two networks; name one", arguments=("network",))
@@ -219,14 +216,11 @@ def export_network(
     settings = settings or network.spec.postprocess
     if not row.needs_calibration:
         return export_onnx(in_precision(network, precision), folder, settings=settings)
-    from export.quantize import quantize_file
+    from export.steps import STEPS
 
-    if int8 is None or int8.calibration_data is None:
-        raise BackendError(
-            f"precision {precision} needs a folder with images like those to be detected in; there is no {precision} "
-            "without them",
-            arguments=("calibration_data",),
-        )
+    STEPS[precision].check(int8)
     with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as float_folder:
         float_file = export_onnx(network, Path(float_folder), settings=settings)
-        return quantize_file(float_file, folder, int8).path
+        path = STEPS[precision].apply(float_file, folder, int8).path
+    assert path is not None
+    return path

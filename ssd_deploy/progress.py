@@ -62,6 +62,17 @@ def turn_progress(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextlib.contextmanager
+def stage_progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar that appears with the first stage; the yielded function is told a stage, and its parts done and in all."""
+    bars = _bars(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[stage]}"),
+    )  # fmt: skip
+    with _from_first_call(bars, title, stage="") as update:
+        yield lambda stage, done, total: update(done, total, stage=stage)
+
+
+@contextlib.contextmanager
 def build_progress(title: str) -> Iterator[Callable[[float, str], None]]:
     """Show a bar that appears when a build starts; the yielded function is told the share done and the phase."""
     bars = _bars(

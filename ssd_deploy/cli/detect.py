@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from export.file_metadata import QuantizeOptions
+from export.quantize_options import QuantizeOptions
 
 from ssd_deploy.cli.options import Data, Images, Loading, ModelArgument, OneModel, OnePrecision, Running
 from ssd_train.command_line import Result, check_results

@@ -15,7 +15,7 @@ from ssd_train.options import option
 from ssd_train.precisions import PRECISIONS
 
 if TYPE_CHECKING:
-    from export.file_metadata import QuantizeOptions
+    from export.quantize_options import QuantizeOptions
 
     from ssd_deploy.backends.base import Runner
     from ssd_train.datasets.dataset import Dataset
@@ -166,9 +166,8 @@ class Data:
             raise typer.BadParameter(f"{self.data} and {self.dataset} are two data sets; name one")
         if self.data is None and self.dataset is None:
             raise typer.BadParameter(f"name a data set: {', '.join(LAYOUTS)} or a folder", param_hint="'--data'")
-        source = find_source(str(self.data or self.dataset), self.data_root, val_split=self.split)
-        dataset = source.layout.load(source.root, self.split, class_names)
-        return dataset.limited(self.limit), source.layout.metric
+        source = find_source(str(self.data or self.dataset), self.data_root)
+        return source.load(self.split, class_names).limited(self.limit), source.layout.metric
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
