@@ -10,14 +10,15 @@ import functools
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
-from export.int8_metadata import Int8Target
+from export.file_metadata import Int8Target
+from export.quantize_options import QuantizeOptions
 from ssd_deploy.command_inputs import (
-    Int8Options,
+    check_int8,
     check_results,
     export_engine,
     export_network,
@@ -332,7 +333,7 @@ def export(
         raise BackendError("the options of an engine need --format tensorrt, or onnx,tensorrt")
     if model is not None and settings != PostprocessSettings():
         raise BackendError(f"{model}: is exported already, with its thresholds and counts inside; leave yours out")
-    int8 = Int8Options(
+    int8 = QuantizeOptions(
         calibration_data=calibration_data,
         calibration_images=calibration_images,
         calibration_method=calibration_method,
@@ -340,7 +341,7 @@ def export(
         sensitivity=sensitivity,
         max_drop=max_drop,
     )
-    int8.check([precision or "fp32"], formats)
+    check_int8(int8, [precision or "fp32"], formats)
     for option, is_given in (("--winograd", winograd), ("--optimize-for-cpu", optimize_for_cpu)):
         if is_given and "onnx" not in formats:
             raise BackendError(f"{option} writes an ONNX file: it needs --network, and --format onnx")
@@ -362,23 +363,21 @@ def export(
             kept = "onnx" in formats
             folder = out if kept else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ssd-deploy-")))
             if precision == ExportPrecision.INT8:
-                written, path = export_quantized(loaded, folder, out, settings, int8)
+                written, result = export_quantized(loaded, folder, settings, int8)
                 typer.echo("\n".join(written))
+                path = cast(Path, result.path)
             else:
                 path = export_network(loaded, folder, settings, precision or "fp32")
         if kept:
             typer.echo(str(path))
         for_cpu = path
-        if winograd:
-            from export.winograd import export_winograd
+        for step, is_asked in (("winograd", winograd), ("cpu", optimize_for_cpu)):
+            if is_asked:
+                from export.steps import STEPS
 
-            faster = export_winograd(path)
-            typer.echo(str(faster or f"{path}: none of its convolutions gains by Winograd's algorithm"))
-            for_cpu = faster or path
-        if optimize_for_cpu:
-            from export import cpu_graph
-
-            typer.echo(str(cpu_graph.optimize_for_cpu(for_cpu)))
+                made = STEPS[step].apply(for_cpu, out)
+                typer.echo("\n".join([*made.notes, *([str(made.path)] if made.path else [])]))
+                for_cpu = made.path or for_cpu
         if "tensorrt" in formats:
             typer.echo(export_engine(path, options, flavour, out))
 
@@ -527,12 +526,12 @@ def parity(
     if model and precision is not None:
         raise BackendError("--precision belongs to models that are exported for the comparison, not to --model")
     precisions = parse_list(precision or "fp32", tuple(ExportPrecision), "--precision")
-    int8 = Int8Options(
+    int8 = QuantizeOptions(
         calibration_data=calibration_data,
         calibration_images=calibration_images,
         calibration_method=calibration_method,
     )
-    int8.check(precisions, ())
+    check_int8(int8, precisions, ())
     asked = {"metric": tolerance, "agreement": min_agreement}
     changes = {name: value for name, value in asked.items() if value is not None}
     tolerances = {name: dataclasses.replace(usual, **changes) for name, usual in TOLERANCES.items()}

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from export.engine_file import is_engine
-from export.int8_metadata import Int8Target
+from export.file_metadata import Int8Target
+from export.quantize_options import QuantizeOptions, check_quantizable
 from ssd_train.errors import BackendError, SSDDeployError, WeightsError
 
 if TYPE_CHECKING:
     from export.engine_file import BuildOptions
+    from export.step import StepResult
     from ssd_deploy.backends.base import Runner
     from ssd_deploy.benchmark.run import Source
     from ssd_train.datasets.dataset import Dataset
@@ -53,91 +55,49 @@ def export_network(network: "SSD", out: Path, settings: "PostprocessSettings", p
     return export_onnx(in_precision(network, precision), out, settings=settings)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Int8Options:
-    """The options of a precision of int8; None and False are what was not given."""
-
-    calibration_data: Path | None = None
-    calibration_images: int | None = None
-    calibration_method: str | None = None
-    int8_target: Int8Target | None = None
-    sensitivity: bool = False
-    max_drop: float | None = None
-
-    def check(self, precisions: Sequence[str], formats: Sequence[str]) -> None:
-        """Raise BackendError where they contradict each other or the rest of the command."""
-        given = [name for name, value in dataclasses.asdict(self).items() if value not in (None, False)]
-        if "int8" not in precisions:
-            if given:
-                raise BackendError(f"--{given[0].replace('_', '-')} needs --precision int8")
-            return
-        if self.calibration_data is None:
-            raise BackendError(
-                "--precision int8 needs --calibration-data FOLDER with images like those to be detected in; there is "
-                "no int8 without them"
-            )
-        if self.max_drop is not None and not self.sensitivity:
-            raise BackendError("--max-drop needs --sensitivity, which measures what each layer costs")
-        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise BackendError(f"--max-drop {self.max_drop:g} is not in 0 to 100 points of agreement AP")
-        if self.int8_target == Int8Target.CPU and "tensorrt" in formats:
-            raise BackendError("--int8-target cpu is for ONNX Runtime; TensorRT takes the portable graph")
+def check_int8(options: QuantizeOptions, precisions: Sequence[str], formats: Sequence[str]) -> None:
+    """Raise where the options of a precision of int8 contradict the rest of the command."""
+    given = [name for name, value in dataclasses.asdict(options).items() if value not in (None, False)]
+    if "int8" not in precisions:
+        if given:
+            raise BackendError(f"--{given[0].replace('_', '-')} needs --precision int8")
+        return
+    check_quantizable(options)
+    if options.target == Int8Target.CPU and "tensorrt" in formats:
+        raise BackendError("--int8-target cpu is for ONNX Runtime; TensorRT takes the portable graph")
 
 
 def export_quantized(
-    network: "SSD", folder: Path, reports: Path, settings: "PostprocessSettings", options: Int8Options
-) -> tuple[list[str], Path]:
+    network: "SSD", folder: Path, settings: "PostprocessSettings", options: QuantizeOptions
+) -> tuple[list[str], "StepResult"]:
     """Export a float32 network to int8, with progress bars.
 
-    Args:
-        folder: for the model.
-        reports: folder for the table and the chart of its layers, where they were asked for.
-
     Returns:
-        Lines that say what was found, and the model's path.
+        Lines that say what was found, and what was written.
     """
+    from export.steps import STEPS
     from ssd_deploy.progress import turn_progress
-    from ssd_train.requirements import require
+    from ssd_train.command_line import told_on_standard_error
 
-    require("onnx", "export", "Exporting")
-    if options.sensitivity:
-        require("matplotlib", "plots", "--sensitivity")
-    from export.calibration import USUAL_METHOD, find_calibration_images
-    from export.int8_export import Int8Settings, export_int8
-    from export.sensitivity import write_sensitivity
-
-    assert options.calibration_data is not None  # see `Int8Options.check`
-    images = find_calibration_images(options.calibration_data, options.calibration_images)
-    int8 = Int8Settings(
-        images=images,
-        method=options.calibration_method or USUAL_METHOD,
-        target=options.int8_target or Int8Target.PORTABLE,
-        # All may be lost, so that no layer has to stay float.
-        max_drop=None if not options.sensitivity else 100.0 if options.max_drop is None else options.max_drop,
-    )
     with (
         tempfile.TemporaryDirectory(prefix="ssd-deploy-") as float_folder,
-        turn_progress("calibrating") as on_progress,
-        turn_progress("judging layers") as on_layer,
+        told_on_standard_error(False),
+        turn_progress("int8") as on_turn,
     ):
         float_file = export_network(network, Path(float_folder), settings)
-        exported = export_int8(float_file, folder, int8, on_progress=on_progress, on_layer=on_layer)
-    lines = [f"warning: {text}" for text in (*exported.warnings, *images.unreadable)]
-    errors = ", ".join(f"{name} {100 * error:.1f} %" for name, error in exported.raw_errors.items())
-    lines.append(f"calibrated on {len(images.paths)} images ({int8.method}); error of the raw predictions: {errors}")
-    if exported.sensitivity is not None:
-        lines += exported.sensitivity.lines()
-        lines += [str(path) for path in write_sensitivity(exported.sensitivity, reports / exported.path.stem)]
-    return lines, exported.path
+        result = STEPS["int8"].apply(
+            float_file, folder, options, on_progress=lambda stage, done, total: on_turn(done, total)
+        )
+    return [*result.notes, result.checked, *map(str, result.files)], result
 
 
 @contextlib.contextmanager
-def exported_for_now(network: "SSD", precision: str = "fp32", int8: "Int8Options | None" = None) -> Iterator[Path]:
+def exported_for_now(network: "SSD", precision: str = "fp32", int8: QuantizeOptions | None = None) -> Iterator[Path]:
     """Yield the file of a network that is exported for the moment; int8 needs its options."""
     with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as name:
         folder = Path(name)
         if precision == "int8" and int8 is not None:
-            yield export_quantized(network, folder, folder, network.spec.postprocess, int8)[1]
+            yield cast(Path, export_quantized(network, folder, network.spec.postprocess, int8)[1].path)
         else:
             yield export_network(network, folder, network.spec.postprocess, precision)
 
@@ -235,7 +195,7 @@ def open_runner(
                 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 
                 provider = provider or ("cuda" if cuda else "cpu")
-                runner = OnnxRuntimeRunner(path, provider=provider, allow_tf32=allow_tf32)
+                runner = OnnxRuntimeRunner(path, device=provider, allow_tf32=allow_tf32)
             else:
                 from export.engine_file import BuildOptions
                 from ssd_deploy.engines import open_tensorrt

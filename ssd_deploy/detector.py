@@ -152,7 +152,7 @@ def load_detector(
             raise BackendError("cuda_graph is for PyTorch and TensorRT; leave it out with onnxruntime")
         from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 
-        return Detector(OnnxRuntimeRunner(Path(model), provider=provider, allow_tf32=allow_tf32), batch_size=batch_size)
+        return Detector(OnnxRuntimeRunner(Path(model), device=provider, allow_tf32=allow_tf32), batch_size=batch_size)
     from ssd_deploy.engines import open_tensorrt
 
     options = BuildOptions(opt_batch=batch_size, max_batch=batch_size, allow_tf32=allow_tf32)

@@ -193,7 +193,7 @@ def _candidates(
             continue
         for provider in ("cpu", "cuda"):
             if works[f"onnxruntime ({provider})"].works:
-                runner = OnnxRuntimeRunner(model, provider=provider, allow_tf32=allow_tf32)
+                runner = OnnxRuntimeRunner(model, device=provider, allow_tf32=allow_tf32)
                 yield Candidate(runner=runner, model=model)
         for flavour in MODULES:
             if works[flavour].works:

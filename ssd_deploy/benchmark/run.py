@@ -267,7 +267,7 @@ def _opener(
         # Before a model is exported for it.
         provider_list(provider, allow_tf32)
         model = source.model_for(precision)
-        return lambda: OnnxRuntimeRunner(model, provider=provider, allow_tf32=allow_tf32, threads=threads)
+        return lambda: OnnxRuntimeRunner(model, device=provider, allow_tf32=allow_tf32, threads=threads)
     if open_tensorrt is None:
         raise BackendError(f"{choice.name} cannot be opened here; see `ssd-deploy doctor`")
     open_file = open_tensorrt(choice.name, "cuda-graph" in choice.variants)
