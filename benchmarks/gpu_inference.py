@@ -93,7 +93,7 @@ def open_runners(
         yield label, functools.partial(TorchRunner, own, device=device, **options)
         yield label + ALONE, functools.partial(open_alone, own, device=device, **options)
     if model is not None:
-        yield ONNX_RUNTIME, functools.partial(OnnxRuntimeRunner, model, provider="cuda")
+        yield ONNX_RUNTIME, functools.partial(OnnxRuntimeRunner, model, device="cuda")
 
 
 def measure_batch(openers: Iterable[tuple[str, Callable[[], Runner]]], images: Images, rounds: int) -> dict[str, float]:

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from turns import median_ratio, recorded_environment, rested_ms, take_turns, test_data
 
-from export.calibration import USUAL_IMAGES, find_calibration_images
-from export.int8_export import Int8Settings, export_int8
-from export.int8_metadata import Int8Target
+from export.file_metadata import Int8Target
 from export.onnx import export_onnx
+from export.quantize_options import USUAL_IMAGES, QuantizeOptions
+from export.steps import STEPS
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
@@ -78,9 +78,13 @@ def folder_of(dataset: Dataset, folder: Path) -> Path:
 def export_all(subject: Subject, folder: Path) -> dict[str, Path]:
     network = build_network(subject.network, weights=subject.weights, classes=subject.classes)
     files = {name: export_onnx(in_precision(network, name), folder) for name in ("fp32", "fp16")}
-    images = find_calibration_images(subject.calibration, subject.images)
     for name, target in (("int8", Int8Target.PORTABLE), ("int8 cpu", Int8Target.CPU)):
-        files[name] = export_int8(files["fp32"], folder / target, Int8Settings(images=images, target=target)).path
+        options = QuantizeOptions(
+            calibration_data=subject.calibration, calibration_images=subject.images, int8_target=target
+        )
+        made = STEPS["int8"].apply(files["fp32"], folder / target, options).path
+        assert made is not None
+        files[name] = made
     return files
 
 

@@ -1,4 +1,6 @@
-"""A float ONNX graph -> the same graph with explicit int8 quantization, through ONNX Runtime's quantizer.
+"""A float ONNX graph and images -> the same graph with explicit int8 quantization, through ONNX Runtime's quantizer.
+
+    images -> calibration -> (sensitivity: which layers stay float) -> quantized graph
 
 The network from its first convolution to the predictors is quantized; channel norm, softmax, decode and NMS stay
 in float32. Weights are symmetric int8, a scale for each output channel. Activations have one scale each:
@@ -7,49 +9,83 @@ in float32. Weights are symmetric int8, a scale for each output channel. Activat
 - `cpu`: uint8 with a zero point, which ONNX Runtime computes faster, as the zero point takes the place of Relu.
 """
 
+import contextlib
 import copy
+import functools
 import logging
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 
+import numpy as np
 import onnx
 from onnxruntime.quantization import QDQQuantizer, QuantType, TensorsData
 
-from export.calibration import MEASURED_OPERATORS, Calibration
-from export.int8_metadata import Int8Target
-from ssd_train.captured_stdout import captured_stdout
+from export.calibration import MEASURED_OPERATORS, Calibration, calibrate, find_calibration_images
+from export.file_metadata import Int8Target, Quantization
+from export.graph import ExportedGraph, layer_names, network_nodes, network_only
+from export.quantize_options import QuantizeOptions
+from export.sensitivity import find_float_layers, write_sensitivity
+from export.step import OnProgress, Rewritten
 from ssd_train.errors import ModelError
-from ssd_train.spec import INPUT_NAME, RAW_NAMES
+from ssd_train.preprocess import load_image, preprocess
+
+# Calibration images that layers are judged on, and those that the written graph is looked at on.
+SENSITIVITY_IMAGES = 32
+CHECKED_IMAGES = 4
 
 
-def network_only(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph from images to raw predictions, without decode and NMS."""
-    return onnx.utils.Extractor(model).extract_model([INPUT_NAME], list(RAW_NAMES))
+def rewrite(source: ExportedGraph, settings: QuantizeOptions, on_progress: OnProgress | None) -> Rewritten:
+    """The step of `export.steps`: it takes and gives what the float file does, whose batch norms are folded already.
+
+    Raises:
+        ModelError: the graph was not quantized as it should be.
+        DatasetError, ImageError: calibration images cannot be used.
+    """
+    assert settings.calibration_data is not None  # see `check_quantizable`
+    images = find_calibration_images(settings.calibration_data, settings.calibration_images)
+    calibration = calibrate(
+        network_only(source.model),
+        source.spec,
+        images,
+        method=settings.method,
+        on_progress=_stage(on_progress, "calibrating"),
+    )
+    quantized = functools.partial(quantize_graph, source.model, calibration, settings.target)
+    notes = [f"calibrated on {len(images.paths)} images ({settings.method})"]
+    sensitivity = None
+    if settings.sensitivity:
+        sensitivity = find_float_layers(
+            source.model,
+            source.spec,
+            images.paths[:SENSITIVITY_IMAGES],
+            quantized,
+            # All may be lost where no limit is set, so that no layer has to stay float.
+            max_drop=100.0 if settings.max_drop is None else settings.max_drop,
+            on_progress=_stage(on_progress, "judging layers"),
+        )
+        notes += sensitivity.lines()
+    float_layers = sensitivity.float_layers if sensitivity else ()
+    quantization = Quantization(
+        target=settings.target,
+        method=settings.method,
+        images=len(images.paths),
+        images_sha256=images.sha256,
+        float_layers=float_layers,
+    )
+    return Rewritten(
+        model=quantized(float_layers=float_layers),
+        metadata=quantization.to_metadata(),
+        images=np.stack([preprocess(load_image(path), source.spec) for path in images.paths[:CHECKED_IMAGES]]),
+        notes=tuple(notes),
+        report=functools.partial(write_sensitivity, sensitivity) if sensitivity else None,
+    )
 
 
-def network_nodes(model: onnx.ModelProto) -> set[str]:
-    """Return the names of the nodes that lead to the raw predictions; unlike `network_only`, no weight is copied."""
-    producers = {output: node for node in model.graph.node for output in node.output}
-    names: set[str] = set()
-    waiting = list(RAW_NAMES)
-    while waiting:
-        node = producers.get(waiting.pop())
-        if node is not None and node.name not in names:
-            names.add(node.name)
-            waiting += node.input
-    return names
+def _stage(on_progress: OnProgress | None, stage: str) -> Callable[[int, int], None] | None:
+    return functools.partial(on_progress, stage) if on_progress is not None else None
 
 
-def layer_names(model: onnx.ModelProto) -> dict[str, str]:
-    """Return layer -> node of every convolution, in the order of the data flow; a layer is called as its weight is."""
-    return {
-        node.input[1].removeprefix("network.").removesuffix(".weight"): node.name
-        for node in model.graph.node
-        if node.op_type == "Conv"
-    }
-
-
-def quantize(
+def quantize_graph(
     model: onnx.ModelProto,
     calibration: Calibration,
     target: Int8Target,
@@ -90,21 +126,35 @@ def quantize(
         op_types_to_quantize=list(MEASURED_OPERATORS),
         extra_options={"WeightSymmetric": True, **portable},
     )
-    log = logging.getLogger()
-    level = log.level
-    # It warns on the root logger of every bias whose scale it adjusts.
-    log.setLevel(logging.ERROR)
-    try:
-        with captured_stdout():
-            quantizer.quantize_model()
-            quantizer.model.topological_sort()
-    finally:
-        log.setLevel(level)
+    with _silent_root_logger():
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
     quantized: onnx.ModelProto = quantizer.model.model
     _keep_pairs_apart(quantized)
     expected = {only_layer} if only_layer is not None else set(layers) - set(float_layers)
     _check_quantized(quantized, {layers[layer]: layer for layer in expected})
     return quantized
+
+
+@contextlib.contextmanager
+def _silent_root_logger() -> Iterator[None]:
+    """Drop what is logged on the root logger itself: ONNX Runtime warns there of every bias whose scale it adjusts.
+
+    Without a handler such a call would also set up the caller's logging.
+    """
+    root = logging.getLogger()
+    handler = logging.NullHandler()
+    root.addFilter(_nothing)
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 def _integer_nodes(model: onnx.ModelProto) -> list[str]:

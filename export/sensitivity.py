@@ -4,26 +4,24 @@ The worst stay in float32, as few of them as bring the whole network within the 
 """
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import onnx
 
-from export.calibration import Calibration, OnProgress
-from export.cpu_session import open_graph
-from export.int8_metadata import Int8Target
-from export.quantize import layer_names, quantize
+from export.graph import layer_names, open_graph
 from ssd_train.datasets.dataset import Sample, image_samples
 from ssd_train.detections import Detections, PaddedDetections
-from ssd_train.errors import ModelError
+from ssd_train.errors import BackendError
 from ssd_train.evaluation.loop import run_detector
 from ssd_train.files import write_json, written_atomically
 from ssd_train.metrics.agreement import agreement_ap
 from ssd_train.requirements import require
 from ssd_train.spec import OUTPUT_NAMES, DetectorSpec
 
-# Calibration images that layers are judged on; every layer costs a pass over them.
-USUAL_SENSITIVITY_IMAGES = 32
+log = logging.getLogger(__name__)
 
 # Layers that a chart has room for.
 CHARTED = 40
@@ -64,50 +62,57 @@ class Sensitivity:
         ]
 
 
+class Quantized(Protocol):
+    """What makes an int8 graph of the float one: `quantize.quantize_graph` with its first arguments given."""
+
+    def __call__(self, *, float_layers: Sequence[str] = (), only_layer: str | None = None) -> onnx.ModelProto: ...
+
+
 def find_float_layers(
     model: onnx.ModelProto,
     spec: DetectorSpec,
-    calibration: Calibration,
-    target: Int8Target,
+    images: Sequence[Path],
+    quantized: Quantized,
     *,
     max_drop: float,
-    images: int = USUAL_SENSITIVITY_IMAGES,
-    on_progress: OnProgress | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
     """Rank the layers and choose the fewest that have to stay float, the worst first.
 
     Args:
         model: the exported float graph.
+        images: files to measure on; every layer costs a pass over them.
         max_drop: points of agreement AP that may be lost, 0 to 100.
-        images: of the calibration's, how many to measure on.
+        on_progress: told how many layers are judged, of how many.
 
     Raises:
-        ModelError: `max_drop` is out of range.
+        BackendError: `max_drop` is out of range.
         DatasetError: the float graph detects nothing in the images.
     """
     if not 0 <= max_drop <= 100:
-        raise ModelError(f"a drop of {max_drop} points is not in 0 to 100")
-    samples = image_samples(calibration.images.paths[:images])
+        raise BackendError(f"max_drop {max_drop}: expected 0 to 100 points", arguments=("max_drop",))
+    samples = image_samples(images)
     reference = _detect(model, samples, spec)
     layers = list(layer_names(model))
+    log.info("judging %d layers on %d images", len(layers), len(samples))
 
-    def drop_of(quantized: onnx.ModelProto) -> float:
+    def drop_of(graph: onnx.ModelProto) -> float:
         sizes = [sample.image_size for sample in samples]
-        return 100 * (1 - agreement_ap(reference, _detect(quantized, samples, spec), sizes, len(spec.class_names)))
+        return 100 * (1 - agreement_ap(reference, _detect(graph, samples, spec), sizes, len(spec.class_names)))
 
     drops = {}
     for done, layer in enumerate(layers, start=1):
-        drops[layer] = drop_of(quantize(model, calibration, target, only_layer=layer))
+        drops[layer] = drop_of(quantized(only_layer=layer))
         if on_progress is not None:
             on_progress(done, len(layers))
     ranked = dict(sorted(drops.items(), key=lambda item: -item[1]))
-    full_drop = drop = drop_of(quantize(model, calibration, target))
+    full_drop = drop = drop_of(quantized())
     kept: list[str] = []
     for layer in ranked:
         if drop <= max_drop:
             break
         kept.append(layer)
-        drop = drop_of(quantize(model, calibration, target, float_layers=kept)) if len(kept) < len(layers) else 0.0
+        drop = drop_of(quantized(float_layers=kept)) if len(kept) < len(layers) else 0.0
     return Sensitivity(
         images=len(samples),
         layer_drops=ranked,

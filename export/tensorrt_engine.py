@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from export.cpu_metadata import check_cpu_graph
-from export.cpu_session import open_file, quiet_options
 from export.engine_file import BuildOptions, EngineInfo, TensorInfo, engine_name, read_info, write_info
-from export.int8_metadata import Int8Target, int8_target
+from export.file_metadata import Int8Target, Quantization, check_runs_here
 from export.layer_precision import count_convolutions
+from export.session import open_session, quiet_options
 from export.tensorrt_bindings import TENSORRT, TENSORRT_RTX, Messages, load_bindings, make_logger, starting
 from ssd_train.errors import BackendError, ModelError
 from ssd_train.files import sha256_of_file, written_atomically
@@ -195,9 +194,10 @@ def _read_spec(onnx: Path) -> DetectorSpec:
         raise ModelError(f"{onnx}: there is no such model file; make one with `ssd-deploy export`")
     options = quiet_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    metadata = open_file(onnx, options).get_modelmeta().custom_metadata_map
-    check_cpu_graph(metadata, str(onnx), onnxruntime.__version__, on_cpu=False)
-    if int8_target(metadata) == Int8Target.CPU:
+    metadata = open_session(onnx, str(onnx), options).get_modelmeta().custom_metadata_map
+    check_runs_here(metadata, str(onnx), onnxruntime.__version__, on_cpu=False)
+    quantization = Quantization.from_metadata(metadata, str(onnx))
+    if quantization is not None and quantization.target == Int8Target.CPU:
         raise ModelError(
             f"{onnx}: was quantized for the CPU, to uint8 activations that TensorRT refuses; export it again with "
             "--int8-target portable"

@@ -58,10 +58,11 @@ def probe_onnxruntime(provider: str) -> Finding:
     try:
         import onnxruntime
 
-        from ssd_deploy.backends.onnxruntime import open_session, provider_list, session_options
+        from export.session import open_session
+        from ssd_deploy.backends.onnxruntime import provider_list
 
         providers = provider_list(provider, allow_tf32=False)
-        used = open_session(IDENTITY_ONNX, "a test model", session_options(), providers).get_providers()
+        used = open_session(IDENTITY_ONNX, "a test model", providers=providers).get_providers()
     except ImportError as error:
         return Finding(works=False, detail=f"does not import ({error}): pip install ssd-deploy")
     except SSDDeployError as error:

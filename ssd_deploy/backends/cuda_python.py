@@ -13,7 +13,7 @@ from cuda.bindings import driver
 from numpy.typing import NDArray
 
 from ssd_deploy.backends.cuda_device import DriverError, out_of_memory
-from ssd_train.errors import BackendError
+from ssd_train.errors import BackendError, first_line
 
 SUCCESS = driver.CUresult.CUDA_SUCCESS
 OUT_OF_MEMORY = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
@@ -154,7 +154,7 @@ def start_driver(index: int) -> None:
     try:
         (status,) = driver.cuInit(0)
     except RuntimeError as error:  # the package looks for the driver's library at its first call
-        raise DriverError(f"cuda-python finds no NVIDIA driver: {_first_line(error)}") from error
+        raise DriverError(f"cuda-python finds no NVIDIA driver: {first_line(error)}") from error
     if status != SUCCESS:
         raise DriverError(f"cuda-python: cuInit failed with {status_text(status)}")
     count = call(driver.cuDeviceGetCount)
@@ -181,7 +181,7 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         status, *values = function(*arguments)
     except RuntimeError as error:
-        raise BackendError(f"cuda-python: {function.__name__} cannot be called: {_first_line(error)}") from error
+        raise BackendError(f"cuda-python: {function.__name__} cannot be called: {first_line(error)}") from error
     check(function, status)
     return values[0] if len(values) == 1 else tuple(values)
 
@@ -202,7 +202,3 @@ def status_text(status: driver.CUresult) -> str:
 def version_text(version: int) -> str:
     """Return CUDA's version number as text: 13020 is `CUDA 13.2`."""
     return f"CUDA {version // 1000}.{version % 1000 // 10}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ssd_deploy.backends import RunOptions
 from ssd_deploy.backends.base import CUDA_EVENTS, RawPredictions, check_images
 from ssd_train.detections import PaddedDetections
-from ssd_train.errors import BackendError
+from ssd_train.errors import BackendError, first_line
 from ssd_train.networks.detector import Detector
 from ssd_train.networks.ssd import SSD
 from ssd_train.spec import PostprocessSettings
@@ -195,16 +195,16 @@ class TorchRunner:
             raise BackendError(f"{self.name}: a batch of {count} does not fit into memory; use smaller ones") from error
         except compiler_error as error:
             raise BackendError(
-                f"{self.name}: torch.compile failed ({_first_line(error)}); install a C++ compiler such as g++ "
+                f"{self.name}: torch.compile failed ({first_line(error)}); install a C++ compiler such as g++ "
                 "(on a GPU Triton too), or run it without compile"
             ) from error
         except RuntimeError as error:
             if self._graphs is None and self.device.type == "cpu":
                 raise
             if self._graphs is None:
-                raise BackendError(f"{self.name}: a batch of {count} does not run ({_first_line(error)})") from error
+                raise BackendError(f"{self.name}: a batch of {count} does not run ({first_line(error)})") from error
             raise BackendError(
-                f"{self.name}: a batch of {count} cannot be captured or replayed ({_first_line(error)}); "
+                f"{self.name}: a batch of {count} cannot be captured or replayed ({first_line(error)}); "
                 "run it without the CUDA graph"
             ) from error
 
@@ -244,7 +244,3 @@ def compile_network(network: SSD) -> Any:
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VERSIONS)
     return torch.compile(network, dynamic=False, fullgraph=True)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -36,7 +36,7 @@ BACKENDS: dict[str, Callable[[SSD, Path], Runner]] = {
     "torch (cpu)": lambda network, _: TorchRunner(copy.deepcopy(network)),
     "torch (cuda)": lambda network, _: TorchRunner(copy.deepcopy(network), device="cuda"),
     "onnxruntime (cpu)": lambda _, path: OnnxRuntimeRunner(path),
-    "onnxruntime (cuda)": lambda _, path: OnnxRuntimeRunner(path, provider="cuda"),
+    "onnxruntime (cuda)": lambda _, path: OnnxRuntimeRunner(path, device="cuda"),
     "tensorrt": lambda _, path: open_engine("tensorrt", path),
     "tensorrt-rtx": lambda _, path: open_engine("tensorrt-rtx", path),
 }

@@ -106,6 +106,7 @@ ours = ("backends.base backends.cuda_device backends.onnxruntime backends.tensor
         "detect_files detector doctor engines network_table parity progress text_table")
 names += ["ssd_deploy." + name for name in ours.split()]
 names += ["export.engine_file", "export.layer_precision", "export.tensorrt_bindings", "export.tensorrt_engine"]
+names += ["export." + name for name in "file_metadata quantize_options session step steps".split()]
 for name in names:
     importlib.import_module(name)
 print(len(names))

@@ -63,8 +63,8 @@ def build_row(name: str, options: tuple[BuildOptions, ...], folder: Path) -> lis
     import torch
 
     from export import onnx as onnx_export
-    from export.calibration import find_calibration_images
-    from export.int8_export import Int8Settings, export_int8
+    from export.quantize_options import QuantizeOptions
+    from export.steps import STEPS
     from export.tensorrt_bindings import TENSORRT_RTX
     from export.tensorrt_engine import build_engine
     from ssd_train import build_network
@@ -84,8 +84,9 @@ def build_row(name: str, options: tuple[BuildOptions, ...], folder: Path) -> lis
         for precision in PRECISIONS:
             if precision == "int8":
                 float_file = folder / f"{name}.fp32.onnx"
-                int8 = Int8Settings(images=find_calibration_images(pictures), method="minmax")
-                onnx = export_int8(float_file, folder, int8).path
+                int8 = QuantizeOptions(calibration_data=pictures, calibration_method="minmax")
+                onnx = STEPS["int8"].apply(float_file, folder, int8).path
+                assert onnx is not None
             else:
                 onnx = onnx_export.export_onnx(in_precision(network, precision), folder)
             for each in options_of(precision, options):

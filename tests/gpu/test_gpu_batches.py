@@ -187,6 +187,6 @@ def test_onnx_runtime_is_timed_on_the_gpu(
 ) -> None:
     from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 
-    runner = OnnxRuntimeRunner(models.onnx(SMALL, precision), provider="cuda")
+    runner = OnnxRuntimeRunner(models.onnx(SMALL, precision), device="cuda")
     assert device_clock_of(runner) is not None
     record(precision=precision, **assert_device_times_are_plausible(runner))

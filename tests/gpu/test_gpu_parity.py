@@ -85,7 +85,7 @@ def test_onnx_runtime_on_cuda_finds_what_it_finds_on_the_cpu(
 ) -> None:
     from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 
-    runner = OnnxRuntimeRunner(models.onnx(name, precision), provider="cuda", allow_tf32=with_tf32)
+    runner = OnnxRuntimeRunner(models.onnx(name, precision), device="cuda", allow_tf32=with_tf32)
     reference = models.reference(name, coco_tiny, image_limit)
     comparison = held_against(reference, runner, coco_tiny, batch_size=BATCH, limit=image_limit)
     runner.close()
