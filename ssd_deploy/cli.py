@@ -9,8 +9,9 @@ import enum
 import functools
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -295,7 +296,7 @@ def export(
     ] = False,
 ) -> None:
     """Write one ONNX file with decode and NMS inside, checked against PyTorch, and TensorRT engines of it."""
-    from export.engine_file import BuildOptions
+    from export.engine.file import BuildOptions
     from ssd_train.spec import PostprocessSettings
 
     settings = PostprocessSettings(
@@ -637,13 +638,11 @@ def benchmark(
     chart: Annotated[Path | None, typer.Option(help="Write a PNG chart here.", show_default=False)] = None,
 ) -> None:
     """Measure latency and throughput of backends side by side, network alone and from JPEG file to detections."""
-    from export.engine_file import BuildOptions
     from ssd_deploy.benchmark.chart import write_chart
     from ssd_deploy.benchmark.measure import BenchmarkSettings
     from ssd_deploy.benchmark.run import parse_backends
     from ssd_deploy.benchmark.run import run as run_benchmark
     from ssd_deploy.detect_files import find_images
-    from ssd_deploy.engines import tensorrt_opener
     from ssd_deploy.progress import turn_progress
     from ssd_train.files import write_json
     from ssd_train.requirements import require
@@ -655,8 +654,6 @@ def benchmark(
         raise DatasetError(f"{more_images[0]}: belongs to --images, which is not there")
     settings = BenchmarkSettings(batch_sizes=parse_numbers(batch_sizes, "--batch-sizes"), rounds=rounds)
     files = find_images([*images, *(more_images or [])]) if images else []
-    largest = max(settings.batch_sizes)
-    options = BuildOptions(opt_batch=largest, max_batch=largest, allow_tf32=allow_tf32)
     precisions = None if precision is None else parse_list(precision, tuple(Precision), "--precision")
     with contextlib.ExitStack() as stack:
         source, default_backends = stack.enter_context(open_source(network, weights, classes, model, precisions))
@@ -668,7 +665,9 @@ def benchmark(
             cuda=cuda,
             threads=threads,
             allow_tf32=allow_tf32,
-            open_tensorrt=functools.partial(tensorrt_opener, options=options),
+            open_tensorrt=functools.partial(
+                _tensorrt_opener, batch_size=max(settings.batch_sizes), allow_tf32=allow_tf32
+            ),
             on_turn=stack.enter_context(turn_progress("measuring")),
         )
     typer.echo(report.text())
@@ -676,6 +675,24 @@ def benchmark(
         write_json(json, report.to_dict())
     if chart is not None:
         write_chart(report, chart)
+
+
+def _tensorrt_opener(flavour: str, cuda_graph: bool, *, batch_size: int, allow_tf32: bool) -> Callable[[Path], Any]:
+    """Return what opens model files; raises BackendError where the flavour does not work, before there are any."""
+    from export.engine.bindings import choose_flavour
+    from ssd_deploy.backends import RunOptions
+    from ssd_deploy.backends.tensorrt import open_runner
+    from ssd_deploy.engines import find_gpu
+
+    choose_flavour(flavour)
+    find_gpu()
+    options = RunOptions(
+        device="cuda",
+        variants=("cuda-graph",) if cuda_graph else (),
+        batch_size=batch_size,
+        allow_tf32=allow_tf32,
+    )
+    return lambda model: open_runner(flavour, model, options)
 
 
 def main() -> None:

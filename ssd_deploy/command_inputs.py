@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from export.engine_file import is_engine
+from export.engine.file import is_engine
 from export.int8_metadata import Int8Target
 from ssd_train.errors import BackendError, SSDDeployError, WeightsError
 
 if TYPE_CHECKING:
-    from export.engine_file import BuildOptions
+    from export.engine.file import BuildOptions
     from ssd_deploy.backends.base import Runner
     from ssd_deploy.benchmark.run import Source
     from ssd_train.datasets.dataset import Dataset
@@ -144,7 +144,7 @@ def exported_for_now(network: "SSD", precision: str = "fp32", int8: "Int8Options
 
 def export_engine(onnx: Path, options: "BuildOptions", flavour: str, out: Path) -> str:
     """Build an engine into a folder; returns a line that says what was built or where it came from."""
-    from export.tensorrt_engine import copy_engine
+    from export.engine.build import copy_engine
     from ssd_deploy.engines import engine_for
 
     built = engine_for(onnx, options, flavour=flavour)
@@ -237,11 +237,11 @@ def open_runner(
                 provider = provider or ("cuda" if cuda else "cpu")
                 runner = OnnxRuntimeRunner(path, provider=provider, allow_tf32=allow_tf32)
             else:
-                from export.engine_file import BuildOptions
-                from ssd_deploy.engines import open_tensorrt
+                from ssd_deploy.backends import BACKENDS, RunOptions
 
-                options = BuildOptions(opt_batch=batch_size, max_batch=batch_size, allow_tf32=allow_tf32)
-                runner = open_tensorrt(path, flavour=backend, options=options, cuda_graph=cuda_graph)
+                variants = ("cuda-graph",) if cuda_graph else ()
+                options = RunOptions(device="cuda", variants=variants, batch_size=batch_size, allow_tf32=allow_tf32)
+                runner = BACKENDS[backend].open(path, options)
         stack.callback(runner.close)
         yield runner
 
@@ -249,7 +249,7 @@ def open_runner(
 def _choose_backend(network: str | None, model: Path | None, backend: str, provider: str | None) -> str:
     """Return the backend's name; `auto` follows from what is to run."""
     if model is not None and is_engine(model):
-        from export.engine_file import read_info
+        from export.engine.file import read_info
 
         flavour = read_info(model).flavour
         if backend not in ("auto", flavour):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from export.engine_file import BuildOptions, is_engine, read_info
-from export.tensorrt_bindings import MODULES
+from export.engine.file import is_engine, read_info
+from export.engine.flavours import FLAVOURS
+from ssd_deploy.backends import RunOptions
 from ssd_deploy.backends.base import Runner
 from ssd_train.detections import Detections
 from ssd_train.errors import BackendError, ImageError, WeightsError
@@ -21,7 +22,7 @@ from ssd_train.spec import DetectorSpec, PostprocessSettings
 if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD
 
-BACKENDS = ("torch", "onnxruntime", *MODULES)
+BACKENDS = ("torch", "onnxruntime", *FLAVOURS)
 
 
 class Detector:
@@ -153,12 +154,11 @@ def load_detector(
         from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 
         return Detector(OnnxRuntimeRunner(Path(model), provider=provider, allow_tf32=allow_tf32), batch_size=batch_size)
-    from ssd_deploy.engines import open_tensorrt
+    from ssd_deploy.backends.tensorrt import open_runner
 
-    options = BuildOptions(opt_batch=batch_size, max_batch=batch_size, allow_tf32=allow_tf32)
-    return Detector(
-        open_tensorrt(Path(model), flavour=backend, options=options, cuda_graph=cuda_graph), batch_size=batch_size
-    )
+    variants = ("cuda-graph",) if cuda_graph else ()
+    options = RunOptions(device="cuda", variants=variants, batch_size=batch_size, allow_tf32=allow_tf32)
+    return Detector(open_runner(backend, Path(model), options), batch_size=batch_size)
 
 
 def load_network(

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from export.engine_file import BuildOptions, is_engine
-from export.tensorrt_bindings import AUTO, MODULES
+from export.engine.file import is_engine, read_info
+from export.engine.flavours import FLAVOURS
 from ssd_deploy import doctor
-from ssd_deploy.backends import Finding
+from ssd_deploy.backends import Finding, RunOptions
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.backends.pytorch import TorchRunner
-from ssd_deploy.engines import open_tensorrt
+from ssd_deploy.backends.tensorrt import open_runner as open_tensorrt
 from ssd_deploy.parity import TOLERANCES, BackendRun, Comparison, Tolerances, compare, report_dict, run_backend
 from ssd_deploy.progress import image_progress
 from ssd_deploy.text_table import text_table
@@ -188,17 +188,17 @@ def _candidates(
     """Open every model file in every backend that works here and runs it."""
     for model in models:
         if is_engine(model):
-            engine = open_tensorrt(model, flavour=AUTO, options=BuildOptions())
+            engine = open_tensorrt(read_info(model).flavour, model, RunOptions(device="cuda"))
             yield Candidate(runner=engine, model=model, has_raw=False)
             continue
         for provider in ("cpu", "cuda"):
             if works[f"onnxruntime ({provider})"].works:
                 runner = OnnxRuntimeRunner(model, provider=provider, allow_tf32=allow_tf32)
                 yield Candidate(runner=runner, model=model)
-        for flavour in MODULES:
+        for flavour in FLAVOURS:
             if works[flavour].works:
-                options = BuildOptions(opt_batch=batch_size, max_batch=batch_size, allow_tf32=allow_tf32)
-                engine = open_tensorrt(model, flavour=flavour, options=options, with_raw=True)
+                options = RunOptions(device="cuda", batch_size=batch_size, allow_tf32=allow_tf32, with_raw=True)
+                engine = open_tensorrt(flavour, model, options)
                 yield Candidate(runner=engine, model=model)
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from export.cpu_graph import optimize_for_cpu
 from export.cpu_metadata import CPU_GRAPH_KEY, check_cpu_graph, this_cpu
-from export.engine_file import BuildOptions
+from export.engine.build import build_engine
+from export.engine.file import BuildOptions
+from export.engine.flavours import TENSORRT_RTX
 from export.onnx import export_onnx
-from export.tensorrt_bindings import TENSORRT_RTX
-from export.tensorrt_engine import build_engine
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_train import build_network
 from ssd_train.errors import ModelError

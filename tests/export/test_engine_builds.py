@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from export.engine_file import BuildOptions, EngineInfo, TensorInfo, read_info
+from export.engine.file import BuildOptions, EngineInfo, TensorInfo, read_info
 from ssd_train.datasets.generated import write_shapes
 from ssd_train.files import sha256_of_file
 from ssd_train.networks.zoo import NETWORKS
@@ -64,9 +64,9 @@ def build_row(name: str, options: tuple[BuildOptions, ...], folder: Path) -> lis
 
     from export import onnx as onnx_export
     from export.calibration import find_calibration_images
+    from export.engine.build import build_engine
+    from export.engine.flavours import TENSORRT_RTX
     from export.int8_export import Int8Settings, export_int8
-    from export.tensorrt_bindings import TENSORRT_RTX
-    from export.tensorrt_engine import build_engine
     from ssd_train import build_network
     from ssd_train.networks.precision import in_precision
 

@@ -14,13 +14,13 @@ from onnxruntime.quantization import QDQQuantizer
 
 from export import quantize as quantize_module
 from export.calibration import METHODS, USUAL_IMAGES, calibrate, find_calibration_images
-from export.engine_file import BuildOptions
+from export.engine.build import build_engine
+from export.engine.file import BuildOptions
 from export.int8_export import Int8Export, Int8Settings, export_int8
 from export.int8_metadata import Int8Target
 from export.onnx import export_onnx
 from export.quantize import layer_names, network_only, quantize
 from export.sensitivity import find_float_layers, open_graph, write_sensitivity
-from export.tensorrt_engine import build_engine
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_train import build_network
 from ssd_train.datasets.generated import SHAPE_CLASSES, write_shapes
