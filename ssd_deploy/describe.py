@@ -56,7 +56,6 @@ def describe(name: str) -> dict[str, Any]:
 
 def _describe_file(path: Path) -> dict[str, Any]:
     from export.engine.file import is_engine, read_info
-
     from ssd_train.files import sha256_of_file
 
     if is_engine(path):

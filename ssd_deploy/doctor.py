@@ -3,8 +3,9 @@
 import importlib.metadata
 from collections.abc import Mapping
 
-from export.tensorrt_bindings import TENSORRT_RTX, load_bindings
-from export.tensorrt_engine import try_out
+from export.engine.bindings import load_bindings
+from export.engine.flavours import FLAVOURS
+from export.engine.plan import try_out
 from ssd_deploy.backends import BACKENDS, Finding
 from ssd_deploy.engines import find_gpu
 from ssd_deploy.text_table import text_table
@@ -71,7 +72,7 @@ def probe_onnxruntime(provider: str) -> Finding:
 
 
 def probe_tensorrt(flavour: str) -> Finding:
-    """Whether engines of a flavour run here; TensorRT for RTX may build some all the same."""
+    """Whether engines of a flavour run here; some may be built all the same."""
     try:
         version = load_bindings(flavour).__version__
     except BackendError as error:
@@ -79,7 +80,7 @@ def probe_tensorrt(flavour: str) -> Finding:
     try:
         gpu = find_gpu()
     except BackendError as error:
-        builds = ", builds engines" if flavour == TENSORRT_RTX else ""
+        builds = ", builds engines" if FLAVOURS[flavour].builds_without_gpu else ""
         return Finding(works=False, detail=f"{flavour} {version}{builds}, runs none here: {error}")
     try:
         try_out(flavour, IDENTITY_ONNX)

@@ -19,7 +19,6 @@ from ssd_train.spec import PostprocessSettings
 
 if TYPE_CHECKING:
     from export.quantize_options import QuantizeOptions
-
     from ssd_deploy.backends.base import Runner
     from ssd_train.networks.ssd import SSD
 

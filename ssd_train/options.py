@@ -39,12 +39,12 @@ class Option:
         if self.choices:
             return " or ".join(self.choices)
         if self.least is not None and self.most is not None:
-            return f"{self.least:g} to {self.most:g}"
+            return f"{self.least:.15g} to {self.most:.15g}"
         ends = (
-            (self.least, "{:g} or more"),
-            (self.above, "above {:g}"),
-            (self.most, "at most {:g}"),
-            (self.below, "below {:g}"),
+            (self.least, "{:.15g} or more"),
+            (self.above, "above {:.15g}"),
+            (self.most, "at most {:.15g}"),
+            (self.below, "below {:.15g}"),
         )
         return " and ".join(text.format(end) for end, text in ends if end is not None)
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.engine_file import ENGINE_SUFFIXES, is_engine, read_info
-from export.tensorrt_bindings import TENSORRT, TENSORRT_RTX
+from export.engine.file import ENGINE_SUFFIXES, is_engine, read_info
+from export.engine.flavours import FLAVOURS
 from ssd_train.errors import BackendError
 from ssd_train.spec import PostprocessSettings
 from ssd_train.table import Table
@@ -135,7 +135,7 @@ def _tensorrt(flavour: str) -> Backend:
         return doctor.probe_tensorrt(flavour)
 
     def open_model(model: "SSD | Path", options: RunOptions) -> "Runner":
-        from ssd_deploy.engines import open_runner
+        from ssd_deploy.backends.tensorrt import open_runner
 
         return open_runner(flavour, model, options)
 
@@ -178,8 +178,7 @@ BACKENDS: Table[Backend] = Table(
             probe=_probe_onnxruntime,
             open=_open_onnxruntime,
         ),
-        _tensorrt(TENSORRT),
-        _tensorrt(TENSORRT_RTX),
+        *(_tensorrt(flavour) for flavour in FLAVOURS),
     ),
     BackendError,
 )

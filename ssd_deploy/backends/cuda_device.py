@@ -1,8 +1,4 @@
-"""One GPU through one of two CUDA packages: what the TensorRT runner needs of CUDA, and no more.
-
-pycuda is preferred and cuda-python stands in for it. Both work in the device's primary context, the one
-that PyTorch and TensorRT use too, so that all of them live in one process.
-"""
+"""What the TensorRT runner needs of CUDA, and no more; the errors that its two implementations share."""
 
 import contextlib
 import importlib.util
@@ -12,8 +8,6 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from ssd_train.errors import BackendError
-
-INSTALL = "pip install cuda-python"
 
 
 class DriverError(BackendError):
@@ -97,51 +91,14 @@ class CudaDevice(Protocol):
     def destroy_graph(self, graph: int) -> None: ...
 
 
-def open_device(index: int = 0) -> CudaDevice:
-    """Open a GPU with pycuda, or with cuda-python where that does not work.
-
-    Args:
-        index: CUDA's number of the GPU.
-
-    Raises:
-        BackendError: neither works; the sentence tells a missing driver or GPU from missing packages.
-    """
-    problems: list[BackendError] = []
-    for opener in (_open_with_pycuda, _open_with_cuda_python):
-        try:
-            return opener(index)
-        except BackendError as error:
-            problems.append(error)
-    reasons = "; ".join(map(str, problems))
-    if any(isinstance(problem, DriverError) for problem in problems):
-        raise DriverError(
-            f"no usable NVIDIA GPU {index} and driver ({reasons}); run this where `nvidia-smi` lists the GPU, or use "
-            "an ONNX file with --provider cpu"
-        ) from problems[-1]
-    raise BackendError(f"no CUDA package for Python works ({reasons}); install one: {INSTALL}") from problems[-1]
-
-
-def _open_with_pycuda(index: int) -> CudaDevice:
-    _require_package("pycuda", "pycuda")
-    from ssd_deploy.backends.cuda_pycuda import PycudaDevice
-
-    return PycudaDevice(index)
-
-
-def _open_with_cuda_python(index: int) -> CudaDevice:
-    require_cuda_python()
-    from ssd_deploy.backends.cuda_python import CudaPythonDevice
-
-    return CudaPythonDevice(index)
-
-
 def require_cuda_python() -> None:
     """Raise BackendError where cuda-python is not installed, or is older than the first with `cuda.bindings`."""
-    _require_package("cuda", "cuda-python")
-    _require_package("cuda.bindings", "cuda-python 12.8 or later")
+    require_package("cuda", "cuda-python")
+    require_package("cuda.bindings", "cuda-python 12.8 or later")
 
 
-def _require_package(module: str, package: str) -> None:
+def require_package(module: str, package: str) -> None:
+    """Raise BackendError where a module, which a package brings, is not installed."""
     if importlib.util.find_spec(module) is None:
         raise BackendError(f"{package} is not installed")
 
@@ -157,5 +114,5 @@ def out_of_memory(kind: str, size_bytes: int, free_bytes: int, total_bytes: int)
     return BackendError(
         f"{kind} of {size_bytes / 2**20:.1f} MiB cannot be had ({free_bytes / 2**20:.0f} of "
         f"{total_bytes / 2**20:.0f} MiB of the GPU are free); close other programs, or build the engine with a "
-        "smaller --max-batch"
+        "smaller max_batch"
     )

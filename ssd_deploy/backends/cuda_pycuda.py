@@ -154,8 +154,7 @@ class PycudaDevice:
             require_cuda_python()
         except BackendError as error:
             raise BackendError(
-                f"--cuda-graph needs cuda-python beside pycuda, which has no CUDA graphs ({error}): "
-                "pip install cuda-python"
+                f"CUDA graphs need cuda-python beside pycuda, which has none ({error}): pip install cuda-python"
             ) from error
         from ssd_deploy.backends import cuda_python
 

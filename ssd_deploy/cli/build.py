@@ -87,7 +87,9 @@ def export(
 ) -> Result:
     """Write one ONNX file with decode and NMS inside, checked against PyTorch, and TensorRT engines of it."""
     source = named.source(model)
-    formats = parse_list(exporting.format or (ONNX if source.file is None else "tensorrt"), (ONNX, *FLAVOURS), "--format")
+    formats = parse_list(
+        exporting.format or (ONNX if source.file is None else "tensorrt"), (ONNX, *FLAVOURS), "--format"
+    )
     precisions = parse_list(
         exporting.precision or "fp32", [row.name for row in PRECISIONS.values() if row.in_file], "--precision"
     )
@@ -154,7 +156,9 @@ def build(
     """Build a TensorRT engine of an exported ONNX file."""
     source = named.source(model)
     if source.file is None:
-        raise typer.BadParameter(f"{source.name} is a network; name its .onnx file, or export it with --format {format}")
+        raise typer.BadParameter(
+            f"{source.name} is a network; name its .onnx file, or export it with --format {format}"
+        )
     flavours = _flavours(parse_list(format, FLAVOURS, "--format"), flavoured.flavour)
     engines = {flavour: _engine_settings(building, flavour) for flavour in flavours}
     return _result([run_step(flavour, source.file, to.out, settings) for flavour, settings in engines.items()])
@@ -171,6 +175,7 @@ def _flavours(formats: Sequence[str], flavour: str) -> list[str]:
 def _engine_settings(options: BuildOptions, flavour: str) -> Any:
     """Return a step's settings; raise what speaks against a build: before a network is exported for it, not after."""
     from export.engine.step import EngineSettings
+
     from ssd_deploy.engines import needed_gpu
 
     settings = EngineSettings(options=options, gpu=needed_gpu(flavour))

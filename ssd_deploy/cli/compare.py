@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from export.quantize_options import QuantizeOptions
-from ssd_deploy.cli.options import Data, Images, Loading, ModelsArgument, Running, SeveralModels, SeveralPrecisions
+from ssd_deploy.cli.options import Data, Images, Loading, ModelsArgument, SeveralModels, SeveralPrecisions
 from ssd_deploy.model_source import ModelSource, export_network
 from ssd_deploy.parity.verdict import Criteria
 from ssd_train.command_line import Result, check_results, parse_list, parse_numbers
@@ -84,9 +84,7 @@ def parity(
             allow_tf32=allow_tf32,
             show_progress=image_progress,
         )
-    return Result(
-        text=outcome.text(output_width()), data=outcome.to_dict(), exit_code=0 if outcome.passed else 1
-    )
+    return Result(text=outcome.text(output_width()), data=outcome.to_dict(), exit_code=0 if outcome.passed else 1)
 
 
 def _in_precision(network: "SSD", precision: str, folder: Path, int8: QuantizeOptions) -> "SSD | Path":

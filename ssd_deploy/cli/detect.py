@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from export.quantize_options import QuantizeOptions
 
+from export.quantize_options import QuantizeOptions
 from ssd_deploy.cli.options import Data, Images, Loading, ModelArgument, OneModel, OnePrecision, Running
 from ssd_train.command_line import Result, check_results
 

@@ -16,7 +16,6 @@ from ssd_train.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from export.quantize_options import QuantizeOptions
-
     from ssd_deploy.backends.base import Runner
     from ssd_train.datasets.dataset import Dataset
 

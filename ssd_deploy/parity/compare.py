@@ -20,8 +20,8 @@ from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.errors import DatasetError
 from ssd_train.evaluation.evaluate import EvaluationReport, score
 from ssd_train.evaluation.loop import run_detector
-from ssd_train.metrics.protocol import Protocol
 from ssd_train.metrics.agreement import agreement_ap
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.precisions import PRECISIONS
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_train.boxes import iou
 from ssd_train.datasets.dataset import Sample
 from ssd_train.detections import Detections
-from ssd_train.boxes import iou
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

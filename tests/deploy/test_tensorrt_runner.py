@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from fake_cuda import FakeCudaDevice, FakeDataType, FakeTensorIOMode, FakeTensorRT, answer
 
-from export.engine_file import BuildOptions, EngineInfo, TensorInfo, info_path, write_info
+from export.engine.file import BuildOptions, EngineInfo, TensorInfo, info_path, write_info
 from ssd_deploy.backends import tensorrt as runner_module
 from ssd_deploy.backends.base import DeviceTimed
 from ssd_deploy.backends.tensorrt import TensorRTRunner
@@ -273,7 +273,7 @@ def test_context_of_a_new_batch_size_that_fails_half_way_is_made_anew(open_engin
         (batch(2)[0], r"shape \(3, 6, 8\)"),
         (batch(2)[:, :, :5], r"shape \(2, 3, 5, 8\)"),
         (batch(0), "0 images"),
-        (batch(5), r"5 images, but the engine takes at most 4; build it again with --max-batch 5, or send smaller"),
+        (batch(5), r"5 images, but the engine takes at most 4; build it again with max_batch 5, or send smaller"),
     ],
     ids=["float64", "no batch", "size", "empty", "too many"],
 )
@@ -326,7 +326,7 @@ def test_another_gpu_is_refused(
 ) -> None:
     text = refused(open_engine, device, trt, described(gpu=gpu, compute_capability=capability))
     assert f"built on {gpu} with compute capability {capability}" in text
-    assert "this is NVIDIA L4 with compute capability 8.9" in text and "--hardware-compatible" in text
+    assert "this is NVIDIA L4 with compute capability 8.9" in text and "hardware_compatible" in text
     compatible = dataclasses.replace(with_options(hardware_compatible=True), gpu=gpu, compute_capability=capability)
     open_engine(compatible)
 
@@ -340,14 +340,14 @@ def test_cards_before_ampere_are_refused(
     assert (
         "runs on Ampere (compute capability 8.0) and later, but this is NVIDIA T4 with compute capability 7.5" in text
     )
-    assert ("--target-sm 75" in text) == (info.flavour == "tensorrt-rtx")
+    assert ("target_sm 75" in text) == (info.flavour == "tensorrt-rtx")
     device.compute_capability = "8.0"
     open_engine(info)
 
 
 def test_rtx_engine_for_other_cards_is_refused(open_engine: Open, device: FakeCudaDevice, trt: FakeTensorRT) -> None:
     text = refused(open_engine, device, trt, rtx(target_sm=(75, 120)))
-    assert "built for compute capability 7.5, 12.0, but this is NVIDIA L4" in text and "--target-sm 89" in text
+    assert "built for compute capability 7.5, 12.0, but this is NVIDIA L4" in text and "target_sm 89" in text
     open_engine(rtx(target_sm=(75, 89)))
     device.compute_capability = "12.0"
     open_engine(rtx(target_sm=(120,)))
@@ -372,10 +372,10 @@ def test_missing_engine_or_description_is_refused(tmp_path: Path, open_engine: O
 
 
 def test_missing_flavour_is_named(open_engine: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    from export import tensorrt_bindings
+    from export.engine import bindings
 
-    monkeypatch.setattr(runner_module, "load_bindings", tensorrt_bindings.load_bindings)
-    monkeypatch.setattr(tensorrt_bindings.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(runner_module, "load_bindings", bindings.load_bindings)
+    monkeypatch.setattr(bindings.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BackendError, match=r"tensorrt is not installed: pip install 'ssd-deploy\[tensorrt\]'"):
         open_engine()
 
@@ -630,6 +630,6 @@ def test_words_of_the_real_tensorrt_reach_the_error(rtx_engine: Path) -> None:
 
 def test_runner_needs_no_torch() -> None:
     folder = Path(runner_module.__file__).parent
-    for name in ("tensorrt", "cuda_device", "cuda_python", "cuda_pycuda"):
+    for name in ("tensorrt", "tensorrt_session", "cuda_device", "cuda_open", "cuda_python", "cuda_pycuda"):
         text = (folder / f"{name}.py").read_text(encoding="utf-8")
         assert "import torch" not in text and "from torch" not in text

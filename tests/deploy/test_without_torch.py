@@ -102,11 +102,11 @@ names = ["ssd_train." + name for name in "boxes class_list detections draw error
 for package in ("datasets", "evaluation", "metrics"):
     path = importlib.import_module("ssd_train." + package).__path__
     names += [info.name for info in pkgutil.walk_packages(path, f"ssd_train.{package}.")]
-ours = ("backends.base backends.cuda_device backends.onnxruntime backends.tensorrt benchmark.chart benchmark.run cli "
+ours = ("backends.base backends.cuda_open backends.onnxruntime backends.tensorrt benchmark.chart benchmark.run cli "
         "detect_files detector doctor engines network_table parity progress text_table")
 names += ["ssd_deploy." + name for name in ours.split()]
-names += ["export.engine_file", "export.layer_precision", "export.tensorrt_bindings", "export.tensorrt_engine"]
 names += ["export." + name for name in "file_metadata quantize_options session step steps".split()]
+names += ["export.engine.file", "export.engine.build", "export.engine.check"]
 for name in names:
     importlib.import_module(name)
 print(len(names))

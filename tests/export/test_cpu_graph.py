@@ -8,12 +8,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from export.engine_file import BuildOptions
+from export.engine.build import build_engine
+from export.engine.file import BuildOptions
+from export.engine.flavours import TENSORRT_RTX
 from export.file_metadata import CPU_GRAPH_KEY, check_runs_here, this_cpu
 from export.onnx import export_onnx
 from export.steps import STEPS
-from export.tensorrt_bindings import TENSORRT_RTX
-from export.tensorrt_engine import build_engine
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_train import build_network
 from ssd_train.errors import ModelError

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from export.engine_file import BuildOptions, EngineInfo, TensorInfo, read_info
+from export.engine.file import BuildOptions, EngineInfo, TensorInfo, read_info
 from ssd_train.datasets.generated_files import write_shapes
 from ssd_train.files import sha256_of_file
 from ssd_train.networks.zoo import NETWORKS
@@ -63,10 +63,10 @@ def build_row(name: str, options: tuple[BuildOptions, ...], folder: Path) -> lis
     import torch
 
     from export import onnx as onnx_export
+    from export.engine.build import build_engine
+    from export.engine.flavours import TENSORRT_RTX
     from export.quantize_options import QuantizeOptions
     from export.steps import STEPS
-    from export.tensorrt_bindings import TENSORRT_RTX
-    from export.tensorrt_engine import build_engine
     from ssd_train import build_network
     from ssd_train.networks.precision import in_precision
 

@@ -17,7 +17,8 @@ from onnxruntime.quantization import QDQQuantizer
 
 from export import quantize as quantize_module
 from export.calibration import calibrate, find_calibration_images
-from export.engine_file import BuildOptions
+from export.engine.build import build_engine
+from export.engine.file import BuildOptions
 from export.file_metadata import Int8Target, Quantization
 from export.graph import layer_names, network_only, open_graph
 from export.onnx import export_onnx
@@ -25,7 +26,6 @@ from export.quantize import quantize_graph
 from export.quantize_options import METHODS, USUAL_IMAGES, QuantizeOptions
 from export.sensitivity import find_float_layers, write_sensitivity
 from export.steps import STEPS
-from export.tensorrt_engine import build_engine
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_train import build_network
 from ssd_train.datasets.generated import SHAPE_CLASSES

@@ -10,12 +10,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from export.engine_file import BuildOptions
+from export.engine.build import build_engine
+from export.engine.file import BuildOptions
+from export.engine.flavours import TENSORRT_RTX
 from export.file_metadata import WINOGRAD_KEY, check_runs_here
 from export.onnx import export_onnx
 from export.steps import STEPS
-from export.tensorrt_bindings import TENSORRT_RTX
-from export.tensorrt_engine import build_engine
 from export.winograd import with_winograd
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_train import build_network

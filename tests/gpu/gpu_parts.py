@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from export.engine_file import BuildOptions
-from export.tensorrt_bindings import MODULES
-from export.tensorrt_engine import BuiltEngine
+from export.engine.build import BuiltEngine
+from export.engine.file import BuildOptions
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.parity import TOLERANCES, BackendRun, Comparison, compare, match_detections, run_backend
 from ssd_train.datasets.dataset import Dataset
@@ -22,8 +21,6 @@ from ssd_train.datasets.layouts import load_dataset
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.spec import OUTPUT_NAMES
-
-FLAVOURS = tuple(MODULES)
 
 # The most different ones first, so that a run that is cut short has seen each kind.
 NETWORKS = (

@@ -20,7 +20,7 @@ from gpu_parts import (
     spread_difference,
 )
 
-from export.tensorrt_engine import BuiltEngine
+from export.engine.build import BuiltEngine
 from ssd_deploy.backends.base import CUDA_EVENTS, Runner, device_clock_of
 from ssd_deploy.parity import TOLERANCES
 from ssd_train.detections import PaddedDetections
@@ -131,7 +131,7 @@ def test_a_batch_below_the_profile_is_filled_up_and_one_above_refused(
     together = answer_or_skip(runner, images[:3])
     for count in (1, 2):
         assert_same(runner.run(images[:count]), rows_of(together, slice(0, count)), SAME_RUNNER["fp32"])
-    with pytest.raises(BackendError, match="batch of 4 .* 2 to 3.*--max-batch 4"):
+    with pytest.raises(BackendError, match="batch of 4 .* 2 to 3.*max_batch 4"):
         runner.run(images)
 
 

@@ -32,7 +32,6 @@ from ssd_train.training import checkpoint, recorder
 from ssd_train.training.batches import Stream
 from ssd_train.training.checkpoint import read_checkpoint
 from ssd_train.training.config import read_config
-from ssd_train.training.run_folder import RunFolder
 from ssd_train.weights.description import network_of
 
 TrainToTheEnd = Callable[..., Run]

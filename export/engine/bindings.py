@@ -1,8 +1,4 @@
-"""The two flavours of TensorRT, behind one name: the functions of this project take either module as `trt`.
-
-TensorRT (10.x and 11.x) runs on every NVIDIA GPU and builds on the GPU that it builds for. TensorRT
-for RTX runs on consumer and workstation cards and builds for them on any machine, GPU or none.
-"""
+"""TensorRT's Python modules, behind one name: the functions of this project take either flavour's as `trt`."""
 
 import contextlib
 import dataclasses
@@ -11,16 +7,11 @@ import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from export.engine.flavours import FLAVOURS
 from ssd_train.errors import BackendError
 
 if TYPE_CHECKING:
     import tensorrt as trt
-
-TENSORRT = "tensorrt"
-TENSORRT_RTX = "tensorrt-rtx"
-
-# Flavour, which is its package's and its extra's name too -> import name.
-MODULES = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt_rtx"}
 
 AUTO = "auto"
 
@@ -28,18 +19,14 @@ AUTO = "auto"
 def load_bindings(flavour: str) -> Any:
     """Import a flavour's Python module.
 
-    Args:
-        flavour: key of `MODULES`.
-
     Raises:
         BackendError: no such flavour, it is not installed, or its libraries do not load.
     """
-    if flavour not in MODULES:
-        raise BackendError(f"TensorRT flavour {flavour!r} does not exist; choose {', '.join(MODULES)} or {AUTO}")
-    if importlib.util.find_spec(MODULES[flavour]) is None:
+    module = FLAVOURS.find(flavour).module
+    if importlib.util.find_spec(module) is None:
         raise BackendError(f"{flavour} is not installed: pip install 'ssd-deploy[{flavour}]'")
     try:
-        return importlib.import_module(MODULES[flavour])
+        return importlib.import_module(module)
     except Exception as error:  # besides ImportError the packages raise OSError, RuntimeError and FileNotFoundError
         raise BackendError(
             f"{flavour} is installed but does not load ({error}); reinstall it: pip install 'ssd-deploy[{flavour}]'"
@@ -47,7 +34,7 @@ def load_bindings(flavour: str) -> Any:
 
 
 def choose_flavour(flavour: str) -> str:
-    """Return the flavour that is meant: `auto` is TensorRT where it loads, else TensorRT for RTX.
+    """Return the flavour that is meant: `auto` is the first that loads.
 
     Raises:
         BackendError: the one that was named does not load; with `auto`, neither does.
@@ -56,7 +43,7 @@ def choose_flavour(flavour: str) -> str:
         load_bindings(flavour)
         return flavour
     reasons = []
-    for name in MODULES:
+    for name in FLAVOURS:
         try:
             load_bindings(name)
         except BackendError as error:

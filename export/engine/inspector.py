@@ -1,11 +1,20 @@
 """What the engine inspector says -> in which precision the convolutions of an engine really compute.
 
 TensorRT's JSON for a layer differs between versions and cards: a convolution is called `CaskConvolution` or
-`correlation`, or it is part of a `fusion`, and formats may be unknown where shapes are dynamic.
+`correlation`, or it is part of a `fusion`, and formats may be unknown where shapes are dynamic. So what it says is
+recorded and warned of; see `BuildOptions.strict`.
 """
 
+import json
 import re
+from collections.abc import Mapping
 from typing import Any
+
+from export.engine.bindings import Messages, make_logger, starting
+from export.engine.file import BuildOptions
+from ssd_train.errors import BackendError
+from ssd_train.precisions import PRECISIONS
+from ssd_train.spec import INPUT_NAME, DetectorSpec
 
 # Type of weights or of a tensor -> precision; the first that fits. TensorRT calls bfloat16 BFloat16, BF16 and BFP16.
 TYPES = (
@@ -30,6 +39,54 @@ CONVOLUTION_KINDS = re.compile(r"conv|correlation")
 # Kinds that stand for several ONNX nodes, which their metadata names: "[ONNX Layer: node_conv2d_3]".
 FUSED_KINDS = ("fusion", "kgen", "gemm")
 CONVOLUTION_NODE = re.compile(r"(?:^|[^a-z])conv(?:2d)?(?:_\d+)?\]")
+
+
+def read_layers(trt: Any, plan: bytes, spec: DetectorSpec, options: BuildOptions) -> dict[str, Any]:
+    """Load a plan and return the inspector's JSON for it.
+
+    Raises:
+        BackendError: TensorRT cannot load what it built.
+        ValueError: the inspector gave no JSON.
+    """
+    messages = Messages()
+    with starting(f"TensorRT {trt.__version__}", messages):
+        runtime = trt.Runtime(make_logger(trt, messages))
+    runtime.engine_host_code_allowed = options.version_compatible
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise BackendError(f"TensorRT {trt.__version__} cannot load the engine that it built: {messages.last_errors()}")
+    inspector = engine.create_engine_inspector()
+    context = engine.create_execution_context()
+    if context is not None and context.set_input_shape(INPUT_NAME, (options.opt_batch, 3, *spec.input_size)):
+        # Formats of a dynamic engine are known for a shape only.
+        inspector.execution_context = context
+    layers: dict[str, Any] = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    return layers
+
+
+def precision_problems(precision: str, counts: Mapping[str, int] | None) -> tuple[str, ...]:
+    """Say what is wrong with the convolutions of an engine.
+
+    Args:
+        precision: what was asked for.
+        counts: as `count_convolutions` returns; None where the inspector gave no answer.
+
+    Returns:
+        At most one sentence; none where all that is known is as it should be.
+    """
+    row = PRECISIONS.get(precision)
+    allowed = row.engine_kinds if row else frozenset()
+    known = {kind: count for kind, count in (counts or {}).items() if kind != "unknown"}
+    if not known:
+        return ("the engine inspector does not tell in which precision the convolutions compute",)
+    wrong = {kind: count for kind, count in known.items() if kind not in allowed}
+    if wrong:
+        found = ", ".join(f"{count} in {kind}" for kind, count in wrong.items())
+        return (f"asked for {precision}, but TensorRT built convolutions otherwise: {found}",)
+    # What an option allows, as it does TF32, need not be used; what the file says has to be.
+    if row and row.in_file and precision not in known:
+        return (f"asked for {precision}, but TensorRT built none of the {sum(known.values())} convolutions in it",)
+    return ()
 
 
 def count_convolutions(information: dict[str, Any]) -> dict[str, int]:

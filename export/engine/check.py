@@ -1,0 +1,175 @@
+"""Whether an engine may run here: its plan, its description, the version of TensorRT, the GPU and its tensors.
+
+Checked before TensorRT sees the plan, as far as that goes: its own answers would be hard to read, or a crash.
+"""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.engine.file import AGAIN, EngineInfo, read_info
+from export.engine.flavours import FLAVOURS
+from ssd_train.errors import BackendError, ModelError
+from ssd_train.spec import INPUT_NAME, DetectorSpec
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+# The first compute capability of Ampere, the oldest generation of hardware-compatible and portable engines.
+AMPERE = (8, 0)
+
+
+def read_plan(path: Path) -> tuple[EngineInfo, bytes]:
+    """Return an engine's description and its plan.
+
+    Raises:
+        ModelError: one of them is missing, or the plan is not the one that the description is about.
+    """
+    info = read_info(path)
+    try:
+        plan = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(plan) != info.size_bytes:
+        raise ModelError(
+            f"{path}: has {len(plan)} bytes instead of the {info.size_bytes} in its description, so a copy was cut "
+            f"short or the two files do not belong together; copy both again, or {AGAIN}"
+        )
+    if hashlib.sha256(plan).hexdigest() != info.plan_sha256:
+        raise ModelError(
+            f"{path}: was changed since it was built (its SHA-256 is not the one in its description); copy both files "
+            f"again, or {AGAIN}"
+        )
+    return info, plan
+
+
+def check_version(path: Path, info: EngineInfo, installed: str) -> None:
+    """Raise BackendError where another version of TensorRT built an engine, unless it may run in others."""
+    if installed != info.tensorrt_version and not info.options.version_compatible:
+        raise BackendError(
+            f"{path}: was built by {info.flavour} {info.tensorrt_version} and runs in no other version, but "
+            f"{installed} is installed; {AGAIN}, or install {info.flavour}=={info.tensorrt_version}"
+        )
+
+
+def check_gpu(path: Path, info: EngineInfo, name: str, compute_capability: str) -> None:
+    """Raise BackendError where an engine was not built for the GPU.
+
+    A card that TensorRT for RTX does not support at all is left for it to refuse, in its own words.
+
+    Args:
+        name, compute_capability: of the GPU that is here.
+    """
+    here = f"this is {name} with compute capability {compute_capability}"
+    major, minor = map(int, compute_capability.split("."))
+    any_card = FLAVOURS[info.flavour].builds_without_gpu
+    if info.options.target_sm:
+        if major * 10 + minor not in info.options.target_sm:
+            built_for = ", ".join(f"{target // 10}.{target % 10}" for target in info.options.target_sm)
+            raise BackendError(
+                f"{path}: was built for compute capability {built_for}, but {here}; build it again with target_sm "
+                f"{major * 10 + minor}"
+            )
+    elif any_card or info.options.hardware_compatible:
+        if (major, minor) < AMPERE:
+            cure = f"with target_sm {major}{minor}" if any_card else "on this GPU"
+            raise BackendError(
+                f"{path}: runs on Ampere (compute capability 8.0) and later, but {here}; build it again {cure}"
+            )
+    elif (info.gpu, info.compute_capability) != (name, compute_capability):
+        raise BackendError(
+            f"{path}: was built on {info.gpu} with compute capability {info.compute_capability} and runs on no other "
+            f"GPU, but {here}; build it again here, or there with hardware_compatible"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineTensor:
+    """An input or output as the engine itself describes it.
+
+    Attributes:
+        name: as in the ONNX file.
+        is_input: rather than an output.
+        dtype: TensorRT's name, for example `FLOAT`.
+        shape: -1 where it depends on the input.
+        batches: least and greatest batch size of the profile, of inputs only.
+    """
+
+    name: str
+    is_input: bool
+    dtype: str
+    shape: tuple[int, ...]
+    batches: tuple[int, int] | None
+
+
+def read_tensors(trt: Any, engine: "trt.ICudaEngine") -> list[EngineTensor]:
+    """Return an engine's inputs and outputs."""
+    tensors = []
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        batches = None
+        if is_input:
+            profile = engine.get_tensor_profile_shape(name, 0)
+            batches = (int(profile[0][0]), int(profile[2][0]))
+        tensors.append(
+            EngineTensor(
+                name=name,
+                is_input=is_input,
+                dtype=engine.get_tensor_dtype(name).name,
+                shape=tuple(engine.get_tensor_shape(name)[:]),
+                batches=batches,
+            )
+        )
+    return tensors
+
+
+def check_tensors(
+    path: Path, info: EngineInfo, tensors: list[EngineTensor], outputs: tuple[str, ...]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each output of one image, without the batch.
+
+    Raises:
+        ModelError: names, types or shapes are not a detector's, or the batch sizes are not those of `info`.
+    """
+    names = sorted(tensor.name for tensor in tensors)
+    if names != sorted((INPUT_NAME, *outputs)):
+        raise ModelError(
+            f"{path}: the engine has the tensors {', '.join(names)} instead of {INPUT_NAME}, {', '.join(outputs)}; "
+            f"{AGAIN}"
+        )
+    wanted = expected_shapes(info.spec)
+    batches = (info.options.min_batch, info.options.max_batch)
+    for tensor in tensors:
+        dtype = "INT64" if tensor.name == "labels" else "FLOAT"
+        shape = wanted[tensor.name]
+        fits = len(tensor.shape) == len(shape) + 1 and all(
+            size in (None, found) and found > 0 for size, found in zip(shape, tensor.shape[1:], strict=True)
+        )
+        fits = fits and tensor.shape[0] in (-1, info.options.max_batch)
+        if not fits or tensor.dtype != dtype or tensor.is_input != (tensor.name == INPUT_NAME):
+            text = ", ".join("any" if size is None else str(size) for size in shape)
+            raise ModelError(
+                f"{path}: the engine's {'input' if tensor.is_input else 'output'} {tensor.name} is {tensor.dtype} of "
+                f"shape {tensor.shape} instead of {dtype} of shape (batch, {text}); {AGAIN}"
+            )
+        if tensor.batches not in (None, batches):
+            raise ModelError(
+                f"{path}: the engine takes batches of {tensor.batches} images at least and at most, its description "
+                f"says {batches}; {AGAIN}"
+            )
+    return {tensor.name: tensor.shape[1:] for tensor in tensors if not tensor.is_input}
+
+
+def expected_shapes(spec: DetectorSpec) -> dict[str, tuple[int | None, ...]]:
+    """Return the shapes of one image's tensors, None where the description does not say (the number of anchors)."""
+    kept = spec.postprocess.max_detections
+    return {
+        INPUT_NAME: (3, *spec.input_size),
+        "boxes": (kept, 4),
+        "scores": (kept,),
+        "labels": (kept,),
+        "cls_logits": (None, len(spec.class_names) + 1),
+        "box_offsets": (None, 4),
+    }
