@@ -11,6 +11,7 @@ import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ssd_train.errors import ModelError
 
@@ -80,6 +81,22 @@ class Quantization:
                 f"{source}: what it says of its calibration cannot be used ({error}); "
                 "export it again with `ssd-deploy export`"
             ) from error
+
+
+def describe_metadata(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
+    """Return what the steps left in a file's metadata, as plain values; empty where there were none.
+
+    Raises:
+        ModelError: an entry is unreadable.
+    """
+    quantization = Quantization.from_metadata(metadata, source)
+    known: dict[str, Any] = {"steps": steps_behind(metadata)}
+    if quantization is not None:
+        known["calibration"] = dataclasses.asdict(quantization) | {"target": quantization.target.value}
+    for key in (CPU_GRAPH_KEY, WINOGRAD_KEY):
+        if key in metadata:
+            known[key] = metadata[key]
+    return known
 
 
 def this_cpu(onnxruntime_version: str) -> dict[str, str]:

@@ -84,6 +84,20 @@ def open_session(
     return session
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the text entries of an ONNX file, which is opened for that but not prepared to run.
+
+    Raises:
+        ModelError: it is missing, or ONNX Runtime cannot load it.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such model file; make one with `ssd-deploy export`")
+    options = quiet_options()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    metadata: dict[str, str] = open_session(path, str(path), options).get_modelmeta().custom_metadata_map
+    return metadata
+
+
 def _why_elsewhere(model: Path | bytes) -> str:
     """Say that a file that does not load was rewritten for a CPU: another one, as it seems."""
     try:

@@ -2,12 +2,14 @@
 
     net.fp32.onnx -> winograd -> net.fp32.winograd.onnx -> cpu -> net.fp32.winograd.cpu.onnx
     net.fp32.onnx -> int8 -> net.int8.onnx -> cpu -> net.int8.cpu.onnx
+    net.int8.onnx -> tensorrt -> net.int8.tensorrt.engine
 
 Light: what a row calls is imported when it is called.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from export.engine.step import ENGINE_STEPS
 from export.quantize_options import QuantizeOptions, check_quantizable
 from export.step import ExportStep, Likeness, OnProgress, Rewritten, onnx_step
 from ssd_train.errors import ModelError
@@ -81,6 +83,7 @@ STEPS: Table[ExportStep] = Table(
             rewrite=_cpu,
             only_standard_operators=False,
         ),
+        *ENGINE_STEPS,
     ),
     ModelError,
 )

@@ -66,7 +66,7 @@ def _describe_file(path: Path) -> dict[str, Any]:
         from export.file_metadata import describe_metadata
         from export.session import read_metadata
 
-        about |= describe_metadata(read_metadata(path))
+        about |= describe_metadata(read_metadata(path), str(path))
     return about | {"size_bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.engine.bindings import choose_flavour
-from export.engine.build import BuiltEngine, build_engine, check_options
+from export.engine.build import BuiltEngine, build_engine
 from export.engine.file import BuildOptions, Gpu
 from export.engine.flavours import FLAVOURS
 from ssd_deploy.backends.cuda_open import open_device
@@ -37,17 +37,11 @@ def engine_for(
             onnx,
             options,
             flavour=flavour,
-            gpu=_needed_gpu(flavour, device_index),
+            gpu=needed_gpu(flavour, device_index),
             outputs=outputs,
             cache=cache,
             on_progress=on_progress,
         )
-
-
-def check_buildable(options: BuildOptions, flavour: str) -> None:
-    """Raise BackendError where an engine cannot be built here: before its network is exported, not after."""
-    flavour = choose_flavour(flavour)
-    check_options(options, flavour, _needed_gpu(flavour))
 
 
 def find_gpu(index: int = 0) -> Gpu:
@@ -68,5 +62,10 @@ def find_gpu(index: int = 0) -> Gpu:
     )
 
 
-def _needed_gpu(flavour: str, index: int = 0) -> Gpu | None:
+def needed_gpu(flavour: str, index: int = 0) -> Gpu | None:
+    """Describe the card that a flavour builds on; None where it builds without one.
+
+    Raises:
+        BackendError: as `find_gpu`.
+    """
     return None if FLAVOURS[flavour].builds_without_gpu else find_gpu(index)

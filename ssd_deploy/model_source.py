@@ -7,7 +7,7 @@ come through `find_model` and `open_runner`.
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,15 @@ from ssd_train.errors import BackendError, NetworkError, WeightsError
 from ssd_train.precisions import PRECISIONS
 from ssd_train.requirements import require
 from ssd_train.spec import PostprocessSettings
+from ssd_train.weights.store import Progress, silent
 
 if TYPE_CHECKING:
     from export.quantize_options import QuantizeOptions
     from ssd_deploy.backends.base import Runner
     from ssd_train.networks.ssd import SSD
+    from ssd_train.weights.description import BatchNorm
 
 logger = logging.getLogger(__name__)
-
-OnProgress = Callable[[int, int | None], None]
 
 # What a weight file may be called, whatever it holds.
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".params")
@@ -48,7 +48,7 @@ class ModelSource:
     network: str | None = None
     weights: str | Path = "published"
     classes: Sequence[str] | None = None
-    batch_norm: str = AUTO
+    batch_norm: "BatchNorm" = "auto"
 
     def class_names(self) -> Sequence[str] | None:
         """Return the class list that was given, or that a weight file brings; None for the network's own."""
@@ -58,7 +58,7 @@ class ModelSource:
 
         return describe_weights(self.weights).class_names
 
-    def load(self, on_progress: OnProgress | None = None) -> "SSD":
+    def load(self, on_progress: Progress = silent) -> "SSD":
         """Build the network with its weights; they are fetched where they are missing.
 
         Raises:
@@ -80,7 +80,7 @@ def find_model(
     network: str | None = None,
     weights: str | Path | None = None,
     classes: Sequence[str] | None = None,
-    batch_norm: str = AUTO,
+    batch_norm: "BatchNorm" = "auto",
 ) -> ModelSource:
     """Tell what a name stands for; nothing is loaded.
 
@@ -136,7 +136,7 @@ def open_runner(
     backend: str = AUTO,
     precision: str | None = None,
     int8: "QuantizeOptions | None" = None,
-    on_progress: OnProgress | None = None,
+    on_progress: Progress = silent,
 ) -> "Runner":
     """Open what was named in a backend. A network is exported for a backend that runs files.
 

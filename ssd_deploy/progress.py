@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -63,7 +64,7 @@ def turn_progress(title: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextlib.contextmanager
 def stage_progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar that appears with the first stage; the yielded function is told a stage, and its parts done and in all."""
+    """Show a bar that appears with the first stage; the yielded function is told its name, parts done and in all."""
     bars = _bars(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         TextColumn("{task.fields[stage]}"),
@@ -86,11 +87,11 @@ def build_progress(title: str) -> Iterator[Callable[[float, str], None]]:
 
 
 @contextlib.contextmanager
-def _from_first_call(bars: Progress, title: str, **fields: str) -> Iterator[Callable[..., None]]:
+def _from_first_call(bars: Progress, title: str, **fields: Any) -> Iterator[Callable[..., None]]:
     """Yield a function that starts the bar and moves it; one that never started would print an empty line."""
     task = bars.add_task(title, total=None, **fields)
 
-    def update(completed: float, total: float | None, **changed: str) -> None:
+    def update(completed: float, total: float | None, **changed: Any) -> None:
         bars.start()
         bars.update(task, completed=completed, total=total, **changed)
 

@@ -27,7 +27,7 @@ from export.engine.flavours import FLAVOURS
 from export.engine.inspector import count_convolutions, precision_problems, read_layers
 from export.engine.plan import OnProgress, build_plan, check_targets
 from export.file_metadata import Int8Target, Quantization, check_runs_here
-from export.session import open_session, quiet_options
+from export.session import read_metadata
 from ssd_train.errors import BackendError, ModelError
 from ssd_train.files import sha256_of_file, written_atomically
 from ssd_train.spec import OUTPUT_NAMES, DetectorSpec
@@ -207,11 +207,7 @@ def read_spec(onnx: Path) -> DetectorSpec:
     Raises:
         ModelError: it is missing, not ours, or was made for a CPU.
     """
-    if not onnx.is_file():
-        raise ModelError(f"{onnx}: there is no such model file; make one with `ssd-deploy export`")
-    options = quiet_options()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    metadata = open_session(onnx, str(onnx), options).get_modelmeta().custom_metadata_map
+    metadata = read_metadata(onnx)
     check_runs_here(metadata, str(onnx), onnxruntime.__version__, on_cpu=False)
     quantization = Quantization.from_metadata(metadata, str(onnx))
     if quantization is not None and quantization.target == Int8Target.CPU:

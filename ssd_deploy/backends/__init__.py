@@ -6,21 +6,26 @@ Light: what a row calls is imported when it is called.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.engine.file import ENGINE_SUFFIXES, is_engine, read_info
 from export.engine.flavours import FLAVOURS
-from ssd_train.errors import BackendError
+from ssd_train.errors import BackendError, SSDDeployError
 from ssd_train.spec import PostprocessSettings
 from ssd_train.table import Table
 
 if TYPE_CHECKING:
     from ssd_deploy.backends.base import Runner
     from ssd_train.networks.ssd import SSD
+    from ssd_train.spec import DetectorSpec
+
+logger = logging.getLogger(__name__)
 
 AUTO = "auto"
+GPU = "cuda"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,8 +41,8 @@ class RunOptions:
     """How a detector is to run.
 
     Attributes:
-        device: one of the row's, perhaps with a number, such as `cuda:1`; None for its usual one; `auto` for its
-            fastest that works.
+        device: one of the row's, perhaps with a number, such as `cuda:1`; None for its usual one; `auto` for a GPU
+            where the row has one that works.
         variants: some of the row's.
         batch_size: the largest batch that is to come; an engine that is built here is tuned for it.
         allow_tf32: let a GPU round float32 products to 10 bits of mantissa.
@@ -63,13 +68,16 @@ class Backend:
         name: what options and reports call it.
         runs_networks: takes a PyTorch network; otherwise a file.
         suffixes: of the files that it opens, lower case.
-        devices: where it may run, the usual one first, the fastest last.
+        devices: where it may run, the usual one first.
         variants: ways to run it that `benchmark` tells apart and that combine; `("cuda-graph",)`, for instance.
         is_tuned_for_batch: what it opens is made for one batch size, so that each has to be opened by itself to be
             measured.
         made_for: file with one of `suffixes` -> whether it was made for this very backend, which `auto` then takes.
         probe: device -> whether it works here. Raises nothing, whatever is broken.
-        open: (network or file, options) -> runner. Raises BackendError or ModelError where it cannot.
+        open: (network or file, options) -> runner, on the device that the options name. Raises BackendError or
+            ModelError where it cannot.
+        describe: file with one of `suffixes` -> what it says of itself, without running it; None where it opens no
+            files. Raises ModelError.
     """
 
     name: str
@@ -81,10 +89,15 @@ class Backend:
     made_for: Callable[[Path], bool]
     probe: Callable[[str], Finding]
     open: "Callable[[SSD | Path, RunOptions], Runner]"
+    describe: "Callable[[Path], DetectorSpec] | None"
 
     def __post_init__(self) -> None:
         if not self.devices or not (self.runs_networks or self.suffixes):
             raise ValueError(f"the backend {self.name} runs nowhere, or nothing")
+        if bool(self.suffixes) != (self.describe is not None):
+            raise ValueError(
+                f"the backend {self.name} opens files that it cannot describe, or describes what it has not"
+            )
 
     def places(self) -> list[tuple[str, str]]:
         """Return each device with what a report calls the backend on it: `torch (cuda)`, `tensorrt`."""
@@ -128,13 +141,20 @@ def _open_onnxruntime(model: "SSD | Path", options: RunOptions) -> "Runner":
     return open_runner(model, options)
 
 
+def _describe_onnx(path: Path) -> "DetectorSpec":
+    from export.session import read_metadata
+    from ssd_train.spec import DetectorSpec
+
+    return DetectorSpec.from_metadata(read_metadata(path), str(path))
+
+
 def _tensorrt(flavour: str) -> Backend:
     def probe(device: str) -> Finding:
         from ssd_deploy import doctor
 
         return doctor.probe_tensorrt(flavour)
 
-    def open_model(model: "SSD | Path", options: RunOptions) -> "Runner":
+    def open_engine(model: "SSD | Path", options: RunOptions) -> "Runner":
         from ssd_deploy.backends.tensorrt import open_runner
 
         return open_runner(flavour, model, options)
@@ -148,7 +168,8 @@ def _tensorrt(flavour: str) -> Backend:
         is_tuned_for_batch=True,
         made_for=lambda path: is_engine(path) and read_info(path).flavour == flavour,
         probe=probe,
-        open=open_model,
+        open=open_engine,
+        describe=lambda path: read_info(path).spec if is_engine(path) else _describe_onnx(path),
     )
 
 
@@ -165,6 +186,7 @@ BACKENDS: Table[Backend] = Table(
             made_for=lambda path: False,
             probe=_probe_torch,
             open=_open_torch,
+            describe=None,
         ),
         Backend(
             name="onnxruntime",
@@ -177,6 +199,7 @@ BACKENDS: Table[Backend] = Table(
             made_for=lambda path: True,
             probe=_probe_onnxruntime,
             open=_open_onnxruntime,
+            describe=_describe_onnx,
         ),
         *(_tensorrt(flavour) for flavour in FLAVOURS),
     ),
@@ -193,7 +216,13 @@ def open_model(row: Backend, model: "SSD | Path", options: RunOptions) -> "Runne
     """
     device = options.device or row.devices[0]
     if device == AUTO:
-        device = next((place for place in reversed(row.devices) if row.probe(place).works), row.devices[0])
+        if GPU in row.devices and row.probe(GPU).works:
+            # A file may be for CPUs alone; what is wrong with it otherwise is told by the usual device.
+            try:
+                return open_model(row, model, dataclasses.replace(options, device=GPU))
+            except SSDDeployError as error:
+                logger.info("%s: runs on the %s instead of a GPU (%s)", row.name, row.devices[0], error)
+        device = row.devices[0]
     kind, _, number = device.partition(":")
     if kind not in row.devices or (":" in device and not number.isdecimal()):
         raise BackendError(

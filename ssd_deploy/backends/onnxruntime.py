@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from export.file_metadata import check_runs_here
 from export.session import open_session, quiet_options
-from ssd_deploy.backends import AUTO, RunOptions
+from ssd_deploy.backends import RunOptions
 from ssd_deploy.backends.base import RawPredictions, check_images
 from ssd_train.detections import PaddedDetections
-from ssd_train.errors import BackendError, ModelError, SSDDeployError, first_line
+from ssd_train.errors import BackendError, ModelError, first_line
 from ssd_train.requirements import require
 from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec
 
@@ -162,26 +162,13 @@ def open_runner(model: Any, options: RunOptions) -> OnnxRuntimeRunner:
     """Open an exported file; see `backends.Backend.open`."""
     if not isinstance(model, Path):
         raise BackendError("the onnxruntime backend runs a .onnx file; export the network first")
-
-    def opened(device: str) -> OnnxRuntimeRunner:
-        return OnnxRuntimeRunner(
-            model,
-            device=device,
-            allow_tf32=options.allow_tf32,
-            threads=options.threads,
-            with_raw=options.with_raw,
-        )
-
-    if options.device != AUTO:
-        return opened(options.device)
-    if PROVIDERS["cuda"] in onnxruntime.get_available_providers():
-        # A build with CUDA says nothing of a GPU, and a file may be for CPUs alone; what is wrong with the file itself
-        # is told by the CPU.
-        try:
-            return opened("cuda")
-        except SSDDeployError as error:
-            log.info("%s: runs on the CPU (%s)", model.name, error)
-    return opened("cpu")
+    return OnnxRuntimeRunner(
+        model,
+        device=options.device or "cpu",
+        allow_tf32=options.allow_tf32,
+        threads=options.threads,
+        with_raw=options.with_raw,
+    )
 
 
 def provider_list(device: str, allow_tf32: bool) -> list[Any]:

@@ -140,7 +140,7 @@ def open_runner(flavour: str, model: Any, options: RunOptions) -> TensorRTRunner
             arguments=("allow_tf32",),
         )
     load_bindings(flavour)
-    index = device_index(options.device)
+    index = device_index(options.device or "cuda")
     # Also where the flavour would build without a GPU: it would build for nothing.
     device = open_device(index)
     cuda_graph = "cuda-graph" in options.variants

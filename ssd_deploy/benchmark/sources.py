@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.engine_file import is_engine
-
+from export.engine.file import is_engine
 from ssd_deploy.backends import AUTO, Backend, BackendChoice, Finding, RunOptions, choose_backend, open_model
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.benchmark.environment import memory_in_use, thread_count

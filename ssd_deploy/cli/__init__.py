@@ -4,13 +4,14 @@ A file a group of commands. Whatever is heavy is imported inside its command, so
 """
 
 import os
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from ssd_deploy.cli import build, compare, detect, weights
 from ssd_train.cli import train
-from ssd_train.command_line import add_command
+from ssd_train.command_line import Result, add_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,7 +41,7 @@ def options(
 
 
 # In the order of a detector's life.
-for name, function in {
+COMMANDS: dict[str, Callable[..., Result]] = {
     "models": weights.models,
     "doctor": weights.doctor,
     "fetch": weights.fetch,
@@ -55,7 +56,8 @@ for name, function in {
     "parity": compare.parity,
     "benchmark": compare.benchmark,
     "detect": detect.detect,
-}.items():
+}
+for name, function in COMMANDS.items():
     add_command(app, function, name)
 
 

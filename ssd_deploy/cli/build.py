@@ -2,28 +2,26 @@
 
 import dataclasses
 import logging
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from export.engine.file import BuildOptions
 from export.engine.flavours import FLAVOURS, TENSORRT
 from export.quantize_options import QuantizeOptions
-from export.step import StepResult
-from export.steps import STEPS
 from ssd_deploy.backends import AUTO
 from ssd_deploy.cli.options import ModelArgument, OneModel
-from ssd_deploy.model_source import ModelSource, export_network
 from ssd_train.command_line import Result, parse_list, written
 from ssd_train.datasets.layouts import LAYOUTS
-from ssd_train.files import written_atomically
 from ssd_train.options import option
 from ssd_train.precisions import PRECISIONS
 from ssd_train.spec import PostprocessSettings
+
+if TYPE_CHECKING:
+    from export.step import StepResult
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +39,8 @@ class Calibrating(QuantizeOptions):
     def settings(self) -> QuantizeOptions:
         """Return the settings; a layout's name stands for its usual folder."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        layout = LAYOUTS.get(str(self.calibration_data))
-        if layout is not None:
-            values["calibration_data"] = layout.default_root()
+        if str(self.calibration_data) in LAYOUTS:
+            values["calibration_data"] = LAYOUTS[str(self.calibration_data)].default_root()
         return QuantizeOptions(**values)
 
 
@@ -74,6 +71,13 @@ class Flavoured:
         AUTO, "Of --format tensorrt: auto takes tensorrt-rtx where tensorrt is missing.", choices=(AUTO, *FLAVOURS)
     )
 
+    def names(self, formats: Sequence[str]) -> list[str]:
+        """Return the flavours to build with."""
+        from export.engine.bindings import choose_flavour
+
+        asked = [each for each in formats if each != ONNX]
+        return list(dict.fromkeys(choose_flavour(self.flavour) if each == TENSORRT else each for each in asked))
+
 
 def export(
     ctx: typer.Context,
@@ -87,15 +91,13 @@ def export(
 ) -> Result:
     """Write one ONNX file with decode and NMS inside, checked against PyTorch, and TensorRT engines of it."""
     source = named.source(model)
-    formats = parse_list(
-        exporting.format or (ONNX if source.file is None else "tensorrt"), (ONNX, *FLAVOURS), "--format"
-    )
-    precisions = parse_list(
-        exporting.precision or "fp32", [row.name for row in PRECISIONS.values() if row.in_file], "--precision"
-    )
-    flavours = _flavours(formats, flavoured.flavour)
+    usual_format = ONNX if source.file is None else TENSORRT
+    formats = parse_list(exporting.format or usual_format, (ONNX, *FLAVOURS), "--format")
+    exported = [row.name for row in PRECISIONS.values() if row.in_file]
+    precisions = parse_list(exporting.precision or "fp32", exported, "--precision")
     is_calibrated = any(PRECISIONS[name].needs_calibration for name in precisions)
-    _refuse(ctx, (BuildOptions, Flavoured), not flavours, "an engine; add --format tensorrt or tensorrt-rtx")
+    needs_engine = "an engine: --format tensorrt or tensorrt-rtx"
+    _refuse(ctx, (BuildOptions, Flavoured), formats == [ONNX], needs_engine)
     _refuse(ctx, (QuantizeOptions,), not is_calibrated, "--precision int8")
     _refuse(ctx, ("winograd", "optimize_for_cpu"), ONNX not in formats, "a network, and --format onnx")
     _refuse(ctx, ("winograd",), "fp32" not in precisions, "--precision fp32")
@@ -103,25 +105,29 @@ def export(
         _refuse(ctx, (PostprocessSettings, "precision"), True, f"a network; {source.file} has its own")
         if ONNX in formats:
             raise typer.BadParameter(f"{source.file} is exported already; name an engine", param_hint="'--format'")
-    int8 = calibrating.settings()
+    from ssd_deploy import exporting as make
+    from ssd_deploy.cli.options import loaded
+
+    int8, out, results = calibrating.settings(), exporting.out, []
     if is_calibrated:
-        STEPS["int8"].check(int8)
-    engines = {flavour: _engine_settings(building, flavour) for flavour in flavours}
-    out, results = exporting.out, []
+        make.STEPS["int8"].check(int8)
+    engines = {flavour: make.engine_settings(building, flavour) for flavour in flavoured.names(formats)}
     with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as unseen:
         files = [source.file] if source.file is not None else []
         if source.file is None:
-            made = _export_precisions(source, precisions, thresholds, int8, Path(unseen))
-            files = [path for each in made if (path := each.path) is not None]
+            made = make.export_precisions(loaded(source), precisions, thresholds, int8, Path(unseen))
             if ONNX in formats:
-                results = [_moved(each, out) for each in made]
-                files = [path for each in results if (path := each.path) is not None]
-                results += _for_cpu(files, exporting)
+                made = results = [make.moved(each, out) for each in made]
             else:
                 # The reports on what int8 costs, without the file that they are about.
-                results = [_moved(dataclasses.replace(each, path=None), out) for each in made]
+                results = [make.moved(dataclasses.replace(each, path=None), out) for each in made]
+            files = [each.path for each in made if each.path is not None]
+            results = [
+                *results,
+                *make.rewrite_for_cpu(files, out, winograd=exporting.winograd, optimize=exporting.optimize_for_cpu),
+            ]
         for flavour, settings in engines.items():
-            results += [run_step(flavour, file, out, settings) for file in files]
+            results += [make.run_step(flavour, file, out, settings) for file in files]
     return _result(results)
 
 
@@ -135,14 +141,17 @@ def quantize(
 ) -> Result:
     """Write an int8 file of a network, or of an exported float32 file, calibrated on images."""
     source = named.source(model)
+    from ssd_deploy import exporting as make
+    from ssd_deploy.cli.options import loaded
+
     int8 = calibrating.settings()
-    STEPS["int8"].check(int8)
+    make.STEPS["int8"].check(int8)
     if source.file is not None:
         _refuse(ctx, (PostprocessSettings,), True, f"a network; {source.file} has its own")
-        return _result([run_step("int8", source.file, to.out, int8)])
+        return _result([make.run_step("int8", source.file, to.out, int8)])
     with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as unseen:
-        made = _export_precisions(source, ["int8"], thresholds, int8, Path(unseen))
-        return _result([_moved(each, to.out) for each in made])
+        made = make.export_precisions(loaded(source), ["int8"], thresholds, int8, Path(unseen))
+        return _result([make.moved(each, to.out) for each in made])
 
 
 def build(
@@ -151,126 +160,41 @@ def build(
     flavoured: Flavoured,
     building: BuildOptions,
     model: ModelArgument = None,
-    format: Annotated[str, typer.Option(help=", ".join(FLAVOURS))] = TENSORRT,
+    format: Annotated[str, typer.Option(help=f"{', '.join(FLAVOURS)}, or both.")] = TENSORRT,
 ) -> Result:
     """Build a TensorRT engine of an exported ONNX file."""
     source = named.source(model)
     if source.file is None:
-        raise typer.BadParameter(
-            f"{source.name} is a network; name its .onnx file, or export it with --format {format}"
-        )
-    flavours = _flavours(parse_list(format, FLAVOURS, "--format"), flavoured.flavour)
-    engines = {flavour: _engine_settings(building, flavour) for flavour in flavours}
-    return _result([run_step(flavour, source.file, to.out, settings) for flavour, settings in engines.items()])
+        raise typer.BadParameter(f"{source.name} is a network; name its .onnx file, or use export --format {format}")
+    from ssd_deploy import exporting as make
 
-
-def _flavours(formats: Sequence[str], flavour: str) -> list[str]:
-    """Return the flavours to build with: `--format tensorrt` leaves it to `--flavour`, and that to what is installed."""
-    from export.engine.bindings import choose_flavour
-
-    asked = [each for each in formats if each != ONNX]
-    return list(dict.fromkeys(choose_flavour(flavour) if each == TENSORRT else each for each in asked))
-
-
-def _engine_settings(options: BuildOptions, flavour: str) -> Any:
-    """Return a step's settings; raise what speaks against a build: before a network is exported for it, not after."""
-    from export.engine.step import EngineSettings
-
-    from ssd_deploy.engines import needed_gpu
-
-    settings = EngineSettings(options=options, gpu=needed_gpu(flavour))
-    STEPS[flavour].check(settings)
-    return settings
+    flavours = flavoured.names(parse_list(format, FLAVOURS, "--format"))
+    engines = {flavour: make.engine_settings(building, flavour) for flavour in flavours}
+    return _result([make.run_step(flavour, source.file, to.out, each) for flavour, each in engines.items()])
 
 
 def _refuse(ctx: typer.Context, what: Sequence[Any], is_refused: bool, needed: str) -> None:
-    """Raise Typer's error for options that were given without what they need; `what` are names, or their dataclasses."""
-    names = [
+    """Raise Typer's error for given options that lack what they need; `what` are their names, or dataclasses."""
+    names = {
         name
         for each in what
         for name in ([each] if isinstance(each, str) else [field.name for field in dataclasses.fields(each)])
-    ]
-    given = [param for param in ctx.command.params if param.name in names and param.name in written(ctx)]
+    }
+    given = [param for param in ctx.command.params if param.name in names & written(ctx)]
     if is_refused and given:
         raise typer.BadParameter(f"needs {needed}", param_hint=f"'{given[0].opts[-1]}'")
 
 
-def run_step(name: str, source: Path, out: Path, settings: Any = None) -> StepResult:
-    """Carry out one export step with a bar, and tell what it found."""
-    from ssd_deploy.progress import stage_progress
-
-    with stage_progress(source.name) as on_progress:
-        result = STEPS[name].apply(source, out, settings, on_progress=on_progress)
-    for note in result.notes:
-        logger.info("note: %s", note)
-    return result
-
-
-def _export_precisions(
-    source: ModelSource, precisions: Sequence[str], thresholds: PostprocessSettings, int8: QuantizeOptions, folder: Path
-) -> list[StepResult]:
-    """Export a network in every precision; what is calibrated is made of the float32 file."""
-    from ssd_deploy.progress import download_progress
-
-    with download_progress(source.name) as on_progress:
-        network = source.load(on_progress)
-    results = []
-    for name in precisions:
-        if PRECISIONS[name].needs_calibration:
-            float_file = export_network(network, folder / "float32", "fp32", thresholds)
-            results.append(run_step(name, float_file, folder, int8))
-        else:
-            path = export_network(network, folder, name, thresholds)
-            results.append(StepResult(path=path, checked="beside PyTorch, raw predictions and detections"))
-    return results
-
-
-def _for_cpu(files: Sequence[Path], exporting: Exporting) -> list[StepResult]:
-    """Make the files for CPUs that were asked for, of every exported file."""
-    results = []
-    for file in files:
-        if exporting.winograd and ".fp32." in file.name:
-            results.append(run_step("winograd", file, exporting.out))
-            file = results[-1].path or file
-        if exporting.optimize_for_cpu:
-            results.append(run_step("cpu", file, exporting.out))
-    return results
-
-
-def _moved(result: StepResult, out: Path) -> StepResult:
-    """Move what a step wrote to where it was asked for, each file whole or not at all."""
-
-    def move(path: Path) -> Path:
-        with written_atomically(out / path.name) as temporary:
-            shutil.move(path, temporary)
-        return out / path.name
-
-    return dataclasses.replace(
-        result, path=move(result.path) if result.path else None, files=tuple(map(move, result.files))
-    )
-
-
-def _result(results: Sequence[StepResult]) -> Result:
+def _result(results: "Sequence[StepResult]") -> Result:
     """Return what was written; how large it is and what was checked goes to standard error."""
-    written_files = [result for result in results if result.path is not None]
-    for result in written_files:
-        assert result.path is not None
-        logger.info("%s: %.1f MB; checked: %s", result.path.name, result.path.stat().st_size / 1e6, result.checked)
-    if written_files:
-        logger.info("next: ssd-deploy eval %s --data FOLDER", written_files[-1].path)
-    paths = [path for result in results for path in (result.path, *result.files) if path is not None]
-    return Result(
-        text="\n".join(map(str, paths)),
-        data={
-            "files": [
-                {
-                    "path": str(result.path),
-                    "size_bytes": result.path.stat().st_size if result.path else None,
-                    "checked": result.checked,
-                    "notes": list(result.notes),
-                    "further_files": [str(path) for path in result.files],
-                }
-                for result in results
-            ]
-        },
-    )
+    files = []
+    for each in results:
+        size = None if each.path is None else each.path.stat().st_size
+        if each.path is not None and size is not None:
+            logger.info("%s: %.1f MB; checked: %s", each.path.name, size / 1e6, each.checked)
+        files.append(dataclasses.asdict(each) | {"path": str(each.path), "size_bytes": size})
+        files[-1]["files"] = list(map(str, each.files))
+    paths = [path for each in results for path in (each.path, *each.files) if path is not None]
+    if paths:
+        logger.info("next: ssd-deploy eval %s --data FOLDER", paths[0])
+    return Result(text="\n".join(map(str, paths)), data={"files": files})

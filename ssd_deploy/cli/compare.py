@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from export.quantize_options import QuantizeOptions
-from ssd_deploy.cli.options import Data, Images, Loading, ModelsArgument, SeveralModels, SeveralPrecisions
+from ssd_deploy.cli.options import (
+    Data,
+    Images,
+    Loading,
+    ModelsArgument,
+    OnDevice,
+    SeveralModels,
+    SeveralPrecisions,
+    loaded,
+)
 from ssd_deploy.model_source import ModelSource, export_network
 from ssd_deploy.parity.verdict import Criteria
 from ssd_train.command_line import Result, check_results, parse_list, parse_numbers
@@ -27,11 +36,9 @@ def parity(
     pictures: Images,
     criteria: Criteria,
     loading: Loading,
+    running: OnDevice,
     model: ModelsArgument = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a call.")] = 1,
-    cuda: Annotated[bool, typer.Option("--cuda/--cpu", help="Device of PyTorch, the reference.")] = False,
-    device: Annotated[str | None, typer.Option(help="Likewise: cpu or cuda[:N].", show_default=False)] = None,
-    allow_tf32: Annotated[bool, typer.Option("--allow-tf32", help="Let the GPU round FP32 products.")] = False,
 ) -> Result:
     """Compare every backend that works here with PyTorch on the same images; exit 1 where one differs."""
     words, patterns = pictures.split_off(model or [])
@@ -50,11 +57,9 @@ def parity(
             "belongs to files that are exported for the comparison, not to those named", param_hint="'--precision'"
         )
     precisions = parse_list(precision.precision or "fp32", PRECISIONS, "--precision")
-    if cuda and device is not None:
-        raise typer.BadParameter("--cuda and --device both name a device; leave one out")
     from ssd_deploy.describe import description_of
     from ssd_deploy.parity.run import run as run_parity
-    from ssd_deploy.progress import download_progress, image_progress
+    from ssd_deploy.progress import image_progress
     from ssd_deploy.text_table import output_width
     from ssd_train.metrics.protocol import Protocol
 
@@ -69,8 +74,7 @@ def parity(
         dataset, metric = images_as_dataset(find_images(patterns)[: data.limit], class_names), None
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ssd-deploy-")))
-        with download_progress(reference.name) as on_progress:
-            network = reference.load(on_progress)
+        network = loaded(reference)
         outcome = run_parity(
             network,
             files or [_in_precision(network, each, folder, int8) for each in precisions],
@@ -80,8 +84,8 @@ def parity(
             criteria=criteria,
             batch_size=batch_size,
             workers=loading.workers,
-            reference_device=device or ("cuda" if cuda else "cpu"),
-            allow_tf32=allow_tf32,
+            reference_device=running.name() or "cpu",
+            allow_tf32=running.allow_tf32,
             show_progress=image_progress,
         )
     return Result(text=outcome.text(output_width()), data=outcome.to_dict(), exit_code=0 if outcome.passed else 1)
@@ -101,6 +105,7 @@ def benchmark(
     precision: SeveralPrecisions,
     int8: QuantizeOptions,
     pictures: Images,
+    running: OnDevice,
     model: ModelsArgument = None,
     backends: Annotated[
         str | None,
@@ -115,9 +120,6 @@ def benchmark(
     batch_sizes: Annotated[str, typer.Option("--batch-sizes", "--batch-size", help="Images a call.")] = "1,8,32",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves each library its default.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each backend gets.")] = 5,
-    cuda: Annotated[bool, typer.Option("--cuda/--cpu", help="Where backends run that may run there.")] = False,
-    device: Annotated[str | None, typer.Option(help="Likewise: auto, cpu or cuda[:N].", show_default=False)] = None,
-    allow_tf32: Annotated[bool, typer.Option("--allow-tf32", help="Let the GPU round FP32 products.")] = False,
     chart: Annotated[Path | None, typer.Option(help="Write a PNG chart here.", show_default=False)] = None,
 ) -> Result:
     """Measure latency and throughput of backends side by side, network alone and from JPEG file to detections."""
@@ -127,8 +129,6 @@ def benchmark(
     if precision.precision is not None and all(source.file is not None for source in sources):
         raise typer.BadParameter("belongs to networks; an exported model has its own", param_hint="'--precision'")
     precisions = parse_list(precision.precision or "fp32", PRECISIONS, "--precision")
-    if cuda and device is not None:
-        raise typer.BadParameter("--cuda and --device both name a device; leave one out")
     from ssd_deploy.backends import parse_backends
     from ssd_deploy.benchmark.chart import write_chart
     from ssd_deploy.benchmark.measure import BenchmarkSettings
@@ -152,9 +152,9 @@ def benchmark(
             usual_choices(measured) if choices is None else choices,
             settings,
             images=files,
-            device=device or ("cuda" if cuda else "cpu"),
+            device=running.name() or "cpu",
             threads=threads,
-            allow_tf32=allow_tf32,
+            allow_tf32=running.allow_tf32,
             on_turn=stack.enter_context(turn_progress("measuring")),
         )
     if chart is not None:
@@ -168,11 +168,9 @@ def _source(source: ModelSource, precisions: list[str], folder: Path, int8: Quan
 
     if source.file is not None:
         return Source.from_file(source.file)
-    from ssd_deploy.progress import download_progress
     from ssd_train.networks.precision import in_precision
 
-    with download_progress(source.name) as on_progress:
-        network = source.load(on_progress)
+    network = loaded(source)
     return Source(
         name=source.name,
         precisions=tuple(precisions),

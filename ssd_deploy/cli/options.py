@@ -13,11 +13,13 @@ from ssd_deploy.model_source import ModelSource, find_model, open_runner
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.options import option
 from ssd_train.precisions import PRECISIONS
+from ssd_train.weights.description import BATCH_NORMS, BatchNorm
 
 if TYPE_CHECKING:
     from export.quantize_options import QuantizeOptions
     from ssd_deploy.backends.base import Runner
     from ssd_train.datasets.dataset import Dataset
+    from ssd_train.networks.ssd import SSD
 
 MODEL_HELP = "A network (see `ssd-deploy models`), a run folder, a weight file, an .onnx or an .engine file."
 ModelArgument = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=False)]
@@ -34,10 +36,10 @@ class Naming:
         None, "Weights of a network: a file, shapes or random[:SEED]; without it the published ones are fetched."
     )
     classes: Path | None = option(None, "Class list of a _custom network: a text file, a name a line.")
-    batch_norm: str = option(
-        AUTO,
+    batch_norm: BatchNorm = option(
+        "auto",
         "Of a pytorch-cv file's added levels: gluoncv's arithmetic, its own, or what its content tells.",
-        choices=(AUTO, "gluoncv", "own"),
+        choices=BATCH_NORMS,
     )
 
     def class_list(self) -> Sequence[str] | None:
@@ -79,41 +81,30 @@ class SeveralModels(Naming):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Running:
+class OnDevice:
+    device: str | None = option(None, "auto, cpu or cuda[:N]; without it the backend's usual one.")
+    cuda: bool = option(False, "Run on the GPU, or on the CPU.", names=("--cuda/--cpu",))
+    allow_tf32: bool = option(False, "Let the GPU round FP32 products to TF32.")
+
+    def name(self, *others: str | None) -> str | None:
+        """Return the one device that these options, and others of the command, name; None where none does."""
+        asked = [self.device, "cuda" if self.cuda else None, *others]
+        devices = list(dict.fromkeys(device for device in asked if device is not None))
+        if len(devices) > 1:
+            raise typer.BadParameter(f"{' and '.join(devices)} contradict each other; name one device")
+        return devices[0] if devices else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Running(OnDevice):
     """How a detector runs."""
 
     backend: str = option(
         AUTO,
         f"{', '.join((AUTO, *BACKENDS))}; a device and variants may follow a colon, as in torch:cuda+channels-last.",
     )
-    device: str | None = option(None, "auto, cpu or cuda[:N]; without it the backend's usual one.")
-    cuda: bool = option(False, "Run on the GPU, or on the CPU.", names=("--cuda/--cpu",))
-    provider: str | None = option(
-        None, "Device of ONNX Runtime by its provider.", choices=BACKENDS["onnxruntime"].devices
-    )
-    allow_tf32: bool = option(False, "Let the GPU round FP32 products to TF32.")
+    provider: str | None = option(None, "ONNX Runtime's device.", choices=BACKENDS["onnxruntime"].devices)
     cuda_graph: bool = option(False, "Record the GPU's work once for each batch size and replay it.")
-
-    def options(self, source: ModelSource, *, batch_size: int) -> tuple[str, RunOptions]:
-        """Return the backend's name and how it is to run."""
-        choice = None if self.backend == AUTO else parse_backend(self.backend)
-        if self.provider is not None:
-            is_onnx = choice.backend.name == "onnxruntime" if choice else source.file is not None
-            if not is_onnx:
-                raise typer.BadParameter(
-                    "is for ONNX Runtime; add --backend onnxruntime, or use --device", param_hint="'--provider'"
-                )
-        asked = [self.device, self.provider, "cuda" if self.cuda else None, choice.device if choice else None]
-        devices = list(dict.fromkeys(device for device in asked if device is not None))
-        if len(devices) > 1:
-            raise typer.BadParameter(f"{' and '.join(devices)} contradict each other; name one device")
-        variants = (*(choice.variants if choice else ()), *(("cuda-graph",) if self.cuda_graph else ()))
-        return choice.backend.name if choice else AUTO, RunOptions(
-            device=devices[0] if devices else None,
-            variants=tuple(dict.fromkeys(variants)),
-            batch_size=batch_size,
-            allow_tf32=self.allow_tf32,
-        )
 
     def open(
         self, source: ModelSource, *, batch_size: int, precision: str | None, int8: "QuantizeOptions | None"
@@ -121,11 +112,32 @@ class Running:
         """Open a detector, with a bar where its weights are downloaded."""
         from ssd_deploy.progress import download_progress
 
-        backend, options = self.options(source, batch_size=batch_size)
+        choice = None if self.backend == AUTO else parse_backend(self.backend)
+        is_onnxruntime = choice.backend.name == "onnxruntime" if choice else source.file is not None
+        if self.provider is not None and not is_onnxruntime:
+            raise typer.BadParameter(
+                "is ONNX Runtime's: add --backend onnxruntime, or use --device", param_hint="'--provider'"
+            )
+        variants = (*(choice.variants if choice else ()), *(("cuda-graph",) if self.cuda_graph else ()))
+        options = RunOptions(
+            device=self.name(self.provider, choice.device if choice else None),
+            variants=tuple(dict.fromkeys(variants)),
+            batch_size=batch_size,
+            allow_tf32=self.allow_tf32,
+        )
+        backend = choice.backend.name if choice else AUTO
         with download_progress(source.name) as on_progress:
             return open_runner(
                 source, options, backend=backend, precision=precision, int8=int8, on_progress=on_progress
             )
+
+
+def loaded(source: ModelSource) -> "SSD":
+    """Load a network, with a bar where its weights are downloaded."""
+    from ssd_deploy.progress import download_progress
+
+    with download_progress(source.name) as on_progress:
+        return source.load(on_progress)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.engine_file import is_engine
-
+from export.engine.file import is_engine
 from ssd_deploy.backends import BACKENDS, Finding, RunOptions, choose_backend, open_model
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.parity.compare import BackendRun, check_something_found, compare, run_backend, working_threshold

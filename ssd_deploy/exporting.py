@@ -1,0 +1,88 @@
+"""Network or file -> files: what `export`, `quantize` and `build` string together."""
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.engine.file import BuildOptions
+from export.engine.step import EngineSettings
+from export.quantize_options import QuantizeOptions
+from export.step import StepResult
+from export.steps import STEPS
+from ssd_deploy.engines import needed_gpu
+from ssd_deploy.model_source import export_network
+from ssd_deploy.progress import stage_progress
+from ssd_train.files import written_atomically
+from ssd_train.precisions import PRECISIONS
+from ssd_train.spec import PostprocessSettings
+
+if TYPE_CHECKING:
+    from ssd_train.networks.ssd import SSD
+
+logger = logging.getLogger(__name__)
+
+
+def export_precisions(
+    network: "SSD", precisions: Sequence[str], settings: PostprocessSettings, int8: QuantizeOptions, folder: Path
+) -> list[StepResult]:
+    """Export a network in every precision; what is calibrated is made of a float32 file."""
+    results = []
+    for name in precisions:
+        if PRECISIONS[name].needs_calibration:
+            float_file = export_network(network, folder / "float32", "fp32", settings)
+            results.append(run_step(name, float_file, folder, int8))
+        else:
+            path = export_network(network, folder, name, settings)
+            results.append(StepResult(path=path, checked="raw predictions and detections beside PyTorch's"))
+    return results
+
+
+def run_step(name: str, source: Path, out_dir: Path, settings: Any = None) -> StepResult:
+    """Carry out one export step with a bar, and log its notes; raises what `export.step.Apply` does."""
+    with stage_progress(source.name) as on_progress:
+        result = STEPS[name].apply(source, out_dir, settings, on_progress=on_progress)
+    for note in result.notes:
+        logger.info("note: %s", note)
+    return result
+
+
+def rewrite_for_cpu(files: Sequence[Path], out_dir: Path, *, winograd: bool, optimize: bool) -> list[StepResult]:
+    """Make the files for CPUs that are asked for; the CPU's own graph is made of Winograd's, where there is one."""
+    results = []
+    for file in files:
+        if winograd and ".fp32." in file.name:
+            results.append(run_step("winograd", file, out_dir))
+            file = results[-1].path or file
+        if optimize:
+            results.append(run_step("cpu", file, out_dir))
+    return results
+
+
+def engine_settings(options: BuildOptions, flavour: str) -> EngineSettings:
+    """Return a step's settings; raise what speaks against a build: before a network is exported for it, not after.
+
+    Raises:
+        BackendError: the flavour is not installed, has no GPU to build on, or an option does not belong to it.
+    """
+    settings = EngineSettings(options=options, gpu=needed_gpu(flavour))
+    STEPS[flavour].check(settings)
+    return settings
+
+
+def moved(result: StepResult, out_dir: Path) -> StepResult:
+    """Move what a step wrote, each file whole or not at all.
+
+    Raises:
+        SSDDeployError: the folder cannot be written.
+    """
+
+    def move(path: Path) -> Path:
+        with written_atomically(out_dir / path.name) as temporary:
+            shutil.move(path, temporary)
+        return out_dir / path.name
+
+    path = move(result.path) if result.path is not None else None
+    return dataclasses.replace(result, path=path, files=tuple(map(move, result.files)))
