@@ -87,10 +87,10 @@ def export(
     calibrating: Calibrating,
     flavoured: Flavoured,
     building: BuildOptions,
-    model: ModelArgument = None,
+    name: ModelArgument = None,
 ) -> Result:
     """Write one ONNX file with decode and NMS inside, checked against PyTorch, and TensorRT engines of it."""
-    source = named.source(model)
+    source = named.source(name)
     usual_format = ONNX if source.file is None else TENSORRT
     formats = parse_list(exporting.format or usual_format, (ONNX, *FLAVOURS), "--format")
     exported = [row.name for row in PRECISIONS.values() if row.in_file]
@@ -137,10 +137,10 @@ def quantize(
     to: Out,
     calibrating: Calibrating,
     thresholds: PostprocessSettings,
-    model: ModelArgument = None,
+    name: ModelArgument = None,
 ) -> Result:
     """Write an int8 file of a network, or of an exported float32 file, calibrated on images."""
-    source = named.source(model)
+    source = named.source(name)
     from ssd_deploy import exporting as make
     from ssd_deploy.cli.options import loaded
 
@@ -159,11 +159,11 @@ def build(
     to: Out,
     flavoured: Flavoured,
     building: BuildOptions,
-    model: ModelArgument = None,
+    name: ModelArgument = None,
     format: Annotated[str, typer.Option(help=f"{', '.join(FLAVOURS)}, or both.")] = TENSORRT,
 ) -> Result:
     """Build a TensorRT engine of an exported ONNX file."""
-    source = named.source(model)
+    source = named.source(name)
     if source.file is None:
         raise typer.BadParameter(f"{source.name} is a network; name its .onnx file, or use export --format {format}")
     from ssd_deploy import exporting as make

@@ -37,11 +37,11 @@ def parity(
     criteria: Criteria,
     loading: Loading,
     running: OnDevice,
-    model: ModelsArgument = None,
+    names: ModelsArgument = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a call.")] = 1,
 ) -> Result:
     """Compare every backend that works here with PyTorch on the same images; exit 1 where one differs."""
-    words, patterns = pictures.split_off(model or [])
+    words, patterns = pictures.split_off(names or [])
     sources = named.find([*([named.network] if named.network else []), *words, *named.model])
     networks = [source for source in sources if source.file is None]
     files = [source.file for source in sources if source.file is not None]
@@ -106,7 +106,7 @@ def benchmark(
     int8: QuantizeOptions,
     pictures: Images,
     running: OnDevice,
-    model: ModelsArgument = None,
+    names: ModelsArgument = None,
     backends: Annotated[
         str | None,
         typer.Option(
@@ -124,7 +124,7 @@ def benchmark(
 ) -> Result:
     """Measure latency and throughput of backends side by side, network alone and from JPEG file to detections."""
     check_results(chart)
-    words, patterns = pictures.split_off(model or [])
+    words, patterns = pictures.split_off(names or [])
     sources = named.find([*words, *named.model])
     if precision.precision is not None and all(source.file is not None for source in sources):
         raise typer.BadParameter("belongs to networks; an exported model has its own", param_hint="'--precision'")

@@ -18,7 +18,7 @@ def evaluate(
     precision: OnePrecision,
     int8: QuantizeOptions,
     loading: Loading,
-    model: ModelArgument = None,
+    name: ModelArgument = None,
     data_shape: Annotated[
         int | None, typer.Option(help="Input size that the detector must have, 300 or 512.", show_default=False)
     ] = None,
@@ -35,7 +35,7 @@ def evaluate(
     from ssd_train.evaluation.loop import run_detector
     from ssd_train.metrics.protocol import Protocol
 
-    source = named.source(model)
+    source = named.source(name)
     known = description_of(source)
     if data_shape is not None and known.input_size != (data_shape, data_shape):
         raise typer.BadParameter(
@@ -76,7 +76,7 @@ def detect(
     precision: OnePrecision,
     int8: QuantizeOptions,
     loading: Loading,
-    model: Annotated[
+    words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[MODEL] [IMAGE]...", help="A model as everywhere, then images.", show_default=False),
     ] = None,
@@ -91,10 +91,10 @@ def detect(
     from ssd_deploy.progress import image_progress
     from ssd_train.image_files import find_images
 
-    words = list(model or [])
-    name = words.pop(0) if words and named.model is None and named.network is None else None
+    given = list(words or [])
+    name = given.pop(0) if given and named.model is None and named.network is None else None
     source = named.source(name)
-    patterns = [*pictures.images, *words]
+    patterns = [*pictures.images, *given]
     if not patterns:
         raise typer.BadParameter("name images behind the model: files, folders or patterns")
     paths = find_images(patterns)

@@ -68,13 +68,13 @@ def fetch(network: NetworkArgument, root: RootOption = None) -> Result:
 def convert(
     named: OneModel,
     out: Annotated[Path, typer.Option(help="The .safetensors or .pth file to write.")],
-    model: ModelArgument = None,
+    name: ModelArgument = None,
 ) -> Result:
     """Convert any weight file to this project's own, which says which network and classes it is for."""
     check_results(out)
     from ssd_train.files import sha256_of_file
 
-    network = named.source(model).load()
+    network = named.source(name).load()
     from ssd_train.weights.network_file import save_network
 
     save_network(network, out)
