@@ -33,6 +33,7 @@ from ssd_deploy.command_inputs import (
 )
 from ssd_train.cli import train
 from ssd_train.command_errors import Commands
+from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.errors import BackendError, DatasetError
 
 app = typer.Typer(
@@ -461,7 +462,7 @@ def evaluate(
     # Written before the metric is computed: hours of detections outlive whatever goes wrong after them.
     if detections is not None:
         write_results(detections, data, found)
-    report = score(data, found, spec, metric=dataset.value, protocol=Protocol(protocol.value))
+    report = score(data, found, spec, metric=LAYOUTS[dataset].metric, protocol=Protocol(protocol.value))
     typer.echo(f"backend: {backend_used}, {spec.precision}, weights: {spec.weights}")
     typer.echo("\n".join(report.lines()))
     if json is not None:
@@ -543,7 +544,7 @@ def parity(
             loaded,
             models,
             data,
-            metric=dataset.value if dataset else None,
+            metric=LAYOUTS[dataset].metric if dataset else None,
             protocol=Protocol(protocol.value),
             tolerances=tolerances,
             batch_size=batch_size,

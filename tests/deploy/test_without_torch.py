@@ -98,7 +98,8 @@ def test_the_light_environment_has_no_heavy_package_and_all_of_the_light_ones(li
 def test_everything_torch_free_imports(light: Light) -> None:
     code = """
 import importlib, pkgutil
-names = ["ssd_train." + name for name in "boxes class_list detections draw errors files image_files preprocess spec".split()]
+shared = "boxes class_list detections draw errors files image_files preprocess spec"
+names = ["ssd_train." + name for name in shared.split()]
 for package in ("datasets", "evaluation", "metrics"):
     path = importlib.import_module("ssd_train." + package).__path__
     names += [info.name for info in pkgutil.walk_packages(path, f"ssd_train.{package}.")]
