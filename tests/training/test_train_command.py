@@ -58,7 +58,8 @@ def test_a_mistake_in_the_real_process_is_one_line_and_exit_code_2(tmp_path: Pat
     options = ["--network", NETWORK, "--dataset", tmp_path / "nosuch", "--out", tmp_path / "run"]
     done = subprocess.run([sys.executable, "-m", "ssd_train", *options], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith(f"Error: {tmp_path / 'nosuch'}: neither voc nor coco")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"Error: {tmp_path / 'nosuch'}: neither voc nor coco")
 
 
 # --- Refused --------------------------------------------------------------------------------------------------
