@@ -170,7 +170,9 @@ def find_source(
 
 def _recognised(folder: Path) -> Layout:
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: neither {' nor '.join(LAYOUTS)}, and no such folder; name one of them")
+        raise DatasetError(
+            f"{folder}: neither {' nor '.join(LAYOUTS)}, and no such folder; name one of them", arguments=("data",)
+        )
     try:
         found = [layout for layout in LAYOUTS.values() if layout.recognise(folder)]
     except OSError as error:
