@@ -105,6 +105,7 @@ for package in ("datasets", "evaluation", "metrics"):
 ours = ("backends.base backends.cuda_device backends.onnxruntime backends.tensorrt benchmark.chart benchmark.run cli "
         "detect_files detector doctor engines network_table parity progress text_table")
 names += ["ssd_deploy." + name for name in ours.split()]
+names += ["ssd_train.weights." + name for name in "description load params_file store".split()]
 names += ["export.engine_file", "export.layer_precision", "export.tensorrt_bindings", "export.tensorrt_engine"]
 for name in names:
     importlib.import_module(name)
