@@ -311,7 +311,7 @@ def test_a_class_list_that_is_no_use_is_named(mistake: Mistake, tmp_path: Path, 
 def test_a_custom_network_needs_a_class_list_and_another_takes_none(
     mistake: Mistake, class_list: Path, tmp_path: Path
 ) -> None:
-    assert "--classes" in mistake("export", "--network", CUSTOM, "--weights", "random", "--out", tmp_path)
+    assert "give its class names" in mistake("export", "--network", CUSTOM, "--weights", "random", "--out", tmp_path)
     line = mistake("export", "--network", NAME, "--weights", "random", "--classes", class_list, "--out", tmp_path)
     assert NAME in line and "20" in line
 

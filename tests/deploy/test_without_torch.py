@@ -108,6 +108,7 @@ ours = ("backends.base backends.cuda_open backends.onnxruntime backends.tensorrt
 names += ["ssd_deploy." + name for name in ours.split()]
 names += ["export." + name for name in "file_metadata quantize_options session step steps".split()]
 names += ["export.engine.file", "export.engine.build", "export.engine.check"]
+names += ["ssd_train.weights." + name for name in "description load params_file store".split()]
 for name in names:
     importlib.import_module(name)
 print(len(names))
