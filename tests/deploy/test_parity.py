@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from tiny_data import FakeRunner, blocks, write_image
 
-from ssd_deploy.parity.changes import Changes, count_changes
 from ssd_deploy.parity.compare import Comparison, compare, images_as_dataset, report_dict, run_backend
 from ssd_deploy.parity.pairs import match_detections
-from ssd_deploy.parity.report import ParityOutcome
 from ssd_deploy.parity.stages import Tolerances
 from ssd_deploy.parity.verdict import Criteria
 from ssd_train.datasets.dataset import Dataset, make_ground_truth
