@@ -39,7 +39,8 @@ from torchvision.transforms import v2
 from turns import recorded_environment, test_data
 
 from export.onnx import export_onnx
-from ssd_deploy import parity_run
+from ssd_deploy.parity.run import run as run_parity
+from ssd_deploy.progress import image_progress
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
 from ssd_train.datasets.dataset import Dataset, Sample
@@ -130,16 +131,14 @@ def train_ours(options: argparse.Namespace, seed: int, test: Dataset) -> dict[st
 def parity(folder: Path, test: Dataset, options: argparse.Namespace) -> dict[str, Any]:
     """Export what was trained, and compare every backend that works here with PyTorch, as `ssd-deploy parity` does."""
     network = build_network(NETWORK, weights=folder / LAST_NAME)
-    outcome = parity_run.run(
+    outcome = run_parity(
         network,
         [export_onnx(network, folder)],
         test.limited(options.parity_images),
         metric="voc",
         protocol=Protocol.STANDARD,
-        batch_size=1,
         workers=1,
-        reference_device="cpu",
-        allow_tf32=False,
+        show_progress=image_progress,
     )
     print(outcome.text(), flush=True)
     summary = outcome.to_dict()

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ HEAVY = (
     "tensorrt_rtx",
     "matplotlib",
 )
+OURS = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["dependencies"]
 Light = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -40,7 +42,9 @@ def requirements(package: str) -> set[str]:
         if name in found:
             continue
         found.add(name)
-        parsed = map(Requirement, importlib.metadata.requires(name) or [])
+        # Ours as they are now: what an editable installation has noted may be older.
+        declared = OURS if name == "ssd-deploy" else importlib.metadata.requires(name) or []
+        parsed = map(Requirement, declared)
         waiting += [needed.name for needed in parsed if not needed.marker or needed.marker.evaluate({"extra": ""})]
     return found
 
@@ -104,7 +108,7 @@ for package in ("datasets", "evaluation", "metrics"):
     path = importlib.import_module("ssd_train." + package).__path__
     names += [info.name for info in pkgutil.walk_packages(path, f"ssd_train.{package}.")]
 ours = ("backends.base backends.cuda_open backends.onnxruntime backends.tensorrt benchmark.chart benchmark.run cli "
-        "detect_files detector doctor engines network_table parity progress text_table")
+        "describe detect_files detector doctor engines model_source network_table parity.report parity.run progress")
 names += ["ssd_deploy." + name for name in ours.split()]
 names += ["export." + name for name in "file_metadata quantize_options session step steps".split()]
 names += ["export.engine.file", "export.engine.build", "export.engine.check"]
