@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # A process a core, and a thread each.
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: install demo test test-engines test-gpu test-oracle lint types light clean
+.PHONY: install demo test test-engines test-engines-ci test-gpu test-oracle lint types light clean
 
 install: $(VENV)/installed
 
@@ -41,6 +41,10 @@ test: $(VENV)/installed $(BINDINGS)/made
 # TensorRT for RTX really builds every network of the table, in every precision; no GPU needed.
 test-engines: $(VENV)/installed
 	$(BIN)/python -m pytest tests/export/test_engine_builds.py
+
+# The same for three networks: plain, residual and depthwise.
+test-engines-ci: $(VENV)/installed
+	$(BIN)/python -m pytest tests/export/test_engine_builds.py -m engines_ci
 
 # What needs an NVIDIA GPU; each test that lacks a part says which.
 test-gpu: $(VENV)/installed

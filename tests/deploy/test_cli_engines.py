@@ -67,7 +67,7 @@ def test_a_target_that_does_not_exist_is_named_before_the_network_is_exported(
         ([], "either --network"),
         (
             ["--network", NAME, "--format", "tensorrt", "--min-batch", "3", "--max-batch", "2"],
-            "max 2 are not in rising order",
+            "max 2 are not in rising",
         ),
         (["--network", NAME, "--format", "tensorrt", "--optimization-level", "6"], "optimization_level 6"),
         (["--network", NAME, "--format", "tensorrt", "--workspace-mib", "0"], "workspace_mib 0"),

@@ -12,6 +12,7 @@ import importlib.util
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import pytest
 from fake_cuda import FakeCudaDevice, FakeDataType, FakeTensorIOMode, FakeTensorRT, answer
 
 from export.engine.file import BuildOptions, EngineInfo, TensorInfo, info_path, write_info
+from ssd_deploy.backends import BACKENDS, RunOptions
 from ssd_deploy.backends import tensorrt as runner_module
 from ssd_deploy.backends.base import DeviceTimed
 from ssd_deploy.backends.tensorrt import TensorRTRunner
@@ -421,7 +423,7 @@ def test_profile_that_is_not_the_described_one_is_refused(
     ("call", "words"),
     [
         ("Runtime", "TensorRT does not start"),
-        ("deserialize_cuda_engine", "cannot load the engine; build it again"),
+        ("deserialize_cuda_engine", "cannot load the engine; build the engine again"),
         ("create_execution_context", "cannot create an execution context; close other programs"),
         ("set_tensor_address", "refuses the address of images"),
     ],
@@ -568,6 +570,74 @@ def test_second_engine_of_another_model_is_refused(open_engine: Open, raw_engine
     write_info(raw_engine, described(onnx_sha256="1" * 64))
     with pytest.raises(ModelError, match="was built from another ONNX file"):
         open_engine(raw=raw_engine).run_raw(batch(1))
+
+
+# --- As a row of the table opens it ---
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: FakeCudaDevice, trt: FakeTensorRT) -> list[Any]:
+    """Numbers of the GPUs that were opened, and of every engine that was asked for: file, options, outputs, GPU."""
+    seen: list[Any] = []
+
+    def open_device(index: int = 0) -> FakeCudaDevice:
+        seen.append(index)
+        return device
+
+    def engine_for(onnx: Path, options: BuildOptions, *, flavour: str, device_index: int, outputs: Any = ()) -> Any:
+        seen.append((onnx.name, options, flavour, device_index, outputs))
+        path = tmp_path / f"built{len(outputs)}.engine"
+        path.write_bytes(PLAN)
+        write_info(path, described(options=options))
+        return SimpleNamespace(path=path)
+
+    monkeypatch.setattr(runner_module, "open_device", open_device)
+    monkeypatch.setattr(runner_module, "engine_for", engine_for)
+    return seen
+
+
+def test_an_onnx_file_is_built_for_the_batch_that_is_to_come_on_the_gpu_that_is_asked_for(
+    opened: list[Any], trt: FakeTensorRT
+) -> None:
+    trt.batches = (1, 3, 3)
+    options = RunOptions(device="cuda:2", batch_size=3, allow_tf32=True, variants=("cuda-graph",))
+    runner = BACKENDS["tensorrt"].open(Path("x.onnx"), options)
+    build = BuildOptions(opt_batch=3, max_batch=3, allow_tf32=True)
+    assert opened == [2, ("x.onnx", build, "tensorrt", 2, ())]
+    assert runner.max_batch_size == 3 and "CUDA graph" in runner.name
+    assert_answers(runner, batch(3))
+
+
+def test_a_second_engine_is_built_for_raw_predictions(opened: list[Any], trt: FakeTensorRT) -> None:
+    trt.batches = (1, 3, 3)
+    runner = BACKENDS["tensorrt"].open(Path("x.onnx"), RunOptions(device="auto", batch_size=3, with_raw=True))
+    assert [asked[4] for asked in opened[1:]] == [(), ("cls_logits", "box_offsets")]
+    trt.give_raw_outputs()
+    assert runner.run_raw(batch(2)).cls_logits.shape == (2, KEPT, 3)
+
+
+def test_an_engine_is_opened_as_it_is(open_engine: Open, opened: list[Any], tmp_path: Path) -> None:
+    open_engine().close()
+    runner = BACKENDS["tensorrt"].open(tmp_path / "x.engine", RunOptions(device="cuda:1", batch_size=99, with_raw=True))
+    assert opened == [1] and runner.max_batch_size == 4
+    assert_answers(runner, batch(4))
+
+
+@pytest.mark.parametrize(
+    ("flavour", "options", "words"),
+    [
+        ("tensorrt-rtx", {}, "is an engine of tensorrt, which tensorrt-rtx does not run"),
+        ("tensorrt", {"allow_tf32": True}, "was decided when the engine was built"),
+        ("tensorrt", {"device": "cpu"}, "device 'cpu' is no NVIDIA GPU"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused(
+    open_engine: Open, opened: list[Any], tmp_path: Path, flavour: str, options: dict[str, Any], words: str
+) -> None:
+    open_engine().close()
+    with pytest.raises(BackendError, match=words):
+        BACKENDS[flavour].open(tmp_path / "x.engine", RunOptions(**{"device": "cuda", **options}))
+    assert opened == []
 
 
 # --- The real TensorRT for RTX, as far as a machine without a driver goes ---

@@ -1,6 +1,7 @@
 """Every network of the table is exported and really built, in float, half and int8, with TensorRT for RTX.
 
-The whole table takes minutes, so all but two rows are marked `engines` and left out by `make test`.
+The whole table takes minutes, so that rows are marked `engines` and left out by `make test`; three of them, a network
+of each kind, are marked `engines_ci` too, for CI.
 Rows are built in processes of their own, one a core, since tracing and building use one core each.
 """
 
@@ -31,8 +32,8 @@ CUSTOM_CLASSES = ("bolt", "nut", "washer")
 TARGETS = (75, 86, 89, 120)
 TARGET_OF = {name: TARGETS[index % len(TARGETS)] for index, name in enumerate(NETWORKS)}
 
-# One shallow network with depthwise convolutions, and one with residual sums.
-UNMARKED = ("ssd_300_mobilenet0.25_custom", "ssd_512_resnet18_v1_custom")
+# One of each kind: plain convolutions, residual sums, depthwise convolutions.
+CI_ROWS = ("ssd_300_vgg16_atrous_voc", "ssd_512_resnet18_v1_custom", "ssd_300_mobilenet0.25_custom")
 
 # The first row of a backbone and size is compared with PyTorch on all batches of an ordinary export. The others
 # differ in their anchors and in the channels of the predictors alone, so that one untraced batch tells the same.
@@ -154,8 +155,9 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         )
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in UNMARKED else pytest.mark.engines) for name in NETWORKS]
+    "name", [pytest.param(name, marks=pytest.mark.engines_ci if name in CI_ROWS else ()) for name in NETWORKS]
 )
 def test_a_network_of_the_table_builds_in_every_precision(name: str, rows: Rows) -> None:
     built = rows.built(name)
@@ -199,4 +201,5 @@ def assert_is_right(built: Built, name: str) -> None:
 
 def test_every_target_is_built_for_and_every_row_has_one() -> None:
     assert set(TARGET_OF) == set(NETWORKS) and set(TARGET_OF.values()) == set(TARGETS)
+    assert set(CI_ROWS) <= set(NETWORKS)
     assert set(FULLY_CHECKED.values()) <= set(NETWORKS) and len(FULLY_CHECKED) == 10
