@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import median_ratio, recorded_environment, rested_ms, take_turns, test_data
 
+from _common.turns import median_ratio, recorded_environment, rested_ms, take_turns, test_data
 from export.calibration import USUAL_IMAGES, find_calibration_images
 from export.int8_export import Int8Settings, export_int8
 from export.int8_metadata import Int8Target
