@@ -36,9 +36,7 @@ def test_the_version_costs_nothing_where_nobody_asks():
 def test_every_folder_with_modules_is_installed():
     found = find_packages(str(ROOT), **{"include": PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]})
     folders = {
-        ".".join(path.parent.relative_to(ROOT).parts)
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
+        ".".join(path.parent.relative_to(ROOT).parts) for package in PACKAGES for path in (ROOT / package).rglob("*.py")
     }
     assert set(found) == folders
 
