@@ -20,6 +20,8 @@ from ssd_train.training.initialise import initialise, reuse_class_predictors, st
 from ssd_train.weights.convert import save_network
 from ssd_train.weights.mapping import layer_names
 
+pytestmark = pytest.mark.slow  # whole networks, written and read
+
 CUSTOM = "ssd_300_mobilenet0.25_custom"
 
 

@@ -33,6 +33,8 @@ from ssd_train.training.batches import Stream
 from ssd_train.training.config import read_config
 from ssd_train.training.run_folder import RunFolder, read_checkpoint
 
+pytestmark = pytest.mark.slow  # real trainings
+
 TrainToTheEnd = Callable[..., Run]
 
 

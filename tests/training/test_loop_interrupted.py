@@ -37,6 +37,8 @@ from ssd_train.training.loop import TrainingResult, train
 from ssd_train.training.run_folder import RunFolder, read_checkpoint
 from ssd_train.training.step import Trainer
 
+pytestmark = pytest.mark.slow  # real trainings, broken off
+
 TrainToTheEnd = Callable[..., Run]
 
 

@@ -20,6 +20,8 @@ from training_runs import (
     tensors,
 )
 
+pytestmark = pytest.mark.slow  # processes that train
+
 OPTIONS = (
     "--network", "--dataset", "--data-root", "--data-shape", "--batch-size", "--test-batch-size", "--lr", "--lr-mode",
     "--lr-decay-epoch", "--lr-decay", "--warmup-factor", "--warmup-iters", "--epochs", "-j", "--amp", "--ema",
