@@ -22,17 +22,5 @@ def test_the_command_still_parses(line):
 
 def test_every_command_of_version_0_1_is_in_the_list():
     shown = {shlex.split(line)[1] for line in COMMANDS}
-    then = {
-        "models",
-        "doctor",
-        "fetch",
-        "convert",
-        "export",
-        "detect",
-        "eval",
-        "parity",
-        "benchmark",
-        "shapes",
-        "train",
-    }
+    then = "models doctor fetch convert export detect eval parity benchmark shapes train"
     assert shown == set(then.split())
