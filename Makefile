@@ -1,4 +1,4 @@
-# `make test` and `make demo` need Python 3.11 to 3.13, make and a package index; they install what is missing.
+# `make test` and `make demo` need Python 3.11 or later, make and a package index; they install what is missing.
 PYTHON ?= python3
 # GluonCV's NumPy has no wheels for a newer Python.
 ORACLE_PYTHON ?= python3.11
@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # A process a core, and a thread each.
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: install demo test test-engines test-engines-ci test-gpu test-oracle lint types light clean
+.PHONY: install demo quick test test-engines test-engines-ci test-gpu test-oracle lint types light clean
 
 install: $(VENV)/installed
 
@@ -33,6 +33,11 @@ demo: $(VENV)/installed
 		--dataset voc --data-root .demo/shapes --split val
 	$(BIN)/ssd-deploy detect --model $(DEMO_MODEL) --images '.demo/shapes/JPEGImages/shapes1_100000*.jpg' \
 		--out .demo/annotated
+
+# What one runs while working; tests that are marked slow, and whatever exports or opens a model, are left to `test`.
+quick: $(VENV)/installed
+	$(PARALLEL) -q -m "not slow and not engines and not gpu" $(wildcard tests/test_*.py) tests/datasets tests/evaluation \
+		tests/metrics tests/networks tests/training tests/weights tests/deploy/test_import_direction.py
 
 test: $(VENV)/installed $(BINDINGS)/made
 	$(BIN)/python -m pytest -q tests/deploy/test_benchmark.py -m "not gpu" # alone, since it measures time

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see ssd_train/train_command.py
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait by spinning slow everything beside them
 
 import cv2
 import numpy as np
@@ -36,8 +36,8 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.transforms import v2
-from turns import recorded_environment, test_data
 
+from _common.turns import recorded_environment, test_data
 from export.onnx import export_onnx
 from ssd_deploy.parity.run import run as run_parity
 from ssd_deploy.progress import image_progress

@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from matrix_rate import matrix_tflops
 from numpy.typing import NDArray
 from torch import Tensor
-from turns import recorded_environment, rested_ms
 
+from _common.matrix_rate import matrix_tflops
+from _common.turns import recorded_environment, rested_ms
 from export.onnx import export_onnx
 from ssd_deploy.backends.base import DeviceTimed, Runner
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner, provider_list

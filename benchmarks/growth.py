@@ -24,9 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from run_model import peak_mb, run_model
-from turns import median_ratio, recorded_environment, take_turns, test_data
-
+from _common.run_model import peak_mb, run_model
+from _common.turns import median_ratio, recorded_environment, take_turns, test_data
 from export.onnx import export_onnx
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.benchmark.measure import wait_until_idle

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 
 import cv2
 import torch
-from asked_process import ORACLE_PYTHON, AskedProcess
 from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
-from turns import median_ratio, recorded_environment, take_turns, test_data
 
+from _common.asked_process import ORACLE_PYTHON, AskedProcess
+from _common.turns import median_ratio, recorded_environment, take_turns, test_data
 from ssd_deploy.text_table import text_table
 from ssd_train.datasets.dataset import Sample
 from ssd_train.datasets.layouts import find_source

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import median_ratio, recorded_environment, rested_ms, take_turns, test_data
 
+from _common.turns import median_ratio, recorded_environment, rested_ms, take_turns, test_data
 from export.file_metadata import Int8Target
 from export.onnx import export_onnx
 from export.quantize_options import USUAL_IMAGES, QuantizeOptions

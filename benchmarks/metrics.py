@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from turns import recorded_environment
 
+from _common.turns import recorded_environment
 from ssd_train.datasets.dataset import GroundTruth
 from ssd_train.detections import Detections
 from ssd_train.files import write_json

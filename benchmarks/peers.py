@@ -31,12 +31,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from asked_process import ROOT, AskedProcess
 from numpy.typing import NDArray
-from run_model import run_model
 from torchvision.models.detection import ssd300_vgg16
-from turns import median_ratio, recorded_environment, rested_ms, take_turns, test_data
 
+from _common.asked_process import ROOT, AskedProcess
+from _common.run_model import run_model
+from _common.turns import median_ratio, recorded_environment, rested_ms, take_turns, test_data
 from export.graph import network_only
 from export.onnx import export_onnx
 from export.quantize_options import QuantizeOptions

@@ -21,11 +21,11 @@ from typing import Any
 
 import cv2
 import torch
-from flops import counted_flops, training_gflops
 from torch import Tensor
 from torchvision.models.detection import ssd300_vgg16
-from turns import median_ratio, recorded_environment, take_turns, test_data
 
+from _common.flops import counted_flops, training_gflops
+from _common.turns import median_ratio, recorded_environment, take_turns, test_data
 from ssd_deploy.text_table import text_table
 from ssd_train.datasets.dataset import Sample
 from ssd_train.datasets.layouts import find_source

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import cv2
 import torch
-from flops import training_gflops
-from matrix_rate import matrix_tflops
-from turns import recorded_environment, take_turns, test_data
 
+from _common.flops import training_gflops
+from _common.matrix_rate import matrix_tflops
+from _common.turns import recorded_environment, take_turns, test_data
 from ssd_deploy.text_table import text_table
 from ssd_train.datasets.dataset import Sample
 from ssd_train.datasets.layouts import find_source

@@ -13,6 +13,8 @@ from ssd_train.networks.precision import InFloat32, in_precision
 from ssd_train.networks.vgg_atrous import L2Normalize
 from ssd_train.networks.zoo import NETWORKS, network_config
 
+pytestmark = pytest.mark.slow  # every network of the table, rounded
+
 SMALL = "ssd_300_mobilenet0.25_voc"
 VGG = "ssd_300_vgg16_atrous_voc"
 

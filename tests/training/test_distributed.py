@@ -28,6 +28,8 @@ from ssd_train.training.batches import Stream
 from ssd_train.training.checkpoint import read_checkpoint
 from ssd_train.training.processes import Processes, joined
 
+pytestmark = pytest.mark.slow  # trainings of several processes
+
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
 

@@ -20,6 +20,8 @@ from ssd_train.training.initialise import initialise, reuse_class_predictors, st
 from ssd_train.weights.layer_names import layer_names
 from ssd_train.weights.network_file import save_network
 
+pytestmark = pytest.mark.slow  # whole networks, written and read
+
 CUSTOM = "ssd_300_mobilenet0.25_custom"
 
 

@@ -34,6 +34,8 @@ from ssd_train.training.checkpoint import read_checkpoint
 from ssd_train.training.config import read_config
 from ssd_train.weights.description import network_of
 
+pytestmark = pytest.mark.slow  # real trainings
+
 TrainToTheEnd = Callable[..., Run]
 
 

@@ -39,6 +39,8 @@ from ssd_train.training.metrics_writer import MetricsWriter
 from ssd_train.training.run_folder import RunFolder
 from ssd_train.training.step import Trainer
 
+pytestmark = pytest.mark.slow  # real trainings, broken off
+
 TrainToTheEnd = Callable[..., Run]
 
 

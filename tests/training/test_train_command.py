@@ -26,6 +26,8 @@ from typer.testing import CliRunner
 
 from ssd_deploy.cli import app
 
+pytestmark = pytest.mark.slow  # processes that train
+
 OPTIONS = (
     "--network", "--dataset", "--data-root", "--data-shape", "--batch-size", "--test-batch-size", "--lr", "--lr-mode",
     "--lr-decay-epoch", "--lr-decay", "--warmup-factor", "--warmup-iters", "--epochs", "-j", "--amp", "--ema",

@@ -16,6 +16,8 @@ from ssd_train.weights import backbone as module
 from ssd_train.weights.backbone import classifier_names, fetch_backbone, has_published_backbone, load_backbone
 from ssd_train.weights.network_file import save_network
 
+pytestmark = pytest.mark.slow  # whole backbones, written and read
+
 SMALL = "ssd_300_mobilenet0.25_voc"
 VGG = "ssd_300_vgg16_atrous_voc"
 RESNET_V2 = "ssd_512_resnet101_v2_voc"

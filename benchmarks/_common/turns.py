@@ -60,4 +60,4 @@ def recorded_environment() -> dict[str, Any]:
 
 def test_data() -> Path:
     """Return the folder of the images that checks are made on: `$SSD_TEST_DATA`, or `shared/data` beside this tree."""
-    return Path(os.environ.get("SSD_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    return Path(os.environ.get("SSD_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ORACLE_PYTHON = ROOT / ".venv-oracle" / "bin" / "python"
 
 
@@ -23,7 +23,7 @@ class AskedProcess:
         # No path of this environment: both hold packages of the same names.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | dict(variables)
         self._process = subprocess.Popen(
-            [str(ORACLE_PYTHON), str(ROOT / "benchmarks" / script)],
+            [str(ORACLE_PYTHON), str(ROOT / "benchmarks" / "_common" / script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
 """Load an exported file, run it, and print milliseconds an image and this process's peak memory: JSON on one line.
 
-    python benchmarks/run_model.py MODEL [--batch 1] [--calls 5] [--threads 0] [--images FILE.npy]
+    python benchmarks/_common/run_model.py MODEL [--batch 1] [--calls 5] [--threads 0] [--images FILE.npy]
 
 A process of its own, so that the peak is that of loading and running one model and of nothing else.
 """
