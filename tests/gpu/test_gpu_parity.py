@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from gpu_parts import (
-    MAX_BATCH, NETWORKS, RAW, SMALL, Models, Record, held_against, noise, spread_difference, summary,
-)  # fmt: skip
+    MAX_BATCH,
+    NETWORKS,
+    RAW,
+    SMALL,
+    Models,
+    Record,
+    held_against,
+    noise,
+    spread_difference,
+    summary,
+)
 
 pytestmark = pytest.mark.gpu
 
