@@ -20,7 +20,7 @@ class Limits:
     """What a precision may cost against float32 before `parity` says that it fails.
 
     Attributes:
-        metric_drop: metric's name -> points of its headline (0 to 100) that may be lost or won.
+        metric_drop: metric's name -> points of its headline (0 to 100) that may be lost; winning some is no loss.
         changed: share of the detections at the working threshold that may change, 0 to 1.
     """
 

@@ -1,6 +1,7 @@
 """The command line: what it prints and writes, its exit codes, and one sentence for each mistake."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import shutil
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,7 +34,11 @@ from tiny_data import (
     write_turned,
 )
 
+from export.cpu_graph import optimize_for_cpu
+from export.cpu_metadata import check_cpu_graph
 from ssd_deploy import load_detector
+from ssd_deploy.backends import BACKENDS, Finding, RunOptions
+from ssd_deploy.backends.base import Runner
 from ssd_deploy.progress import download_progress
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, VOC_CLASSES
@@ -762,7 +768,7 @@ def test_parity_of_the_exported_file_passes_with_exit_code_0(
     code, output = run_cli(*parity_on_voc, "--model", model_path, "--batch-size", 2, "--json", tmp_path / "out.json")
     assert code == 0, output
     (row,) = (line for line in output.splitlines() if line.startswith("onnxruntime (CPU)  "))
-    assert "75.0000 %" in row and "+0.0000 %" in row and "1.000000" in row and row.endswith("pass")
+    assert "75.0000 %" in row and "+0.0000 %" in row and "1.000000" in row and "  pass  " in row
     assert output.rstrip().endswith("PASS: nothing was lost")
     report = read(tmp_path / "out.json")
     assert report["passed"] and report["images"] == 5
@@ -876,6 +882,67 @@ def test_parity_that_cannot_write_its_report_says_so_first(
 @pytest.mark.parametrize("option", ["--tolerance", "--min-agreement"])
 def test_parity_refuses_tolerances_below_0(mistake: Mistake, parity_on_voc: list[object], option: str) -> None:
     assert "-0.5" in mistake(*parity_on_voc, option, "-0.5")
+
+
+def test_parity_lists_what_one_backend_cannot_take_and_goes_on(
+    run_cli: Run, model_path: Path, voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file for this CPU, beside a backend that refuses it as a GPU's does."""
+
+    def open_on_a_gpu(model: Any, options: RunOptions) -> Runner:
+        metadata = {entry.key: entry.value for entry in onnx.load(model).metadata_props}
+        check_cpu_graph(metadata, str(model), "1", on_cpu=False)
+        return BACKENDS["onnxruntime"].open(model, dataclasses.replace(options, device="cpu"))
+
+    toy = dataclasses.replace(BACKENDS["onnxruntime"], name="toy", devices=("gpu",), open=open_on_a_gpu)
+    toy = dataclasses.replace(toy, probe=lambda device: Finding(works=True, detail=device))
+    monkeypatch.setitem(BACKENDS._rows, "toy", toy)
+    for_cpu = optimize_for_cpu(shutil.copy(model_path, tmp_path / "m.onnx"))
+    command = ("parity", "--network", NAME, "--weights", "random", "--images", voc_root / "JPEGImages" / "p0.png")
+    code, output = run_cli(*command, "--model", for_cpu, "--model", model_path, "--json", tmp_path / "out.json")
+    assert code == 0, output
+    (line,) = (line for line in output.splitlines() if line.startswith("not run: toy: "))
+    assert str(for_cpu) in line and "was rewritten for a CPU and does not run on a GPU" in line
+    # Once the file for the CPU; the other file in both.
+    assert len(read(tmp_path / "out.json")["comparisons"]) >= 3
+    assert output.rstrip().endswith("PASS: nothing was lost")
+
+
+def test_parity_of_a_file_that_nothing_takes_is_a_mistake(
+    mistake: Mistake, voc_root: Path, model_path: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"nothing")
+    line = mistake(
+        "parity", "--network", NAME, "--weights", "random", "--images", voc_root / "JPEGImages" / "p0.png",
+        "--model", model_path, "--model", broken,
+    )  # fmt: skip
+    assert f"{broken}: nothing beside torch runs it here (onnxruntime (cpu): " in line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("doctor",),
+        ("models",),
+        ("parity", "--network", NAME, "--weights", "random", "--model", "@", "--images", "IMAGE"),
+        ("benchmark", "--model", "@", "--rounds", 1, "--batch-sizes", "1,2", "--images", "IMAGE"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_no_line_is_wider_than_a_terminal_of_80_columns(
+    run_cli: Run, model_path: Path, voc_root: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[object, ...]
+) -> None:
+    stands_for = {"@": model_path, "IMAGE": voc_root / "JPEGImages" / "p0.png"}
+    arguments = [stands_for.get(str(argument), argument) for argument in command]
+    monkeypatch.setenv("COLUMNS", "80")
+    code, output = run_cli(*arguments)
+    assert code == 0, output
+    # Nothing of it is a path, which would stay whole.
+    assert [line for line in output.splitlines() if len(line) > 80] == []
+    # In a pipe a row stays a line.
+    monkeypatch.delenv("COLUMNS")
+    assert max(len(line) for line in run_cli(*arguments)[1].splitlines()) > 80
 
 
 # --- detect ---------------------------------------------------------------------------------------------------

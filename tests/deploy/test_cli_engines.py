@@ -172,12 +172,14 @@ def test_parity_compares_precisions_in_one_table_each_with_its_own_tolerances(
     code, output = run_cli(
         "parity", "--network", NAME, "--weights", "random", "--precision", "fp32,fp16", "--dataset", "voc",
         "--data-root", voc_root, "--json", tmp_path / "out.json", "--min-agreement", "0.5",
+        "--score-threshold", "0.05",
     )  # fmt: skip
     assert code == 0, output
     comparisons = json.loads((tmp_path / "out.json").read_text())["comparisons"]
     on_cpu = {entry["precision"]: entry for entry in comparisons if entry["backend"] == "onnxruntime (CPU)"}
     assert set(on_cpu) == {"fp32", "fp16"}
-    assert on_cpu["fp32"]["tolerances"]["raw"] == 1e-3 and on_cpu["fp16"]["tolerances"]["raw"] == 2e-2
+    assert on_cpu["fp32"]["tolerances"]["raw"] == 1e-3 and on_cpu["fp16"]["tolerances"]["raw"] is None
+    assert (on_cpu["fp16"]["verdict"]["decided_by"], on_cpu["fp16"]["verdict"]["limit"]) == ("metric", 0.05)
     raw = {precision: entry["stages"][1]["difference"] for precision, entry in on_cpu.items()}
     assert raw["fp32"] < 1e-4 < raw["fp16"]
 
@@ -185,7 +187,7 @@ def test_parity_compares_precisions_in_one_table_each_with_its_own_tolerances(
 def test_half_precision_held_to_float32s_tolerances_fails(run_cli: Run, voc_root: Path) -> None:
     code, output = run_cli(
         "parity", "--network", NAME, "--weights", "random", "--precision", "fp16", "--dataset", "voc",
-        "--data-root", voc_root, "--min-agreement", "1",
+        "--data-root", voc_root, "--min-agreement", "1", "--score-threshold", "0.05",
     )  # fmt: skip
     assert code == 1 and "agreement AP" in output
 
@@ -213,7 +215,7 @@ def test_benchmark_writes_table_json_and_chart(run_cli: Run, voc_root: Path, tmp
         (["--network", NAME, "--backends", "torch:fast"], "no variant 'fast'"),
         (["--network", NAME, "--batch-sizes", "0"], "--batch-sizes 0"),
         (["--network", NAME, "--precision", "fp8"], "--precision fp8"),
-        (["--model", "@", "--backends", "torch"], "runs a --network"),
+        (["--model", "@", "--backends", "torch"], "backend torch runs a network"),
         (["--model", "@", "--precision", "fp16"], "has its own"),
         (["--model", "missing.onnx"], "no such model file"),
         ([], "either --network"),

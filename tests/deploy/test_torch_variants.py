@@ -146,6 +146,14 @@ def test_a_runner_computes_in_the_precision_of_its_network(tiny_ssd: SSD) -> Non
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
+def test_cudnn_may_try_its_algorithms_for_the_one_shape_of_a_detectors_input(
+    tiny_ssd: SSD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    TorchRunner(copy.deepcopy(tiny_ssd))
+    assert torch.backends.cudnn.benchmark
+
+
 def test_what_needs_a_gpu_is_refused_on_the_cpu(tiny_ssd: SSD, noise: NDArray[np.float32]) -> None:
     with pytest.raises(BackendError, match="a CUDA graph runs on a GPU, not on device 'cpu'; add --cuda"):
         TorchRunner(copy.deepcopy(tiny_ssd), cuda_graph=True)

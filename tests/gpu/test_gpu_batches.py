@@ -10,6 +10,7 @@ import pytest
 from gpu_parts import (
     MAX_BATCH,
     PRECISIONS,
+    RAW,
     SAME_RUNNER,
     SMALL,
     Models,
@@ -22,7 +23,6 @@ from gpu_parts import (
 
 from export.engine.build import BuiltEngine
 from ssd_deploy.backends.base import CUDA_EVENTS, Runner, device_clock_of
-from ssd_deploy.parity import TOLERANCES
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError
 
@@ -40,7 +40,7 @@ def assert_slots_are_independent(runner: Runner, precision: str, count: int) -> 
         image = images[row : row + 1]
         assert_same(rows_of(together, slice(row, row + 1)), runner.run(image), SAME_RUNNER[precision])
         for many, one in zip(raw_together, runner.run_raw(image), strict=True):
-            assert spread_difference(many[row : row + 1], one) <= TOLERANCES[precision].raw
+            assert spread_difference(many[row : row + 1], one) <= RAW[precision]
 
 
 def assert_equal_rows_get_equal_answers(runner: Runner, count: int) -> bool:

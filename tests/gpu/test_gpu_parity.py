@@ -7,9 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu_parts import MAX_BATCH, NETWORKS, SMALL, Models, Record, held_against, noise, spread_difference, summary
-
-from ssd_deploy.parity import TOLERANCES
+from gpu_parts import (
+    MAX_BATCH,
+    NETWORKS,
+    RAW,
+    SMALL,
+    Models,
+    Record,
+    held_against,
+    noise,
+    spread_difference,
+    summary,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -68,7 +77,7 @@ def test_raw_predictions_of_an_engine_are_those_of_onnx_runtime(
     found = small_runner.run_raw(images)
     differences = [spread_difference(ours, theirs) for ours, theirs in zip(found, expected, strict=True)]
     record(precision=precision, raw_differences=differences)
-    assert np.max(differences) <= TOLERANCES[precision].raw
+    assert np.max(differences) <= RAW[precision]
 
 
 @pytest.mark.parametrize("name", [SMALL, NETWORKS[0]])
