@@ -113,20 +113,20 @@ class Difference:
 
     Attributes:
         largest: the largest absolute difference.
-        mean: the root of the mean square.
+        rms: the root of the mean square.
     """
 
     largest: float
-    mean: float
+    rms: float
 
     @classmethod
     def between(cls, expected: NDArray[Any], got: NDArray[Any]) -> "Difference":
         """Compare values; other shapes are infinitely far apart, and NaN stays NaN, which is within no limit."""
         if expected.shape != got.shape:
-            return cls(largest=float("inf"), mean=float("inf"))
+            return cls(largest=float("inf"), rms=float("inf"))
         apart = np.abs(got - expected)
         spread = float(expected.std()) + 1e-12
-        return cls(largest=float(apart.max()) / spread, mean=float(np.sqrt(np.mean(apart**2))) / spread)
+        return cls(largest=float(apart.max()) / spread, rms=float(np.sqrt(np.mean(apart**2))) / spread)
 
 
 def differences(

@@ -238,7 +238,7 @@ def _finish(
             )
     with written_atomically(path) as temporary:
         onnx.save(model, temporary)
-    beside = f"beside {source.path.name} on {len(images)} {'images' if rewritten.images is not None else 'of noise'}"
+    beside = f"beside {source.path.name} on {len(images)} images{'' if rewritten.images is not None else ' of noise'}"
     if likeness.allowed == 0:
         return f"{', '.join(errors)} equal to the last bit {beside}"
     listed = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())

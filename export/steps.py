@@ -52,7 +52,7 @@ STEPS: Table[ExportStep] = Table(
             # there is.
             likeness=Likeness(
                 outputs=RAW_NAMES,
-                error="mean",
+                error="rms",
                 allowed=0.5,
                 advice="; calibrate on other images or with another calibration_method",
                 arguments=("calibration_method",),

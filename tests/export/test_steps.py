@@ -182,7 +182,7 @@ def test_settings_of_int8_are_held_to_their_ranges(
 def test_a_difference_is_a_share_of_the_spread() -> None:
     expected = np.array([0.0, 2.0])  # spread 1
     found = Difference.between(expected, np.array([0.0, 2.5]))
-    assert (found.largest, found.mean) == (pytest.approx(0.5), pytest.approx(0.5 / np.sqrt(2)))
-    assert Difference.between(expected, expected) == Difference(largest=0, mean=0)
+    assert (found.largest, found.rms) == (pytest.approx(0.5), pytest.approx(0.5 / np.sqrt(2)))
+    assert Difference.between(expected, expected) == Difference(largest=0, rms=0)
     assert Difference.between(expected, np.zeros(3)).largest == float("inf")
     assert not Difference.between(expected, np.array([0, np.nan])).largest <= 1e9
