@@ -17,9 +17,9 @@ import onnxruntime
 import torch
 
 from export.onnx import export_onnx
+from ssd_deploy.parity.criteria import Criteria
 from ssd_deploy.parity.report import ParityOutcome
 from ssd_deploy.parity.run import run as run_parity
-from ssd_deploy.parity.verdict import Criteria
 from ssd_deploy.progress import image_progress
 from ssd_train import build_network
 from ssd_train.datasets.layouts import load_dataset

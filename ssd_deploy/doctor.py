@@ -1,6 +1,7 @@
 """Which backends work on this machine, tried and not guessed, and why each other does not."""
 
 import importlib.metadata
+import logging
 from collections.abc import Mapping
 
 from export.engine.bindings import load_bindings
@@ -10,6 +11,8 @@ from ssd_deploy.backends import BACKENDS, Finding
 from ssd_deploy.engines import find_gpu
 from ssd_deploy.text_table import text_table
 from ssd_train.errors import BackendError, SSDDeployError
+
+logger = logging.getLogger(__name__)
 
 # x -> Identity -> y, one float: the smallest file that a session opens (IR version 8, opset 13). Kept
 # as bytes, since the onnx package is not part of the light installation.
@@ -21,7 +24,12 @@ IDENTITY_ONNX = bytes.fromhex(
 
 def examine() -> dict[str, Finding]:
     """Try every backend on every device, by what `Backend.places` calls them; nothing is raised, whatever is broken."""
-    return {name: row.probe(device) for row in BACKENDS.values() for device, name in row.places()}
+    findings = {}
+    for row in BACKENDS.values():
+        for device, name in row.places():
+            logger.info("trying %s", name)
+            findings[name] = row.probe(device)
+    return findings
 
 
 def table(findings: Mapping[str, Finding], *, width: int | None = None) -> str:

@@ -69,6 +69,7 @@ class ModelSource:
             raise BackendError(f"{self.name}: is an exported file; name a network, a run folder or a weight file")
         from ssd_train.weights.load import load_network
 
+        logger.info("loading %s", self.name)
         return load_network(
             self.network, self.weights, self.classes, batch_norm=self.batch_norm, on_progress=on_progress
         )
@@ -154,7 +155,9 @@ def open_runner(
             raise BackendError(f"{source.file}: an exported model has its own precision", arguments=("precision",))
         if options.settings is not None:
             raise BackendError(f"{source.file}: an exported model has its own thresholds", arguments=("settings",))
-        return open_model(choose_backend(source.file, backend), source.file, options)
+        row = choose_backend(source.file, backend)
+        logger.info("opening %s in %s", source.file, row.name)
+        return open_model(row, source.file, options)
     precision = PRECISIONS.find(precision or "fp32").name
     row = backend_of_network(backend, precision)
     network = source.load(on_progress)

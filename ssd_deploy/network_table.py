@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from ssd_deploy.text_table import text_table, wrapped
 from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, NetworkConfig
 from ssd_train.weights.store import cached_weights
+
+logger = logging.getLogger(__name__)
 
 HEADER = (
     "network", "input", "classes", "parameters", "anchors", "GFLOPs", "VOC07 mAP", "COCO AP/AP50/AP75", "weights",
@@ -21,6 +24,7 @@ def describe_networks(root: Path) -> list[dict[str, Any]]:
     Args:
         root: the folder that fetched weights are looked for in.
     """
+    logger.info("counting %d networks", len(NETWORKS))
     return [_describe(config, root) for config in NETWORKS.values()]
 
 

@@ -19,7 +19,7 @@ from ssd_deploy.cli.options import (
     loaded,
 )
 from ssd_deploy.model_source import ModelSource, export_network
-from ssd_deploy.parity.verdict import Criteria
+from ssd_deploy.parity.criteria import Criteria
 from ssd_train.command_line import Result, check_results, parse_list, parse_numbers
 from ssd_train.precisions import PRECISIONS
 

@@ -19,11 +19,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_deploy.parity.criteria import MOVED_IOU
 from ssd_deploy.parity.pairs import best_pairs, overlaps, same_label
 from ssd_train.detections import Detections
 
 SAME_OBJECT_IOU = 0.5
-MOVED_IOU = 0.8
 HAIR = 0.1
 
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.parity.changes import Changes, count_changes
+from ssd_deploy.parity.criteria import Criteria, Tolerances
 from ssd_deploy.parity.pairs import ImageComparison, compare_image
-from ssd_deploy.parity.stages import Stage, Tolerances, compare_inputs_and_raw, detection_stages
-from ssd_deploy.parity.verdict import Criteria, Findings, Verdict, decide
+from ssd_deploy.parity.stages import Stage, compare_inputs_and_raw, detection_stages
+from ssd_deploy.parity.verdict import Findings, Verdict, decide
 from ssd_train.datasets.dataset import Dataset, image_samples
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.errors import DatasetError

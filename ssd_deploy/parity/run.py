@@ -10,8 +10,8 @@ from export.engine.file import is_engine
 from ssd_deploy.backends import BACKENDS, Finding, RunOptions, choose_backend, open_model
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.parity.compare import BackendRun, check_something_found, compare, run_backend, working_threshold
+from ssd_deploy.parity.criteria import Criteria
 from ssd_deploy.parity.report import ParityOutcome
-from ssd_deploy.parity.verdict import Criteria
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.errors import BackendError, SSDDeployError
 from ssd_train.metrics.protocol import Protocol

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from ssd_deploy.backends.base import Runner
-from ssd_deploy.parity.changes import MOVED_IOU
+from ssd_deploy.parity.criteria import Tolerances, finite_or_none
 from ssd_deploy.parity.pairs import ImageComparison
 from ssd_train.datasets.dataset import Sample
-from ssd_train.errors import DatasetError
 from ssd_train.preprocess import preprocess
 
 # Raw predictions are compared on this many images, since each costs both sides another forward pass.
@@ -21,50 +20,6 @@ RAW_IMAGES = 16
 # differ without a verdict: a share of all, or this many in a short run, but never over a tenth of it.
 EXCUSED_COUNT = 4
 EXCUSED_AT_MOST = 0.1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tolerances:
-    """How far a backend may be from the reference; the defaults are what float32 in another order explains.
-
-    Infinity is no limit, but what is not finite fails all the same.
-
-    Attributes:
-        metric: largest difference of the data set's metric, a fraction.
-        agreement: lowest agreement AP, a fraction.
-        input_tensor: largest difference of a normalised pixel.
-        raw: largest difference of a logit or offset, as a share of its tensor's standard deviation.
-        score: largest score difference of a matched pair.
-        box: largest corner difference of a matched pair in image pixels.
-        differing: share of the detections that may have no partner, or one further away than `box`.
-        pair_iou: overlap from which two detections of a label are taken for the same one.
-    """
-
-    metric: float = 1e-4
-    agreement: float = 0.999
-    input_tensor: float = 1e-5
-    raw: float = 1e-3
-    score: float = 1e-4
-    box: float = 0.1
-    differing: float = 0.002
-    pair_iou: float = 0.9
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if not getattr(self, field.name) >= 0:
-                raise DatasetError(
-                    f"a tolerance of {getattr(self, field.name)} for {field.name} is below 0", arguments=(field.name,)
-                )
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Return plain values for JSON; None is no limit."""
-        return {name: _finite(value) for name, value in dataclasses.asdict(self).items()}
-
-
-# Of a precision that changes numbers only what goes in is held to a limit; the rest is said as it is.
-UNLIMITED = Tolerances(
-    metric=math.inf, agreement=0, raw=math.inf, score=math.inf, box=math.inf, differing=math.inf, pair_iou=MOVED_IOU
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,8 +47,8 @@ class Stage:
         """Return plain values for JSON, which has no infinity: null, and the text says it."""
         return {
             "name": self.name,
-            "difference": _finite(self.difference),
-            "tolerance": _finite(self.tolerance),
+            "difference": finite_or_none(self.difference),
+            "tolerance": finite_or_none(self.tolerance),
             "text": self.text,
             "passed": self.passed,
         }
@@ -168,7 +123,3 @@ def detection_stages(images: Sequence[ImageComparison], tolerances: Tolerances) 
         _stage("detection scores", worst_score, tolerances.score),
         Stage(name="detections", difference=differing / total, tolerance=allowed, text=text),
     ]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

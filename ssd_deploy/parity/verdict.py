@@ -14,63 +14,12 @@ import dataclasses
 from collections.abc import Sequence
 
 from ssd_deploy.parity.changes import Changes
-from ssd_deploy.parity.stages import UNLIMITED, Stage, Tolerances
-from ssd_train.errors import DatasetError
+from ssd_deploy.parity.criteria import Criteria, Tolerances
+from ssd_deploy.parity.stages import Stage
 from ssd_train.evaluation.evaluate import EvaluationReport
-from ssd_train.options import check_ranges, option
 from ssd_train.precisions import Limits
 
 TOLERANCES, METRIC, DETECTIONS = "tolerances", "metric", "detections"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Criteria:
-    """What backends have to meet; None is what the precision's row says.
-
-    Attributes:
-        score_threshold: the working threshold: detections of at least this score count.
-        max_drop: points of the metric that a precision with limits may lose.
-        max_changed: share of its detections that may change.
-        tolerance: largest difference of the metric as a fraction, of every precision; `max_drop` goes before it.
-        min_agreement: lowest agreement AP of every precision; without it only float32 is held to one.
-        tolerances: what a precision without limits, float32, is held to.
-
-    Raises:
-        DatasetError: a value outside its range.
-    """
-
-    score_threshold: float = option(
-        0.3, "Detections of at least this score are counted.", names=("--score-threshold",), least=0, below=1
-    )
-    max_drop: float | None = option(
-        None, "Points of the metric that may be lost; without it 0.05 for fp16, 0.3 (VOC) or 0.5 (COCO) for int8.",
-        least=0, most=100,
-    )  # fmt: skip
-    max_changed: float | None = option(
-        None, "Share of the detections that may change; without it 0.02 for fp16, 0.1 for int8.", least=0, most=1
-    )
-    tolerance: float | None = option(
-        None, "Largest difference of the metric, a fraction; without it 1e-4 for fp32.", least=0
-    )
-    min_agreement: float | None = option(
-        None, "Lowest agreement AP, a fraction; without it 0.999 for fp32.", least=0, most=1
-    )
-    tolerances: Tolerances = Tolerances()
-
-    def __post_init__(self) -> None:
-        check_ranges(self, DatasetError)
-
-    def tolerances_of(self, limits: Limits | None) -> Tolerances:
-        """Return what the stages of a precision with such limits are held to."""
-        asked = {"metric": self.tolerance if limits is None else None, "agreement": self.min_agreement}
-        changes = {name: value for name, value in asked.items() if value is not None}
-        return dataclasses.replace(self.tolerances if limits is None else UNLIMITED, **changes)
-
-    def metric_limit(self, limits: Limits, metric: str) -> float | None:
-        """Return the points that a precision may lose of a metric; None where nobody says."""
-        if self.max_drop is not None:
-            return self.max_drop
-        return limits.metric_drop.get(metric) if self.tolerance is None else 100 * self.tolerance
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

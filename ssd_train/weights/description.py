@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ssd_train.errors import WeightsError
 from ssd_train.requirements import require
-from ssd_train.weights.params_file import MAGIC, parse_params, read_bytes
 
 if TYPE_CHECKING:
     from ssd_train.weights.weight_file import WeightFile
@@ -65,6 +64,8 @@ def describe_weights(path: Path) -> WeightsDescription:
         WeightsError: the file is missing, damaged, or no weight file.
         BackendError: it is a PyTorch checkpoint, and torch, which reads it, is not installed.
     """
+    from ssd_train.weights.params_file import parse_params, read_bytes
+
     file_format = format_of(path)
     if file_format == "torch":
         file = _read_torch(path)
@@ -101,6 +102,8 @@ def network_of(path: Path) -> str:
         WeightsError: it says none, as foreign files do, or it cannot be read.
         BackendError: it is a PyTorch checkpoint, and torch is not installed.
     """
+    from ssd_train.weights.params_file import read_bytes
+
     file_format = format_of(path)
     metadata: Mapping[str, str] = {}
     if file_format == "torch":
@@ -117,6 +120,9 @@ def network_of(path: Path) -> str:
 
 def format_of(path: Path) -> Format:
     """Tell the kind of a weight file by its first bytes; raise WeightsError where it is none."""
+    # NumPy comes along, which the command line's help has no use for.
+    from ssd_train.weights.params_file import MAGIC, read_bytes
+
     head = read_bytes(path, 16)
     if head[:8] == MAGIC:
         return "params"

@@ -10,9 +10,8 @@ import pytest
 from tiny_data import FakeRunner, blocks, write_image
 
 from ssd_deploy.parity.compare import Comparison, compare, images_as_dataset, report_dict, run_backend
+from ssd_deploy.parity.criteria import Criteria, Tolerances
 from ssd_deploy.parity.pairs import match_detections
-from ssd_deploy.parity.stages import Tolerances
-from ssd_deploy.parity.verdict import Criteria
 from ssd_train.datasets.dataset import Dataset, make_ground_truth
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError, ImageError

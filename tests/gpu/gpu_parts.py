@@ -17,8 +17,8 @@ from export.engine.build import BuiltEngine
 from export.engine.file import BuildOptions
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.parity.compare import BackendRun, Comparison, compare, run_backend
+from ssd_deploy.parity.criteria import Criteria
 from ssd_deploy.parity.pairs import match_detections
-from ssd_deploy.parity.verdict import Criteria
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.datasets.layouts import load_dataset
 from ssd_train.detections import Detections, PaddedDetections
