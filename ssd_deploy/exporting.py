@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,12 @@ logger = logging.getLogger(__name__)
 def export_precisions(
     network: "SSD", precisions: Sequence[str], settings: PostprocessSettings, int8: QuantizeOptions, folder: Path
 ) -> list[StepResult]:
-    """Export a network in every precision; what is calibrated is made of a float32 file."""
+    """Export a network in every precision to a folder; what is calibrated is made of a float32 file."""
     results = []
     for name in precisions:
         if PRECISIONS[name].needs_calibration:
-            float_file = export_network(network, folder / "float32", "fp32", settings)
-            results.append(run_step(name, float_file, folder, int8))
+            with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as unseen:
+                results.append(run_step(name, export_network(network, Path(unseen), "fp32", settings), folder, int8))
         else:
             path = export_network(network, folder, name, settings)
             results.append(StepResult(path=path, checked="raw predictions and detections beside PyTorch's"))
@@ -72,17 +73,13 @@ def engine_settings(options: BuildOptions, flavour: str) -> EngineSettings:
     return settings
 
 
-def moved(result: StepResult, out_dir: Path) -> StepResult:
-    """Move what a step wrote, each file whole or not at all.
+def keep_reports(result: StepResult, out_dir: Path) -> StepResult:
+    """Move the reports of a step, such as what int8 costs, out of a folder that will go with its model.
 
     Raises:
         SSDDeployError: the folder cannot be written.
     """
-
-    def move(path: Path) -> Path:
+    for path in result.files:
         with written_atomically(out_dir / path.name) as temporary:
             shutil.move(path, temporary)
-        return out_dir / path.name
-
-    path = move(result.path) if result.path is not None else None
-    return dataclasses.replace(result, path=path, files=tuple(map(move, result.files)))
+    return dataclasses.replace(result, path=None, files=tuple(out_dir / path.name for path in result.files))

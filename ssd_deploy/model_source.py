@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssd_deploy.backends import AUTO, BACKENDS, Backend, RunOptions, choose_backend, open_model
-from ssd_train.errors import BackendError, NetworkError, WeightsError
+from ssd_train.errors import BackendError, ModelError, NetworkError, WeightsError
 from ssd_train.precisions import PRECISIONS
 from ssd_train.requirements import require
 from ssd_train.spec import PostprocessSettings
@@ -100,8 +100,9 @@ def find_model(
     from ssd_train.networks.zoo import NETWORKS, find_network
 
     path = Path(named).expanduser()
-    suffixes = {suffix for row in BACKENDS.values() for suffix in row.suffixes}
-    if path.suffix.lower() in suffixes:
+    if is_exported(path):
+        if not path.exists():
+            raise ModelError(f"{path}: there is no such model file; make one with `ssd-deploy export`")
         given = {"network": network, "weights": weights, "classes": classes}
         extra = tuple(name for name, value in given.items() if value is not None)
         if extra:
@@ -128,6 +129,11 @@ def find_model(
         classes=classes,
         batch_norm=batch_norm,
     )
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a name stands for a file that some backend opens, rather than for a network."""
+    return any(row.takes(path) for row in BACKENDS.values())
 
 
 def open_runner(

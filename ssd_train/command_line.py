@@ -6,6 +6,7 @@ else, such as stages, bars, warnings and errors, goes to standard error.
 """
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import inspect
@@ -30,6 +31,8 @@ USER_ERROR = 2
 SCHEMA_VERSION = 1
 
 STANDARD_OUTPUT = Path("-")
+
+_QUIET = contextvars.ContextVar("quiet", default=False)
 
 PACKAGES = ("ssd_train", "export", "ssd_deploy")
 
@@ -296,7 +299,7 @@ class _Told(logging.Handler):
 @contextlib.contextmanager
 def told_on_standard_error(quiet: bool) -> Iterator[None]:
     """Within the block, print stages and warnings of this project's packages; warnings alone with `quiet`."""
-    handler = _Told()
+    handler, token = _Told(), _QUIET.set(quiet)
     loggers = [logging.getLogger(name) for name in PACKAGES]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -305,6 +308,7 @@ def told_on_standard_error(quiet: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        _QUIET.reset(token)
         for logger, level in zip(loggers, levels, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)
@@ -312,4 +316,4 @@ def told_on_standard_error(quiet: bool) -> Iterator[None]:
 
 def is_quiet() -> bool:
     """Whether bars are to be left out, too."""
-    return not logging.getLogger("ssd_deploy").isEnabledFor(logging.INFO)
+    return _QUIET.get()

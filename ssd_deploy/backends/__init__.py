@@ -107,8 +107,17 @@ class Backend:
     def takes(self, model: "SSD | Path") -> bool:
         """Whether it runs such a model: a network, or a file by its suffix."""
         if isinstance(model, Path):
-            return model.suffix.lower() in self.suffixes
+            return suffix_of(model) in self.suffixes
         return self.runs_networks
+
+
+def suffix_of(path: Path) -> str:
+    """Return what a file's name ends with, in lower case; `.onnx` for an ONNX file whose name has no ending."""
+    if path.suffix == "" and path.is_file():
+        with path.open("rb") as file:
+            # The first entry of the format: the version of its intermediate representation.
+            return ".onnx" if file.read(1) == b"\x08" else ""
+    return path.suffix.lower()
 
 
 # --- What the rows call ---
@@ -214,7 +223,7 @@ def open_model(row: Backend, model: "SSD | Path", options: RunOptions) -> "Runne
         BackendError: the backend has no such device or variant, or does not work here.
         ModelError: the file cannot be loaded.
     """
-    device = options.device or row.devices[0]
+    device = row.devices[0] if options.device is None else options.device
     if device == AUTO:
         if GPU in row.devices and row.probe(GPU).works:
             # A file may be for CPUs alone; what is wrong with it otherwise is told by the usual device.

@@ -164,7 +164,7 @@ def open_runner(model: Any, options: RunOptions) -> OnnxRuntimeRunner:
         raise BackendError("the onnxruntime backend runs a .onnx file; export the network first")
     return OnnxRuntimeRunner(
         model,
-        device=options.device or "cpu",
+        device="cpu" if options.device is None else options.device,
         allow_tf32=options.allow_tf32,
         threads=options.threads,
         with_raw=options.with_raw,

@@ -218,7 +218,7 @@ def open_runner(model: SSD | Path, options: RunOptions) -> TorchRunner:
     return TorchRunner(
         copy.deepcopy(model),
         options.settings or model.spec.postprocess,
-        device=options.device or "cpu",
+        device="cpu" if options.device is None else options.device,
         allow_tf32=options.allow_tf32,
         compiled="compile" in options.variants,
         channels_last="channels-last" in options.variants,

@@ -115,17 +115,13 @@ def export(
     with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as unseen:
         files = [source.file] if source.file is not None else []
         if source.file is None:
-            made = make.export_precisions(loaded(source), precisions, thresholds, int8, Path(unseen))
-            if ONNX in formats:
-                made = results = [make.moved(each, out) for each in made]
-            else:
-                # The reports on what int8 costs, without the file that they are about.
-                results = [make.moved(dataclasses.replace(each, path=None), out) for each in made]
+            folder = out if ONNX in formats else Path(unseen)
+            made = make.export_precisions(loaded(source), precisions, thresholds, int8, folder)
             files = [each.path for each in made if each.path is not None]
-            results = [
-                *results,
-                *make.rewrite_for_cpu(files, out, winograd=exporting.winograd, optimize=exporting.optimize_for_cpu),
-            ]
+            results = made if ONNX in formats else [make.keep_reports(each, out) for each in made]
+            results += make.rewrite_for_cpu(
+                files, out, winograd=exporting.winograd, optimize=exporting.optimize_for_cpu
+            )
         for flavour, settings in engines.items():
             results += [make.run_step(flavour, file, out, settings) for file in files]
     return _result(results)
@@ -149,9 +145,7 @@ def quantize(
     if source.file is not None:
         _refuse(ctx, (PostprocessSettings,), True, f"a network; {source.file} has its own")
         return _result([make.run_step("int8", source.file, to.out, int8)])
-    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as unseen:
-        made = make.export_precisions(loaded(source), ["int8"], thresholds, int8, Path(unseen))
-        return _result([make.moved(each, to.out) for each in made])
+    return _result(make.export_precisions(loaded(source), ["int8"], thresholds, int8, to.out))
 
 
 def build(

@@ -42,7 +42,7 @@ def parity(
 ) -> Result:
     """Compare every backend that works here with PyTorch on the same images; exit 1 where one differs."""
     words, patterns = pictures.split_off(names or [])
-    sources = named.find([*([named.network] if named.network else []), *words, *named.model])
+    sources = named.find([*words, *named.model])
     networks = [source for source in sources if source.file is None]
     files = [source.file for source in sources if source.file is not None]
     if len(networks) != 1:

@@ -1,7 +1,6 @@
 """Options that several commands share, and what they stand for."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssd_deploy.backends import AUTO, BACKENDS, RunOptions, parse_backend
-from ssd_deploy.model_source import ModelSource, find_model, open_runner
+from ssd_deploy.model_source import ModelSource, find_model, is_exported, open_runner
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.options import option
 from ssd_train.precisions import PRECISIONS
@@ -51,16 +50,28 @@ class Naming:
 
     def find(self, names: Sequence[str]) -> list[ModelSource]:
         """Return what MODEL and these options name, at least one detector."""
-        if not names and self.network is None:
+        files = [name for name in names if is_exported(Path(name))]
+        networks = [name for name in names if name not in files]
+        if self.network is not None and not networks:
+            networks = [self.network]
+        if not networks and not files:
             raise typer.BadParameter("name a model: a network, a run folder, a weight file, an .onnx or .engine file")
-        find = functools.partial(
-            find_model, weights=self.weights, classes=self.class_list(), batch_norm=self.batch_norm
-        )
-        if self.network is None:
-            return [find(name) for name in names]
-        if len(names) > 1:
-            raise typer.BadParameter(f"{self.network} is one more than the models named; leave it out")
-        return [find(names[0] if names else self.network, network=self.network)]
+        if self.network is not None and len(networks) > 1:
+            raise typer.BadParameter(f"{self.network} is one network, but {', '.join(networks)} are several")
+        for of_network in ("weights", "classes"):
+            if not networks and getattr(self, of_network) is not None:
+                raise typer.BadParameter("an exported model has its own", param_hint=f"'--{of_network}'")
+        found = [
+            find_model(
+                name,
+                network=self.network,
+                weights=self.weights,
+                classes=self.class_list(),
+                batch_norm=self.batch_norm,
+            )
+            for name in networks
+        ]
+        return [*found, *map(find_model, files)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,10 +80,10 @@ class OneModel(Naming):
 
     def source(self, name: str | None) -> ModelSource:
         """Return the one detector that is named."""
-        names = [each for each in (name, self.model) if each is not None]
-        if len(names) > 1:
-            raise typer.BadParameter(f"{names[0]} and {names[1]} are two models; name one")
-        return self.find(names)[0]
+        sources = self.find([each for each in (name, self.model) if each is not None])
+        if len(sources) > 1:
+            raise typer.BadParameter(f"{sources[0].name} and {sources[1].name} are two models; name one")
+        return sources[0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

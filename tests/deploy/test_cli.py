@@ -34,8 +34,8 @@ from tiny_data import (
     write_turned,
 )
 
-from export.cpu_graph import optimize_for_cpu
-from export.cpu_metadata import check_cpu_graph
+from export.file_metadata import check_runs_here
+from export.steps import STEPS
 from ssd_deploy import load_detector
 from ssd_deploy.backends import BACKENDS, Finding, RunOptions
 from ssd_deploy.backends.base import Runner
@@ -891,13 +891,13 @@ def test_parity_lists_what_one_backend_cannot_take_and_goes_on(
 
     def open_on_a_gpu(model: Any, options: RunOptions) -> Runner:
         metadata = {entry.key: entry.value for entry in onnx.load(model).metadata_props}
-        check_cpu_graph(metadata, str(model), "1", on_cpu=False)
+        check_runs_here(metadata, str(model), "1", on_cpu=False)
         return BACKENDS["onnxruntime"].open(model, dataclasses.replace(options, device="cpu"))
 
     toy = dataclasses.replace(BACKENDS["onnxruntime"], name="toy", devices=("gpu",), open=open_on_a_gpu)
     toy = dataclasses.replace(toy, probe=lambda device: Finding(works=True, detail=device))
     monkeypatch.setitem(BACKENDS._rows, "toy", toy)
-    for_cpu = optimize_for_cpu(shutil.copy(model_path, tmp_path / "m.onnx"))
+    for_cpu = STEPS["cpu"].apply(shutil.copy(model_path, tmp_path / "m.onnx"), tmp_path).path
     command = ("parity", "--network", NAME, "--weights", "random", "--images", voc_root / "JPEGImages" / "p0.png")
     code, output = run_cli(*command, "--model", for_cpu, "--model", model_path, "--json", tmp_path / "out.json")
     assert code == 0, output

@@ -17,8 +17,8 @@ from ssd_deploy.parity.report import ParityOutcome
 from ssd_train.datasets.dataset import Dataset, make_ground_truth
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError, NetworkError
-from ssd_train.evaluation.protocol import Protocol
 from ssd_train.files import write_json
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.precisions import PRECISIONS
 from ssd_train.spec import DetectorSpec, PostprocessSettings
 
