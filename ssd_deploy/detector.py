@@ -113,6 +113,8 @@ def load_detector(
     source = find_model(model, weights=weights, classes=classes)
     if provider is not None and device not in (None, provider):
         raise BackendError(f"provider {provider!r} and device {device!r} contradict each other; leave one out")
+    if provider is not None and source.file is None and backend != "onnxruntime":
+        raise BackendError(f"provider {provider!r} is for ONNX Runtime; name its backend, or a device")
     int8 = None
     if calibration_data is not None:
         from export.quantize_options import QuantizeOptions

@@ -67,7 +67,9 @@ def _precisions(counts: dict[str, int] | None) -> str:
 def _cards(gpu: str | None, options: BuildOptions) -> str:
     if gpu is not None:
         return gpu
-    return ", ".join(f"sm {target}" for target in options.target_sm) or "Ampere and later"
+    if options.target_sm:
+        return f"compute capability {', '.join(map(str, options.target_sm))}"
+    return "Ampere and later"
 
 
 ENGINE_STEPS = tuple(map(engine_step, FLAVOURS))

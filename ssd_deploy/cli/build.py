@@ -11,6 +11,7 @@ import typer
 
 from export.engine.file import BuildOptions
 from export.engine.flavours import FLAVOURS, TENSORRT
+from export.file_metadata import Int8Target
 from export.quantize_options import QuantizeOptions
 from ssd_deploy.backends import AUTO
 from ssd_deploy.cli.options import ModelArgument, OneModel
@@ -105,6 +106,10 @@ def export(
         _refuse(ctx, (PostprocessSettings, "precision"), True, f"a network; {source.file} has its own")
         if ONNX in formats:
             raise typer.BadParameter(f"{source.file} is exported already; name an engine", param_hint="'--format'")
+    if formats != [ONNX] and calibrating.target == Int8Target.CPU:
+        raise typer.BadParameter(
+            "cpu is for ONNX Runtime; TensorRT takes the portable graph", param_hint="'--int8-target'"
+        )
     from ssd_deploy import exporting as make
     from ssd_deploy.cli.options import loaded
 

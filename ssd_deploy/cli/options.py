@@ -127,7 +127,8 @@ class Running(OnDevice):
         is_onnxruntime = choice.backend.name == "onnxruntime" if choice else source.file is not None
         if self.provider is not None and not is_onnxruntime:
             raise typer.BadParameter(
-                "is ONNX Runtime's: add --backend onnxruntime, or use --device", param_hint="'--provider'"
+                f"{self.provider} is for ONNX Runtime: add --backend onnxruntime, or use --device",
+                param_hint="'--provider'",
             )
         variants = (*(choice.variants if choice else ()), *(("cuda-graph",) if self.cuda_graph else ()))
         options = RunOptions(

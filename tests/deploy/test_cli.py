@@ -189,7 +189,8 @@ def test_doctor_names_every_backend_and_why_it_does_not_work(run_cli: Run) -> No
     code, output = run_cli("doctor")
     assert code == 0
     rows = {}
-    for line in output.splitlines()[2:]:
+    lines = [line for line in output.splitlines() if not line.startswith("trying ")]
+    for line in lines[2:]:
         backend, works, detail = line.split("  ", 1)[0], *line.split("  ", 1)[1].split(None, 1)
         rows[backend] = (works, detail)
     assert list(rows) == [
@@ -363,7 +364,7 @@ def test_export_for_the_cpu_writes_winograds_file_and_this_machines(run_cli: Run
     assert code == 0, output
     stem = "ssd_512_mobilenet1.0_coco.fp32"
     names = [f"{stem}.onnx", f"{stem}.winograd.onnx", f"{stem}.winograd.cpu.onnx"]
-    assert output.splitlines() == [str(tmp_path / name) for name in names]
+    assert [line for line in output.splitlines() if line.startswith("/")] == [str(tmp_path / name) for name in names]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     cv2.imwrite(str(tmp_path / "noise.png"), np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
     for name in names[1:]:
@@ -685,11 +686,13 @@ def test_a_missing_split_is_named_with_those_there_are(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        pytest.param(["--data-shape", 512], "--data-shape 512 does not fit ssd_300_mobilenet0.25_voc", id="data shape"),
+        pytest.param(
+            ["--data-shape", 512], "'--data-shape': 512 does not fit ssd_300_mobilenet0.25_voc", id="data shape"
+        ),
         pytest.param(["--weights", "random"], "--weights", id="weights beside a model"),
         pytest.param(["--classes", "x.txt"], "--classes", id="classes beside a model"),
-        pytest.param(["--backend", "torch"], "--backend torch", id="model file in torch"),
-        pytest.param(["--network", NAME], "either --network", id="network and model"),
+        pytest.param(["--backend", "torch"], "the torch backend does not run such a file", id="model file in torch"),
+        pytest.param(["--network", NAME], f"{NAME} and ", id="network and model"),
     ],
 )
 def test_options_that_contradict_each_other_are_named(
@@ -700,7 +703,7 @@ def test_options_that_contradict_each_other_are_named(
 
 
 def test_neither_network_nor_model_is_a_mistake(mistake: Mistake, voc_root: Path) -> None:
-    assert "either --network" in mistake("eval", "--dataset", "voc", "--data-root", voc_root)
+    assert "name a model: a network, a run folder" in mistake("eval", "--dataset", "voc", "--data-root", voc_root)
 
 
 @pytest.mark.parametrize("provider", ["cpu", "cuda"])
@@ -718,7 +721,7 @@ def test_a_provider_is_not_silently_ignored_where_pytorch_runs(mistake: Mistake,
         "--data-root",
         voc_root,
     )
-    assert f"--provider {provider}" in line
+    assert f"'--provider': {provider} is for ONNX Runtime" in line
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA works here")
@@ -870,7 +873,7 @@ def test_parity_with_another_networks_file_is_a_mistake(
 
 @pytest.mark.parametrize("arguments", [[], ["--dataset", "voc", "--images", "x.png"]])
 def test_parity_needs_a_data_set_or_images(mistake: Mistake, arguments: list[str]) -> None:
-    assert "either --dataset" in mistake("parity", "--network", NAME, "--weights", "random", *arguments)
+    assert "name either --data or --images" in mistake("parity", "--network", NAME, "--weights", "random", *arguments)
 
 
 def test_parity_that_cannot_write_its_report_says_so_first(

@@ -1,3 +1,4 @@
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,13 +71,14 @@ def test_classes_reach_a_custom_network() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"backend": "torch"}, BackendError, "torch backend runs a network"),
+        ({"backend": "torch"}, BackendError, "torch backend does not run such a file; choose onnxruntime"),
         ({"backend": "tensorflow"}, BackendError, "'tensorflow' does not exist; choose torch, onnxruntime"),
-        ({"provider": "rocm"}, BackendError, "'rocm' does not exist; choose cpu, cuda, tensorrt"),
-        ({"device": "cuda"}, BackendError, "'cuda' is for PyTorch"),
+        ({"provider": "rocm"}, BackendError, "'rocm' is none of the onnxruntime backend; choose cpu, cuda, tensorrt"),
+        ({"device": "cuda", "provider": "cpu"}, BackendError, "contradict each other"),
         ({"weights": "random"}, WeightsError, "has its own weights"),
-        ({"classes": ["a"]}, WeightsError, "has its own weights, classes, settings and precision"),
-        ({"settings": PostprocessSettings()}, WeightsError, "its own weights, classes, settings and precision"),
+        ({"classes": ["a"]}, WeightsError, "has its own weights and classes"),
+        ({"settings": PostprocessSettings()}, BackendError, "has its own thresholds"),
+        ({"precision": "fp16"}, BackendError, "has its own precision"),
         ({"batch_size": 0}, BackendError, "batch size of 0"),
     ],
 )
@@ -90,9 +92,9 @@ def test_options_that_do_not_fit_a_model_file_are_refused(
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"backend": "onnxruntime"}, BackendError, "runs a .onnx file; make it with `ssd-deploy export`"),
+        ({"backend": "onnxruntime", "precision": "bf16"}, BackendError, "runs no network in bf16; choose torch"),
         ({"provider": "cuda"}, BackendError, "'cuda' is for ONNX Runtime"),
-        ({"device": "abacus"}, BackendError, "cannot use device 'abacus'"),
+        ({"device": "abacus"}, BackendError, "'abacus' is none of the torch backend; choose cpu, cuda"),
         ({"classes": ["a"]}, NetworkError, "20"),
         ({"weights": "random:x"}, WeightsError, "'x' is not a whole number"),
         ({"weights": "nosuch.params"}, WeightsError, "nosuch.params"),
@@ -309,6 +311,23 @@ def test_loading_in_several_threads_leaves_standard_output_alone(
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: load_detector(model_path, provider="cuda"), range(12)))
     assert sys.stdout is before
+
+
+def test_a_network_is_exported_for_a_backend_that_runs_files(
+    model_path: Path, pictures: list[Image], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `detect` does; the export, which has tests of its own, is stood in for by a copy of its file."""
+
+    def copied(network: SSD, folder: Path, precision: str, settings: object, int8: object) -> Path:
+        assert (network.config.name, precision, settings, int8) == (NAME, "fp32", None, None)
+        return Path(shutil.copy(model_path, folder))
+
+    monkeypatch.setattr("ssd_deploy.model_source.export_network", copied)
+    with caplog.at_level("INFO"):
+        detector = load_detector(NAME, "onnxruntime", weights="random")
+    assert "onnxruntime runs files: exporting" in caplog.text
+    expected = load_detector(model_path).detect(pictures[:1])[0]
+    assert np.array_equal(detector.detect(pictures[:1])[0].boxes, expected.boxes)
 
 
 def test_a_model_file_is_known_by_being_one_and_not_by_its_name(model_path: Path, tmp_path: Path) -> None:

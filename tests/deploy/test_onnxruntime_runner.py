@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from ssd_deploy.backends import BACKENDS, RunOptions
+from ssd_deploy.backends import BACKENDS, RunOptions, open_model
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner, open_runner, provider_list
 from ssd_train.errors import BackendError, ModelError
 
@@ -89,7 +89,7 @@ def test_a_gpus_number_becomes_its_device_id(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA works here")
 def test_auto_runs_on_the_cpu_where_there_is_no_gpu(model_path: Path) -> None:
-    runner = BACKENDS["onnxruntime"].open(model_path, RunOptions(device="auto"))
+    runner = open_model(BACKENDS["onnxruntime"], model_path, RunOptions(device="auto"))
     assert runner.name == "onnxruntime (CPU)" and runner.run(IMAGES).scores.shape == (1, 100)
 
 
@@ -97,4 +97,4 @@ def test_auto_tells_what_is_wrong_with_a_file_itself(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no model")
     with pytest.raises(ModelError, match=r"model\.onnx: is not a usable ONNX file"):
-        open_runner(path, RunOptions(device="auto"))
+        open_model(BACKENDS["onnxruntime"], path, RunOptions(device="auto"))
