@@ -51,12 +51,22 @@ class ModelSource:
     batch_norm: "BatchNorm" = "auto"
 
     def class_names(self) -> Sequence[str] | None:
-        """Return the class list that was given, or that a weight file brings; None for the network's own."""
-        if self.classes is not None or not isinstance(self.weights, Path):
+        """Return the class list that was given, or that the weights bring; None for the network's own.
+
+        Raises:
+            WeightsError: the weight file cannot be read.
+        """
+        from ssd_train.networks.zoo import find_network
+        from ssd_train.weights.load import stored_weights
+
+        if self.classes is not None or find_network(str(self.network)).class_names:
             return self.classes
+        path = stored_weights(str(self.network), self.weights)
+        if path is None:
+            return None
         from ssd_train.weights.description import describe_weights
 
-        return describe_weights(self.weights).class_names
+        return describe_weights(path).class_names
 
     def load(self, on_progress: Progress = silent) -> "SSD":
         """Build the network with its weights; they are fetched where they are missing.

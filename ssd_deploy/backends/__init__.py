@@ -150,7 +150,8 @@ def _open_onnxruntime(model: "SSD | Path", options: RunOptions) -> "Runner":
     return open_runner(model, options)
 
 
-def _describe_onnx(path: Path) -> "DetectorSpec":
+def describe_onnx(path: Path) -> "DetectorSpec":
+    """Return what an ONNX file says of itself; a `Backend.describe` for rows that open such files."""
     from export.session import read_metadata
     from ssd_train.spec import DetectorSpec
 
@@ -178,7 +179,7 @@ def _tensorrt(flavour: str) -> Backend:
         made_for=lambda path: is_engine(path) and read_info(path).flavour == flavour,
         probe=probe,
         open=open_engine,
-        describe=lambda path: read_info(path).spec if is_engine(path) else _describe_onnx(path),
+        describe=lambda path: read_info(path).spec if is_engine(path) else describe_onnx(path),
     )
 
 
@@ -208,7 +209,7 @@ BACKENDS: Table[Backend] = Table(
             made_for=lambda path: True,
             probe=_probe_onnxruntime,
             open=_open_onnxruntime,
-            describe=_describe_onnx,
+            describe=describe_onnx,
         ),
         *(_tensorrt(flavour) for flavour in FLAVOURS),
     ),

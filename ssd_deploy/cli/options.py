@@ -12,6 +12,7 @@ from ssd_deploy.model_source import ModelSource, find_model, is_exported, open_r
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.options import option
 from ssd_train.precisions import PRECISIONS
+from ssd_train.requirements import require
 from ssd_train.weights.description import BATCH_NORMS, BatchNorm
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class Naming:
         for of_network in ("weights", "classes"):
             if not networks and getattr(self, of_network) is not None:
                 raise typer.BadParameter("an exported model has its own", param_hint=f"'--{of_network}'")
+        if networks:
+            # Before data are looked for, and anything else that a light installation would do for nothing.
+            require("torch", "export", "A PyTorch network")
+            require("safetensors", "export", "A weight file")
         found = [
             find_model(
                 name,

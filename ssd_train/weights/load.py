@@ -72,13 +72,21 @@ def load_network(
                 f"batch_norm {batch_norm!r} is for checkpoints of pytorch-cv; leave it out", arguments=("batch_norm",)
             )
         return untrained_network(network_config(name, classes), seed)
-    if str(weights) == PUBLISHED:
-        weights_path = fetch_weights(name, root, on_progress)
-    elif str(weights) == SHAPES:
-        weights_path = _shapes_path(name)
-    else:
-        weights_path = run_weights(Path(weights)) if Path(weights).is_dir() else Path(weights)
+    weights_path = stored_weights(name, weights) or fetch_weights(name, root, on_progress)
     return read_network(name, weights_path, classes, batch_norm=batch_norm)
+
+
+def stored_weights(name: str, weights: str | Path | None) -> Path | None:
+    """Return the file that `weights` of `load_network` stand for; None where they come from none, or are fetched.
+
+    Raises:
+        WeightsError: they are not of this network, or a run folder has none.
+    """
+    if weights is None or str(weights) == PUBLISHED or random_seed(weights) is not None:
+        return None
+    if str(weights) == SHAPES:
+        return _shapes_path(name)
+    return run_weights(Path(weights)) if Path(weights).is_dir() else Path(weights)
 
 
 def fetch_weights(name: str, root: Path | None = None, on_progress: Progress = silent) -> Path:
