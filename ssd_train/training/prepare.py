@@ -23,7 +23,7 @@ from ssd_train.training.config import FIELDS, TrainingConfig
 from ssd_train.training.initialise import initialise, start_from
 from ssd_train.training.processes import Processes
 from ssd_train.training.samples import load_training_samples
-from ssd_train.weights.backbone import fetch_backbone, has_published_backbone, load_backbone
+from ssd_train.weights.backbone import PUBLISHED_SHA1, fetch_backbone, load_backbone
 from ssd_train.weights.store import default_root
 
 _log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def _load_weights(network: SSD, config: TrainingConfig, processes: Processes) ->
     if config.pretrained_backbone != "auto":
         load_backbone(network, Path(config.pretrained_backbone))
         return f"started from the backbone in {config.pretrained_backbone}"
-    if not has_published_backbone(backbone):
+    if backbone not in PUBLISHED_SHA1:
         return f"started from fresh weights: GluonCV published none for {backbone}"
     if processes.is_first:
         _log.info("looking for GluonCV's ImageNet weights of %s in %s, or fetching them", backbone, default_root())

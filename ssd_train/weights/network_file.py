@@ -13,7 +13,7 @@ from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import find_network, network_config
 from ssd_train.weights.description import BatchNorm, stored_classes
-from ssd_train.weights.mapping import mxnet_state, own_state
+from ssd_train.weights.mapping import mxnet_state, select
 from ssd_train.weights.packed import PACKED, pack
 from ssd_train.weights.pytorch_cv import batch_norm_of, is_pytorch_cv, pytorch_cv_state
 from ssd_train.weights.weight_file import WeightFile, read_tensors, write_safetensors, write_torch
@@ -70,7 +70,7 @@ def state_for(network: SSD, file: WeightFile, batch_norm: BatchNorm = "auto") ->
             "leave that out to use the file's own",
             arguments=("classes",),
         )
-    return own_state(file.tensors, network, file.path)
+    return select(file.tensors, {name: name for name in network.state_dict()}, [], network, file.path)
 
 
 def save_network(network: SSD, path: Path, packed: bool = False) -> None:
