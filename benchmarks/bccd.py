@@ -44,7 +44,7 @@ from ssd_deploy.progress import image_progress
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
 from ssd_train.datasets.dataset import Dataset, Sample
-from ssd_train.datasets.layouts import find_source, load_dataset
+from ssd_train.datasets.layouts import find_source
 from ssd_train.detections import Detections
 from ssd_train.evaluation.evaluate import score
 from ssd_train.files import write_json
@@ -374,7 +374,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     samples = training_samples(options)
     class_names = find_source(options.data_root, train_split=options.train_split).class_names()
-    test = load_dataset("voc", options.data_root, "test", class_names).limited(options.limit)
+    test = find_source("voc", options.data_root).load("test", class_names).limited(options.limit)
     seeds = [int(seed) for seed in options.seeds.split(",")]
     results: list[dict[str, Any]] = []
 

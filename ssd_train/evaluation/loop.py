@@ -9,7 +9,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,14 +39,8 @@ class Found(Generic[Item]):
     detections: Detections
 
 
-class _Loaded(NamedTuple):
-    """A network input (3, H, W), its image's (height, width), and the image itself, empty unless it is kept."""
-
-    tensor: NDArray[np.float32]
-    image_size: tuple[int, int]
-    image: NDArray[np.uint8]
-
-
+# A network input (3, H, W), its image's (height, width), and the image itself, empty unless it is kept.
+_Loaded = tuple[NDArray[np.float32], tuple[int, int], NDArray[np.uint8]]
 _NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
 
@@ -94,7 +88,7 @@ def detect_images(
 
     def prepare(item: Item) -> _Loaded:
         image = load(item)
-        return _Loaded(preprocess(image, spec), image.shape[:2], image if keep_images else _NO_IMAGE)
+        return preprocess(image, spec), image.shape[:2], image if keep_images else _NO_IMAGE
 
     # One more than a batch, since the image handed out last no longer waits when the network starts.
     look_ahead = max(batch_size, workers) + 1

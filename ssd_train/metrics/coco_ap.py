@@ -3,7 +3,6 @@
 It gives pycocotools' numbers, which the tests hold it to, in an eighth of the time.
 """
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,34 +26,13 @@ GLUONCV_SCORE_THRESHOLD = 0.05
 NUMBER_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CocoResult:
-    """COCO's numbers, fractions; NaN where there is no object to find (pycocotools writes -1).
-
-    Attributes:
-        numbers: the twelve of `NUMBER_NAMES`.
-        per_class: AP at IoU 0.50:0.95 by class name.
-        positives: objects that are not crowd, by class name.
-    """
-
-    numbers: dict[str, float]
-    per_class: dict[str, float]
-    positives: dict[str, int]
-
-
 def score(dataset: Dataset, detections: Sequence[Detections], spec: DetectorSpec, protocol: Protocol) -> Scored:
     """Score detections in image pixels, one a sample; see `METRICS`."""
     found = [
         in_protocol(protocol, of_image, image_size=sample.image_size)
         for sample, of_image in zip(dataset.samples, detections, strict=True)
     ]
-    result = coco_average_precision([sample.ground_truth for sample in dataset.samples], found, dataset.class_names)
-    return Scored(
-        numbers=result.numbers,
-        per_class={
-            name: {"AP": result.per_class[name], "objects": result.positives[name]} for name in dataset.class_names
-        },
-    )
+    return coco_average_precision([sample.ground_truth for sample in dataset.samples], found, dataset.class_names)
 
 
 def describe(protocol: Protocol, spec: DetectorSpec) -> str:
@@ -87,12 +65,16 @@ def in_protocol(protocol: Protocol, detections: Detections, *, image_size: tuple
 
 def coco_average_precision(
     ground_truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str]
-) -> CocoResult:
+) -> Scored:
     """Score detections as COCO does: IoU 0.50:0.95, at most 100 detections an image and class.
 
     Args:
         ground_truths, detections: one each an image, boxes in image pixels.
         class_names: label order.
+
+    Returns:
+        The twelve of `NUMBER_NAMES`, NaN where there is no object to find (pycocotools writes -1); of each class
+        `AP` (IoU 0.50:0.95) and `objects`, those that are not crowd.
 
     Raises:
         DatasetError: there are no images, or none holds an object that is not crowd.
@@ -104,10 +86,13 @@ def coco_average_precision(
     labels = np.concatenate([truth.labels[~truth.is_crowd] for truth in ground_truths])
     positives = np.bincount(labels, minlength=len(class_names))
     precision = evaluated.eval["precision"]
-    return CocoResult(
-        numbers={name: _nan_if_undefined(value) for name, value in zip(NUMBER_NAMES, evaluated.stats, strict=True)},
-        per_class={name: mean_precision(precision[:, :, [label]]) for label, name in enumerate(class_names)},
-        positives={name: int(count) for name, count in zip(class_names, positives, strict=True)},
+    numbers = np.where(evaluated.stats > -1, evaluated.stats, np.nan).tolist()
+    return Scored(
+        numbers=dict(zip(NUMBER_NAMES, numbers, strict=True)),
+        per_class={
+            name: {"AP": mean_precision(precision[:, :, [label]]), "objects": int(positives[label])}
+            for label, name in enumerate(class_names)
+        },
     )
 
 
@@ -196,7 +181,3 @@ def mean_precision(precision: NDArray[np.float64]) -> float:
     values = precision[:, :, :, 0, -1]
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else float("nan")
-
-
-def _nan_if_undefined(value: float) -> float:
-    return float(value) if value > -1 else float("nan")
