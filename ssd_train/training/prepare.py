@@ -22,7 +22,6 @@ from ssd_train.training.batches import AugmentedImages, available_workers
 from ssd_train.training.config import FIELDS, TrainingConfig
 from ssd_train.training.initialise import initialise, start_from
 from ssd_train.training.processes import Processes
-from ssd_train.training.samples import load_training_samples
 from ssd_train.weights.backbone import PUBLISHED_SHA1, fetch_backbone, load_backbone
 from ssd_train.weights.store import default_root
 
@@ -73,10 +72,10 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
             arguments=("data_shape", "network"),
         )
     source = find_source(config.dataset, config.data_root, train_split=config.train_split, val_split=config.val_split)
-    if row.class_names:
-        class_names = row.class_names if config.classes is None else read_class_list(config.classes)
+    if config.classes is not None:
+        class_names = read_class_list(config.classes)
     else:
-        class_names = source.class_names() if config.classes is None else read_class_list(config.classes)
+        class_names = row.class_names or source.class_names()
     network = build_ssd(network_config(config.network, class_names))
     if config.batch_size == 1 and any(isinstance(module, ExpandedLevel) for module in network.modules()):
         # The last level has one cell: nothing to take a variance of.
@@ -121,6 +120,36 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
         val_interval=config.val_interval or source.layout.val_interval,
         notes=(*notes, *(f"validation: {note}" for note in validation.notes)),
     )
+
+
+def load_training_samples(source: DataSource, class_names: Sequence[str]) -> tuple[list[Sample], tuple[str, ...]]:
+    """Read the training split and give its images the boxes that GluonCV trains on.
+
+    Difficult and crowd objects are objects like others. Images without any object are left out, as are
+    objects that are marked to be ignored.
+
+    Returns:
+        The samples, whose boxes are in image pixels and as the layout's `training_boxes` has them, and sentences
+        about what was left out.
+
+    Raises:
+        DatasetError: the folder cannot be used, or no image has an object.
+    """
+    dataset = source.layout.load(source.root, source.train_split, class_names, True)
+    samples, left_out = [], 0
+    for sample in dataset.samples:
+        truth = source.layout.training_boxes(sample.ground_truth, sample.image_size)
+        left_out += len(sample.ground_truth) - len(truth)
+        if len(truth):
+            samples.append(dataclasses.replace(sample, ground_truth=truth))
+    if not samples:
+        raise DatasetError(f"{dataset.name}: none of its {len(dataset.samples)} images has an object to learn")
+    notes = list(dataset.notes)
+    if left_out:
+        notes.append(f"left out {left_out} objects in training, which break GluonCV's bounds rule")
+    if len(samples) < len(dataset.samples):
+        notes.append(f"left out {len(dataset.samples) - len(samples)} images without objects")
+    return samples, tuple(notes)
 
 
 def resolved_values(config: TrainingConfig, prepared: Prepared, processes: Processes) -> dict[str, Any]:

@@ -11,12 +11,10 @@ from ssd_train.networks.ssd import SSD
 from ssd_train.training.batches import Stream
 from ssd_train.training.checkpoint import Position
 from ssd_train.training.config import TrainingConfig
-from ssd_train.training.metrics_writer import MetricsWriter
-from ssd_train.training.pictures import write_detections
+from ssd_train.training.pictures import load_preview, write_detections, write_preview
 from ssd_train.training.prepare import Prepared, resolved_values
-from ssd_train.training.preview import load_preview, write_preview
 from ssd_train.training.processes import Processes
-from ssd_train.training.run_folder import RunFolder
+from ssd_train.training.run_folder import MetricsWriter, RunFolder
 
 DETECTIONS_NAME = "validation_detections.jpg"
 PICTURED_VALIDATIONS = 8
