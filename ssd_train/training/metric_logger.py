@@ -35,10 +35,8 @@ class MetricLogger:
 
     Args:
         position: moved on with every step.
-        stream: tells a step's epoch and the images of a step.
         log_step: steps from one line to the next.
         writer: gets those lines; None in all processes but the first.
-        show_progress: the bar.
     """
 
     def __init__(

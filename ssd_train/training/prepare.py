@@ -56,7 +56,6 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
     """Build the network and read both splits' annotations.
 
     Args:
-        config: the training.
         processes: decide the device, and who reads which validation images.
         with_weights: load `init` or a backbone; not wanted where a checkpoint replaces all weights.
         with_check: read every validation image once, see `readable`.

@@ -25,12 +25,7 @@ _log = logging.getLogger(__name__)
 class RunRecorder:
     """Opens a run folder: its configuration, a picture of the first images, and metrics up to the checkpoint.
 
-    Args:
-        config: the training.
-        prepared: what it works on.
-        stream: its steps.
-        position: where it begins; moved on by the training.
-        processes: all of them.
+    The training moves `position` on.
 
     Raises:
         SSDDeployError: one of the first images cannot be read, and nothing was written; or the folder cannot be.
