@@ -168,31 +168,27 @@ def check_answer(padded: PaddedDetections, count: int, spec: DetectorSpec, image
     """
     boxes, scores, labels = padded
     rows = scores.shape[-1] if scores.ndim else 0
-    if not len(boxes) == len(labels) == len(scores) == count:
-        raise BackendError(f"{spec.network}: the backend answered with {len(scores)} images for {count} ({images})")
-    if boxes.shape != (count, rows, 4) or scores.shape != (count, rows) or labels.shape != (count, rows):
-        raise BackendError(
-            f"{spec.network}: the backend answered with boxes {boxes.shape}, scores {scores.shape} and labels "
-            f"{labels.shape} for {count} images ({images}); expected (N, K, 4), (N, K) and (N, K)"
-        )
-    if labels.size and not PADDING <= labels.min() <= labels.max() < len(spec.class_names):
-        wrong = labels.max() if labels.max() >= len(spec.class_names) else labels.min()
-        raise BackendError(
-            f"{spec.network}: the backend answered with label {wrong} ({images}), but there are "
-            f"{len(spec.class_names)} classes; export the model again"
-        )
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise BackendError(
-            f"{spec.network}: the backend answered with values that are not finite ({images}); "
-            "use a higher precision, or check the weights"
-        )
-    # A detection that lost its label, or a label without a score, would vanish in silence.
     is_padding = labels == PADDING
-    if (scores[is_padding] != PADDING).any() or (boxes[is_padding] != PADDING).any() or (scores[~is_padding] < 0).any():
-        raise BackendError(
-            f"{spec.network}: the backend answered with rows that are neither detections nor all {PADDING} ({images}); "
-            "export the model again"
+    if not len(boxes) == len(labels) == len(scores) == count:
+        problem = f"{len(scores)} images for {count} ({images})"
+    elif boxes.shape != (count, rows, 4) or scores.shape != (count, rows) or labels.shape != (count, rows):
+        problem = (
+            f"boxes {boxes.shape}, scores {scores.shape} and labels {labels.shape} for {count} images ({images}); "
+            "expected (N, K, 4), (N, K) and (N, K)"
         )
+    elif labels.size and not PADDING <= labels.min() <= labels.max() < len(spec.class_names):
+        wrong = labels.max() if labels.max() >= len(spec.class_names) else labels.min()
+        problem = f"label {wrong} ({images}), but there are {len(spec.class_names)} classes; export the model again"
+    elif not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        problem = f"values that are not finite ({images}); use a higher precision, or check the weights"
+    # A detection that lost its label, or a label without a score, would vanish in silence.
+    elif (
+        (scores[is_padding] != PADDING).any() or (boxes[is_padding] != PADDING).any() or (scores[~is_padding] < 0).any()
+    ):
+        problem = f"rows that are neither detections nor all {PADDING} ({images}); export the model again"
+    else:
+        return
+    raise BackendError(f"{spec.network}: the backend answered with {problem}")
 
 
 def _in_threads(

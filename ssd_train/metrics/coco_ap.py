@@ -123,29 +123,10 @@ def evaluate_boxes(
             f"{len(ground_truths)} images hold no object that counts (none at all, or crowd only), so there is "
             "nothing to find; choose another split"
         )
-    truth_rows = (
-        {"image_id": image_id, "label": label, "bbox": bbox, "area": area, "iscrowd": int(is_crowd)}
-        for image_id, truth in enumerate(ground_truths, start=1)
-        for label, bbox, area, is_crowd in zip(
-            truth.labels.tolist(), xyxy_to_xywh(truth.boxes).tolist(), truth.areas.tolist(), truth.is_crowd, strict=True
-        )
-    )
-    found_rows = (
-        {"image_id": image_id, "label": label, "bbox": bbox, "score": score, "iscrowd": 0}
-        for image_id, found in enumerate(detections, start=1)
-        for label, bbox, score in zip(
-            found.labels.tolist(),
-            xyxy_to_xywh(found.boxes.astype(np.float64)).tolist(),
-            found.scores.tolist(),
-            strict=True,
-        )
-    )
+    objects = ((of.labels, of.boxes, {"area": of.areas, "iscrowd": of.is_crowd.astype(int)}) for of in ground_truths)
+    found = ((of.labels, of.boxes, {"score": of.scores}) for of in detections)
     with captured_stdout():
-        evaluated = COCOeval_faster(
-            _index(truth_rows, len(ground_truths), num_classes),
-            _index(found_rows, len(ground_truths), num_classes),
-            "bbox",
-        )
+        evaluated = COCOeval_faster(_index(objects, num_classes), _index(found, num_classes), "bbox")
         evaluated.params.maxDets = list(max_detections)
         if not by_area:
             evaluated.params.areaRng = evaluated.params.areaRng[:1]
@@ -155,16 +136,24 @@ def evaluate_boxes(
     return evaluated
 
 
-def _index(rows: Iterable[dict[str, Any]], num_images: int, num_classes: int) -> COCO:
-    """Build the index that pycocotools would read from a file; images and categories are numbered from 1."""
-    annotations = []
-    # An id of 0 is taken for "not matched", so they too start at 1.
-    for annotation_id, row in enumerate(rows, start=1):
-        row.setdefault("area", row["bbox"][2] * row["bbox"][3])
-        annotations.append({"id": annotation_id, "category_id": row.pop("label") + 1, **row})
+def _index(images: Iterable[tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]], num_classes: int) -> COCO:
+    """Build the index that pycocotools would read from a file, of each image's labels, boxes and further columns.
+
+    Images and categories are numbered from 1, and so are annotations: an id of 0 is taken for "not matched".
+    """
+    annotations: list[dict[str, Any]] = []
+    image_ids = []
+    for image_id, (labels, boxes, others) in enumerate(images, start=1):
+        image_ids.append({"id": image_id})
+        bboxes = xyxy_to_xywh(boxes.astype(np.float64))
+        columns = {"category_id": labels + 1, "bbox": bboxes, "area": bboxes[:, 2] * bboxes[:, 3]}
+        columns = {"iscrowd": np.zeros(len(labels), int), **columns, **others}
+        for values in zip(*(column.tolist() for column in columns.values()), strict=True):
+            row = dict(zip(columns, values, strict=True))
+            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **row})
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": image_id} for image_id in range(1, num_images + 1)],
+        "images": image_ids,
         "categories": [{"id": category_id} for category_id in range(1, num_classes + 1)],
         "annotations": annotations,
     }
