@@ -1,5 +1,6 @@
 """A whole training: epochs, each saved at its end and validated where that is due."""
 
+import contextlib
 import dataclasses
 import signal
 from collections.abc import Iterator
@@ -56,11 +57,8 @@ def train(config: TrainingConfig) -> TrainingResult:
                 f"{config.out}: not every machine finds the same checkpoint there; put the run folder where all see it"
             )
         prepared = prepare(config, processes, with_weights=checkpoint is None, with_check=True)
-        run = _Run(config, processes, prepared, checkpoint)
-        try:
+        with contextlib.closing(_Run(config, processes, prepared, checkpoint)) as run:
             exit_code = run.train_epochs(stop)
-        finally:
-            run.close()
         return TrainingResult(folder=config.out, best=run.position.best, report=run.report, exit_code=exit_code)
 
 

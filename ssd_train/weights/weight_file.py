@@ -108,17 +108,13 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         temporary.write_bytes(data)
 
 
-def write_torch(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and text metadata as a PyTorch checkpoint, which `torch.load` reads with `weights_only`.
+def write_torch(path: Path, tensors: Mapping[str, Tensor], entries: Mapping[str, Any]) -> None:
+    """Write a PyTorch checkpoint, which `torch.load` reads with `weights_only`: `state_dict`, and `entries` beside it.
 
-    The tensors are its `state_dict`, each text an entry beside it; `class_names` becomes a list. Arguments and
-    errors are those of `write_safetensors`.
+    Arguments and errors are otherwise those of `write_safetensors`.
     """
-    texts: dict[str, Any] = dict(metadata)
-    if "class_names" in texts:
-        texts["class_names"] = json.loads(texts["class_names"])
     data = io.BytesIO()
-    torch.save({"state_dict": _copies(tensors), **texts}, data)
+    torch.save({"state_dict": _copies(tensors), **entries}, data)
     with written_atomically(path) as temporary:
         temporary.write_bytes(data.getbuffer())
 
