@@ -44,7 +44,7 @@ from ssd_deploy.progress import image_progress
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
 from ssd_train.datasets.dataset import Dataset, Sample
-from ssd_train.datasets.layouts import find_source, load_dataset
+from ssd_train.datasets.layouts import find_source
 from ssd_train.detections import Detections
 from ssd_train.evaluation.evaluate import score
 from ssd_train.files import write_json
@@ -56,9 +56,9 @@ from ssd_train.training.ema import MovingAverage
 from ssd_train.training.epoch import validate
 from ssd_train.training.loop import train
 from ssd_train.training.optimizer import learning_rate
+from ssd_train.training.prepare import load_training_samples
 from ssd_train.training.processes import Processes
 from ssd_train.training.run_folder import METRICS_NAME
-from ssd_train.training.samples import load_training_samples
 from ssd_train.weights.store import LAST_NAME
 
 NETWORK = "ssd_512_mobilenet0.25_custom"
@@ -374,7 +374,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     samples = training_samples(options)
     class_names = find_source(options.data_root, train_split=options.train_split).class_names()
-    test = load_dataset("voc", options.data_root, "test", class_names).limited(options.limit)
+    test = find_source("voc", options.data_root).load("test", class_names).limited(options.limit)
     seeds = [int(seed) for seed in options.seeds.split(",")]
     results: list[dict[str, Any]] = []
 

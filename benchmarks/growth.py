@@ -32,7 +32,7 @@ from ssd_deploy.benchmark.measure import wait_until_idle
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
 from ssd_train.datasets.generated_files import write_shapes
-from ssd_train.datasets.layouts import load_dataset
+from ssd_train.datasets.layouts import find_source
 from ssd_train.evaluation.loop import run_detector
 from ssd_train.files import write_json, written_atomically
 from ssd_train.preprocess import preprocess
@@ -80,7 +80,7 @@ def end_to_end(options: argparse.Namespace) -> list[dict[str, Any]]:
     for name in END_TO_END:
         path = export_onnx(build_network(name, weights="random"), options.out)
         runner = OnnxRuntimeRunner(path)
-        dataset = load_dataset("coco", options.data_root, "val2017", runner.spec.class_names)
+        dataset = find_source("coco", options.data_root).load("val2017", runner.spec.class_names)
         ready = [preprocess(sample.load_image(), runner.spec)[None] for sample in dataset.samples]
 
         def network(ready: list[Any] = ready, runner: OnnxRuntimeRunner = runner) -> None:

@@ -34,7 +34,7 @@ from ssd_train.files import write_json
 from ssd_train.spec import IMAGENET_MEAN, IMAGENET_STD
 from ssd_train.training.batches import AugmentedImages, Batch, Key, collate
 from ssd_train.training.input_batch import input_batch
-from ssd_train.training.samples import load_training_samples
+from ssd_train.training.prepare import load_training_samples
 
 GOAL = 200.0
 BATCH_SIZE = 16

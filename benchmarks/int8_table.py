@@ -29,7 +29,7 @@ from ssd_train import build_network
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.datasets.generated import SHAPE_CLASSES
 from ssd_train.datasets.generated_files import write_shapes
-from ssd_train.datasets.layouts import load_dataset
+from ssd_train.datasets.layouts import find_source
 from ssd_train.evaluation.evaluate import score
 from ssd_train.evaluation.loop import run_detector
 from ssd_train.files import write_json
@@ -125,7 +125,7 @@ def measure(subject: Subject, files: dict[str, Path], rounds: int, threads: int)
 def find_subjects(options: argparse.Namespace) -> list[Subject]:
     shapes = write_shapes(options.out / "shapes", train=USUAL_IMAGES, val=VAL_PICTURES, seed=1)
     classes = tuple(sorted(SHAPE_CLASSES))
-    pictures = folder_of(load_dataset("voc", shapes, "train", classes), options.out / "calibration" / "shapes")
+    pictures = folder_of(find_source("voc", shapes).load("train", classes), options.out / "calibration" / "shapes")
     subjects = [
         Subject(name=name, network=name, weights="random", calibration=pictures, images=RANDOM_IMAGES)
         for name in options.networks
@@ -137,12 +137,12 @@ def find_subjects(options: argparse.Namespace) -> list[Subject]:
             weights="shapes",
             calibration=pictures,
             images=None,
-            held_out=load_dataset("voc", shapes, "val", classes),
+            held_out=find_source("voc", shapes).load("val", classes),
         )
     )
     if options.bccd_weights is not None:
         root = test_data() / "bccd"
-        train = load_dataset("voc", root, "train", BLOOD_CELLS)
+        train = find_source("voc", root).load("train", BLOOD_CELLS)
         subjects.append(
             Subject(
                 name="blood cells",
@@ -151,7 +151,7 @@ def find_subjects(options: argparse.Namespace) -> list[Subject]:
                 calibration=folder_of(train, options.out / "calibration" / "bccd"),
                 images=None,
                 classes=BLOOD_CELLS,
-                held_out=load_dataset("voc", root, "test", BLOOD_CELLS),
+                held_out=find_source("voc", root).load("test", BLOOD_CELLS),
             )
         )
     return subjects

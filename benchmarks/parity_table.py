@@ -22,7 +22,7 @@ from ssd_deploy.parity.report import ParityOutcome
 from ssd_deploy.parity.run import run as run_parity
 from ssd_deploy.progress import image_progress
 from ssd_train import build_network
-from ssd_train.datasets.layouts import load_dataset
+from ssd_train.datasets.layouts import find_source
 from ssd_train.files import write_json
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.networks.precision import in_precision
@@ -31,7 +31,7 @@ from ssd_train.networks.precision import in_precision
 def measure(name: str, params: Path, data_root: Path, precisions: list[str], score_threshold: float) -> ParityOutcome:
     """Export one network and compare every backend with float32 PyTorch on a COCO data set, batch size 1."""
     network = build_network(name, weights=params)
-    dataset = load_dataset("coco", data_root, None, network.spec.class_names)
+    dataset = find_source("coco", data_root).load(None, network.spec.class_names)
     with tempfile.TemporaryDirectory() as folder:
         return run_parity(
             network,

@@ -37,8 +37,8 @@ from ssd_train.training.batches import AugmentedImages, Batch, Key, collate
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.initialise import initialise
 from ssd_train.training.loss import multibox_loss
+from ssd_train.training.prepare import load_training_samples
 from ssd_train.training.processes import Processes
-from ssd_train.training.samples import load_training_samples
 from ssd_train.training.step import AMP_TYPES, Trainer
 from ssd_train.training.targets import assign_targets
 

@@ -32,8 +32,8 @@ from ssd_train.networks.zoo import network_config
 from ssd_train.training.batches import AugmentedImages, Batch, Stream, available_workers, batches
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.initialise import initialise
+from ssd_train.training.prepare import load_training_samples
 from ssd_train.training.processes import Processes
-from ssd_train.training.samples import load_training_samples
 from ssd_train.training.step import Trainer
 
 SEED = 233

@@ -9,7 +9,7 @@ from typing import Any
 
 from ssd_deploy.text_table import text_table, wrapped
 from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, NetworkConfig
-from ssd_train.weights.store import cached_weights
+from ssd_train.weights.store import converted_path
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ def describe_networks(root: Path) -> list[dict[str, Any]]:
 
 def _describe(config: NetworkConfig, root: Path) -> dict[str, Any]:
     parameters, gflops = _complexity(config)
+    is_cached = converted_path(config, root).is_file()
     return {
         "network": config.name,
         "input_size": config.input_size,
@@ -39,7 +40,7 @@ def _describe(config: NetworkConfig, root: Path) -> dict[str, Any]:
         "gflops": gflops,
         "published_voc07": config.published_voc07,
         "published_coco": config.published_coco,
-        "weights": "cached" if cached_weights(config, root) else "published" if config.params_sha1 else None,
+        "weights": "cached" if is_cached else "published" if config.params_sha1 else None,
     }
 
 

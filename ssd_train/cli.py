@@ -59,7 +59,7 @@ def train(
     require("torch", "train", "Training")
     require("safetensors", "train", "Training")
     if preview:
-        from ssd_train.training.preview import preview as write_preview
+        from ssd_train.training.pictures import preview as write_preview
 
         path = write_preview(resolved)
         return Result(text=str(path), data={"preview": str(path)})

@@ -105,11 +105,7 @@ def find_split(root: Path, part: str) -> str:
 
 
 def find_class_names(root: Path, split: str) -> tuple[str, ...]:
-    """Return the categories of a split's annotation file, by id.
-
-    Raises:
-        DatasetError: the file cannot be read, or has no categories.
-    """
+    """Return the categories of a split's annotation file, by id; raise DatasetError where it has none."""
     path = annotation_file(root, split)
     content = _read_json(path)
     try:
@@ -177,24 +173,18 @@ def _rows_by_image(
     labels: dict[int, int],
     path: Path,
 ) -> tuple[dict[int, list[dict[str, Any]]], list[int], int]:
-    """Return the rows of `make_ground_truth` for every image, and what was left out.
-
-    The latter are the ids of annotations without area, and the number of those of unknown classes.
+    """Return each image's rows for `make_ground_truth`, the ids of annotations without area, and how many are of
+    classes that the detector does not know.
     """
     rows: dict[int, list[dict[str, Any]]] = {}
-    without_area = []
-    unknown = 0
+    without_area, unknown = [], 0
     for annotation in annotations:
         image_id, category_id = int(annotation["image_id"]), int(annotation["category_id"])
-        if image_id not in images:
+        if image_id not in images or category_id not in categories:
+            what = f"has category {category_id}" if image_id in images else f"belongs to image {image_id}"
             raise DatasetError(
-                f"{path}: annotation {annotation.get('id')} belongs to image {image_id}, which the file does not "
-                "list; mend the annotation file"
-            )
-        if category_id not in categories:
-            raise DatasetError(
-                f"{path}: annotation {annotation.get('id')} has category {category_id}, which the file does not "
-                "list; mend the annotation file"
+                f"{path}: annotation {annotation.get('id')} {what}, which the file does not list; mend the annotation "
+                "file"
             )
         if category_id not in labels:
             unknown += 1

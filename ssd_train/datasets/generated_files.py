@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_train.datasets.generated import SHAPE_CLASSES, draw_picture
-from ssd_train.datasets.generated_backgrounds import Image
+from ssd_train.datasets.generated import SHAPE_CLASSES, Image, draw_picture
 from ssd_train.errors import DatasetError
 from ssd_train.files import written_atomically
 
@@ -75,16 +74,10 @@ def _image_id(seed: int, index: int) -> str:
 
 
 def _is_whole(root: Path, lists: dict[str, list[str]]) -> bool:
-    """True where `root` is this data set, False where there is nothing.
-
-    Raises:
-        DatasetError: it holds anything else.
-    """
-    if not root.exists():
-        return False
-    if not root.is_dir():
+    """True where `root` is this data set, False where there is nothing; raise DatasetError for anything else."""
+    if root.is_file():
         raise DatasetError(f"{root}: is a file; name a folder for the pictures")
-    if not any(root.iterdir()):
+    if not root.exists() or not any(root.iterdir()):
         return False
     paths = {name: root / "ImageSets" / "Main" / f"{name}.txt" for name in lists}
     if all(path.is_file() for path in paths.values()):

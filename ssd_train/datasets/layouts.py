@@ -187,8 +187,3 @@ def _recognised(folder: Path) -> Layout:
             arguments=("data", "data_root"),
         )
     raise DatasetError(f"{folder}: no data set was found in it ({known}); name another folder", arguments=("data",))
-
-
-def load_dataset(data: str | Path, data_root: Path | None, split: str | None, class_names: Sequence[str]) -> "Dataset":
-    """Find a data set and read one split of it, see `find_source` and `DataSource.load`."""
-    return find_source(data, data_root).load(split, class_names)

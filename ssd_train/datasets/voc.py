@@ -21,6 +21,13 @@ YEAR_TEST_SPLIT = "2007_test"
 # Looked for in this order beside an image id; upper case too, since cameras write .JPG.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG", ".BMP")
 
+# What a reader says of objects and images: how many, and in which annotations.
+NOTES = (
+    "left out {} objects without area inside their image: {}",
+    "kept {} objects that reach outside their image, boxes not clipped: {}",
+    "took the size of {} images from their files, since the annotation has none: {}",
+)
+
 
 def load_voc(root: Path, split: str | None, class_names: Sequence[str]) -> Dataset:
     """Read one or more image lists of a Pascal VOC folder with their annotations.
@@ -45,7 +52,7 @@ def load_voc(root: Path, split: str | None, class_names: Sequence[str]) -> Datas
     labels = _labels_by_name(class_names)
     name, lists = _resolve_split(root, split)
     samples: list[Sample] = []
-    counts: dict[str, dict[str, int]] = {"without_area": {}, "reaching_outside": {}, "without_size": {}}
+    counts: dict[str, dict[str, int]] = {sentence: {} for sentence in NOTES}
     listed: set[str] = set()
     for folder, list_file in lists:
         for image_id in _read_image_list(list_file):
@@ -54,11 +61,11 @@ def load_voc(root: Path, split: str | None, class_names: Sequence[str]) -> Datas
                     f"{list_file}: image {image_id} is listed twice in split {name}; name each list once"
                 )
             listed.add(image_id)
-            sample, found = _read_sample(folder, image_id, list_file, labels)
+            sample, noted = _read_sample(folder, image_id, list_file, labels)
             samples.append(sample)
-            for kind, count in found.items():
+            for sentence, count in zip(NOTES, noted, strict=True):
                 if count:
-                    counts[kind][f"{image_id}.xml"] = count
+                    counts[sentence][f"{image_id}.xml"] = count
     return Dataset(
         name=f"voc {name}",
         class_names=tuple(class_names),
@@ -203,8 +210,10 @@ def _read_image_list(path: Path) -> list[str]:
     return image_ids
 
 
-def _read_sample(folder: Path, image_id: str, list_file: Path, labels: dict[str, int]) -> tuple[Sample, dict[str, int]]:
-    """Return the sample and what there is to note about it, counted under the keys of `_notes`."""
+def _read_sample(
+    folder: Path, image_id: str, list_file: Path, labels: dict[str, int]
+) -> tuple[Sample, tuple[int, int, int]]:
+    """Return the sample, and how often each of `NOTES` is true of it."""
     candidates = (folder / "JPEGImages" / f"{image_id}{suffix}" for suffix in SUFFIXES)
     image_path = next((path for path in candidates if path.is_file()), None)
     if image_path is None:
@@ -220,10 +229,7 @@ def _read_sample(folder: Path, image_id: str, list_file: Path, labels: dict[str,
     root = _parse_xml(xml_path)
     image_size = _annotated_size(root, xml_path)
     without_size = image_size is None
-    if image_size is None:
-        image = load_image(image_path)
-        image_size = (image.shape[0], image.shape[1])
-    height, width = image_size
+    height, width = image_size = image_size or load_image(image_path).shape[:2]
 
     rows: list[dict[str, Any]] = []
     without_area = reaching_outside = 0
@@ -244,11 +250,7 @@ def _read_sample(folder: Path, image_id: str, list_file: Path, labels: dict[str,
             "area": (box[2] - box[0]) * (box[3] - box[1]),
         })  # fmt: skip
     sample = Sample(image_id=image_id, path=image_path, image_size=image_size, ground_truth=make_ground_truth(rows))
-    return sample, {
-        "without_area": without_area,
-        "reaching_outside": reaching_outside,
-        "without_size": int(without_size),
-    }
+    return sample, (without_area, reaching_outside, int(without_size))
 
 
 def _parse_xml(path: Path) -> ElementTree.Element:
@@ -305,15 +307,10 @@ def _is_difficult(element: ElementTree.Element, path: Path) -> bool:
 
 
 def _notes(counts: dict[str, dict[str, int]]) -> list[str]:
-    sentences = {
-        "without_area": "left out {} objects without area inside their image: {}",
-        "reaching_outside": "kept {} objects that reach outside their image, boxes not clipped: {}",
-        "without_size": "took the size of {} images from their files, since the annotation has none: {}",
-    }
     notes = []
-    for kind, by_file in counts.items():
+    for sentence, by_file in counts.items():
         if by_file:
             named = [f"{file} ({count})" for file, count in list(by_file.items())[:5]]
             more = [f"and {len(by_file) - 5} more files"] if len(by_file) > 5 else []
-            notes.append(sentences[kind].format(sum(by_file.values()), ", ".join(named + more)))
+            notes.append(sentence.format(sum(by_file.values()), ", ".join(named + more)))
     return notes

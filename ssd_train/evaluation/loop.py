@@ -9,7 +9,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,14 +39,8 @@ class Found(Generic[Item]):
     detections: Detections
 
 
-class _Loaded(NamedTuple):
-    """A network input (3, H, W), its image's (height, width), and the image itself, empty unless it is kept."""
-
-    tensor: NDArray[np.float32]
-    image_size: tuple[int, int]
-    image: NDArray[np.uint8]
-
-
+# A network input (3, H, W), its image's (height, width), and the image itself, empty unless it is kept.
+_Loaded = tuple[NDArray[np.float32], tuple[int, int], NDArray[np.uint8]]
 _NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
 
@@ -94,7 +88,7 @@ def detect_images(
 
     def prepare(item: Item) -> _Loaded:
         image = load(item)
-        return _Loaded(preprocess(image, spec), image.shape[:2], image if keep_images else _NO_IMAGE)
+        return preprocess(image, spec), image.shape[:2], image if keep_images else _NO_IMAGE
 
     # One more than a batch, since the image handed out last no longer waits when the network starts.
     look_ahead = max(batch_size, workers) + 1
@@ -174,31 +168,27 @@ def check_answer(padded: PaddedDetections, count: int, spec: DetectorSpec, image
     """
     boxes, scores, labels = padded
     rows = scores.shape[-1] if scores.ndim else 0
-    if not len(boxes) == len(labels) == len(scores) == count:
-        raise BackendError(f"{spec.network}: the backend answered with {len(scores)} images for {count} ({images})")
-    if boxes.shape != (count, rows, 4) or scores.shape != (count, rows) or labels.shape != (count, rows):
-        raise BackendError(
-            f"{spec.network}: the backend answered with boxes {boxes.shape}, scores {scores.shape} and labels "
-            f"{labels.shape} for {count} images ({images}); expected (N, K, 4), (N, K) and (N, K)"
-        )
-    if labels.size and not PADDING <= labels.min() <= labels.max() < len(spec.class_names):
-        wrong = labels.max() if labels.max() >= len(spec.class_names) else labels.min()
-        raise BackendError(
-            f"{spec.network}: the backend answered with label {wrong} ({images}), but there are "
-            f"{len(spec.class_names)} classes; export the model again"
-        )
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise BackendError(
-            f"{spec.network}: the backend answered with values that are not finite ({images}); "
-            "use a higher precision, or check the weights"
-        )
-    # A detection that lost its label, or a label without a score, would vanish in silence.
     is_padding = labels == PADDING
-    if (scores[is_padding] != PADDING).any() or (boxes[is_padding] != PADDING).any() or (scores[~is_padding] < 0).any():
-        raise BackendError(
-            f"{spec.network}: the backend answered with rows that are neither detections nor all {PADDING} ({images}); "
-            "export the model again"
+    if not len(boxes) == len(labels) == len(scores) == count:
+        problem = f"{len(scores)} images for {count} ({images})"
+    elif boxes.shape != (count, rows, 4) or scores.shape != (count, rows) or labels.shape != (count, rows):
+        problem = (
+            f"boxes {boxes.shape}, scores {scores.shape} and labels {labels.shape} for {count} images ({images}); "
+            "expected (N, K, 4), (N, K) and (N, K)"
         )
+    elif labels.size and not PADDING <= labels.min() <= labels.max() < len(spec.class_names):
+        wrong = labels.max() if labels.max() >= len(spec.class_names) else labels.min()
+        problem = f"label {wrong} ({images}), but there are {len(spec.class_names)} classes; export the model again"
+    elif not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        problem = f"values that are not finite ({images}); use a higher precision, or check the weights"
+    # A detection that lost its label, or a label without a score, would vanish in silence.
+    elif (
+        (scores[is_padding] != PADDING).any() or (boxes[is_padding] != PADDING).any() or (scores[~is_padding] < 0).any()
+    ):
+        problem = f"rows that are neither detections nor all {PADDING} ({images}); export the model again"
+    else:
+        return
+    raise BackendError(f"{spec.network}: the backend answered with {problem}")
 
 
 def _in_threads(

@@ -6,6 +6,7 @@ it is called. How far two detectors agree, which needs no ground truth, is no ro
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ssd_train.errors import DatasetError
@@ -38,39 +39,33 @@ class Metric:
     describe: "Callable[[Protocol, DetectorSpec], str]"
 
 
-def _score_voc(
-    dataset: "Dataset", detections: "Sequence[Detections]", spec: "DetectorSpec", protocol: Protocol
-) -> "Scored":
+def _voc() -> ModuleType:
     from ssd_train.metrics import voc_ap
 
-    return voc_ap.score(dataset, detections, spec, protocol)
+    return voc_ap
 
 
-def _describe_voc(protocol: Protocol, spec: "DetectorSpec") -> str:
-    from ssd_train.metrics import voc_ap
-
-    return voc_ap.describe(protocol, spec)
-
-
-def _score_coco(
-    dataset: "Dataset", detections: "Sequence[Detections]", spec: "DetectorSpec", protocol: Protocol
-) -> "Scored":
+def _coco() -> ModuleType:
     from ssd_train.metrics import coco_ap
 
-    return coco_ap.score(dataset, detections, spec, protocol)
-
-
-def _describe_coco(protocol: Protocol, spec: "DetectorSpec") -> str:
-    from ssd_train.metrics import coco_ap
-
-    return coco_ap.describe(protocol, spec)
+    return coco_ap
 
 
 METRICS: Table[Metric] = Table(
     "metric",
     (
-        Metric(name="voc", headline="VOC07 mAP", score=_score_voc, describe=_describe_voc),
-        Metric(name="coco", headline="AP", score=_score_coco, describe=_describe_coco),
+        Metric(
+            name="voc",
+            headline="VOC07 mAP",
+            score=lambda *arguments: _voc().score(*arguments),
+            describe=lambda *arguments: _voc().describe(*arguments),
+        ),
+        Metric(
+            name="coco",
+            headline="AP",
+            score=lambda *arguments: _coco().score(*arguments),
+            describe=lambda *arguments: _coco().describe(*arguments),
+        ),
     ),
     DatasetError,
 )

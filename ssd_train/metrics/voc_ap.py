@@ -22,29 +22,8 @@ from ssd_train.spec import DetectorSpec
 # exactly 0.3 does not reach that point.
 RECALL_POINTS = np.arange(0.0, 1.1, 0.1)
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VocResult:
-    """Average precision of every class, fractions; NaN for a class without positives.
-
-    Attributes:
-        ap07: 11-point average precision by class name.
-        ap_area: area under the monotone precision envelope by class name.
-        positives: objects that count (not difficult, not crowd) by class name.
-    """
-
-    ap07: dict[str, float]
-    ap_area: dict[str, float]
-    positives: dict[str, int]
-
-    @property
-    def mean_ap07(self) -> float:
-        """Mean over the classes that have positives."""
-        return float(np.nanmean(list(self.ap07.values())))
-
-    @property
-    def mean_ap_area(self) -> float:
-        return float(np.nanmean(list(self.ap_area.values())))
+# An overlap of exactly this much matches.
+MATCH_IOU_THRESHOLD = 0.5
 
 
 def score(dataset: Dataset, detections: Sequence[Detections], spec: DetectorSpec, protocol: Protocol) -> Scored:
@@ -54,33 +33,28 @@ def score(dataset: Dataset, detections: Sequence[Detections], spec: DetectorSpec
         for sample, found in zip(dataset.samples, detections, strict=True)
     ]
     left_out = sum(len(sample.ground_truth) for sample in dataset.samples) - sum(len(truth) for truth, _ in pairs)
-    result = voc_average_precision(
+    scored = voc_average_precision(
         [truth for truth, _ in pairs],
         [found for _, found in pairs],
         dataset.class_names,
-        later_first_on_ties=_later_first_on_ties(protocol),
+        later_first_on_ties=protocol is Protocol.GLUONCV,
     )
-    return Scored(
-        numbers={"VOC07 mAP": result.mean_ap07, "VOC12 mAP": result.mean_ap_area},
-        per_class={
-            name: {"AP07": result.ap07[name], "AP12": result.ap_area[name], "objects": result.positives[name]}
-            for name in dataset.class_names
-        },
-        notes=(f"left out {left_out} objects that break GluonCV's bounds rule",) if left_out else (),
-    )
+    notes = (f"left out {left_out} objects that break GluonCV's bounds rule",) if left_out else ()
+    return dataclasses.replace(scored, notes=notes)
 
 
 def describe(protocol: Protocol, spec: DetectorSpec) -> str:
     """Say in one line what the numbers mean; see `METRICS`."""
-    rules, coordinates = "Pascal VOC devkit", "boxes in image pixels, detections clipped to the image"
+    rules, ties = "Pascal VOC devkit", "earlier first"
+    coordinates = "boxes in image pixels, detections clipped to the image"
     if protocol is Protocol.GLUONCV:
         height, width = spec.input_size
-        rules = "GluonCV's VOC metric"
+        # It sorts by an ascending argsort from the end.
+        rules, ties = "GluonCV's VOC metric", "later image first"
         coordinates = (
             f"boxes in network-input pixels ({width}x{height}) plus 1 at x2 and y2, detections clipped to the input, "
             "objects outside GluonCV's bounds left out"
         )
-    ties = "later image first" if _later_first_on_ties(protocol) else "earlier first"
     return (
         f"protocol {protocol} ({rules}): scores above {spec.postprocess.score_threshold:g}; {coordinates}; "
         f"match at IoU 0.5, difficult and crowd objects ignored; equal scores {ties}"
@@ -119,19 +93,13 @@ def in_protocol(
     return ground_truth, Detections(scaled, detections.scores, detections.labels)
 
 
-def _later_first_on_ties(protocol: Protocol) -> bool:
-    """Whether equal scores are reversed, as GluonCV's metric does with an ascending argsort."""
-    return protocol is Protocol.GLUONCV
-
-
 def voc_average_precision(
     ground_truths: Sequence[GroundTruth],
     detections: Sequence[Detections],
     class_names: Sequence[str],
     *,
-    match_iou_threshold: float = 0.5,
     later_first_on_ties: bool = False,
-) -> VocResult:
+) -> Scored:
     """Score detections, best first, against the objects of their image and class.
 
     A detection looks only at the object it overlaps most, difficult ones included (the first of
@@ -142,9 +110,13 @@ def voc_average_precision(
         ground_truths, detections: one each an image, in the same coordinates, in which plain IoU is
             wanted (see `in_protocol`).
         class_names: label order.
-        match_iou_threshold: an overlap of exactly this much matches.
         later_first_on_ties: reverse equal scores, first in each image, where that decides which of two
             takes an object, and then over all images; False keeps their order.
+
+    Returns:
+        `VOC07 mAP` and `VOC12 mAP`, means over the classes that have positives. Of each class `AP07` (11 points) and
+        `AP12` (area under the monotone precision envelope), NaN without positives, and `objects`, the positives:
+        neither difficult nor crowd.
 
     Raises:
         DatasetError: there are no images, or none holds an object that counts.
@@ -162,17 +134,18 @@ def voc_average_precision(
             "ones), so there is nothing to find; choose another split or more images"
         )
 
-    scores, labels, objects = _match_all(ground_truths, detections, match_iou_threshold, later_first_on_ties)
-    ap07, ap_area, positives = {}, {}, {}
+    scores, labels, objects = _match_all(ground_truths, detections, later_first_on_ties)
+    per_class = {}
     for label, name in enumerate(class_names):
         of_class = labels == label
-        positives[name] = int(np.count_nonzero((object_labels == label) & ~object_ignored))
+        positives = int(np.count_nonzero((object_labels == label) & ~object_ignored))
         recall, precision = _recall_precision(
-            scores[of_class], objects[of_class], object_ignored, positives[name], later_first_on_ties
+            scores[of_class], objects[of_class], object_ignored, positives, later_first_on_ties
         )
-        ap07[name] = _eleven_point(recall, precision) if positives[name] else float("nan")
-        ap_area[name] = _area(recall, precision) if positives[name] else float("nan")
-    return VocResult(ap07=ap07, ap_area=ap_area, positives=positives)
+        ap07, ap12 = (_eleven_point(recall, precision), _area(recall, precision)) if positives else (np.nan, np.nan)
+        per_class[name] = {"AP07": ap07, "AP12": ap12, "objects": positives}
+    means = [float(np.nanmean([of[ap] for of in per_class.values()])) for ap in ("AP07", "AP12")]
+    return Scored(numbers={"VOC07 mAP": means[0], "VOC12 mAP": means[1]}, per_class=per_class)
 
 
 def _best_first(scores: NDArray[np.float32], later_first_on_ties: bool) -> NDArray[np.intp]:
@@ -182,10 +155,7 @@ def _best_first(scores: NDArray[np.float32], later_first_on_ties: bool) -> NDArr
 
 
 def _match_all(
-    ground_truths: Sequence[GroundTruth],
-    detections: Sequence[Detections],
-    match_iou_threshold: float,
-    later_first_on_ties: bool,
+    ground_truths: Sequence[GroundTruth], detections: Sequence[Detections], later_first_on_ties: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     """Return score, label and matched object of all detections, image by image, best first within one.
 
@@ -195,7 +165,7 @@ def _match_all(
     first_object = 0
     for truth, found in zip(ground_truths, detections, strict=True):
         found = found.select(_best_first(found.scores, later_first_on_ties))
-        matched = _best_objects(truth, found, match_iou_threshold)
+        matched = _best_objects(truth, found)
         scores.append(found.scores)
         labels.append(found.labels)
         objects.append(np.where(matched >= 0, matched + first_object, -1))
@@ -203,13 +173,13 @@ def _match_all(
     return np.concatenate(scores), np.concatenate(labels), np.concatenate(objects)
 
 
-def _best_objects(truth: GroundTruth, found: Detections, match_iou_threshold: float) -> NDArray[np.int64]:
+def _best_objects(truth: GroundTruth, found: Detections) -> NDArray[np.int64]:
     """Return for every detection the object of its class that it overlaps most, or -1 below the threshold."""
     if not len(truth) or not len(found):
         return np.full(len(found), -1, np.int64)
     overlaps = np.where(found.labels[:, None] == truth.labels, iou(found.boxes, truth.boxes), -1.0)
     best = overlaps.argmax(axis=1)
-    matches = np.take_along_axis(overlaps, best[:, None], axis=1)[:, 0] >= match_iou_threshold
+    matches = np.take_along_axis(overlaps, best[:, None], axis=1)[:, 0] >= MATCH_IOU_THRESHOLD
     return np.where(matches, best, -1).astype(np.int64)
 
 

@@ -7,7 +7,7 @@ epoch). A position in it is all there is to resume from, and processes cut each 
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ssd_train.datasets.dataset import Sample
 from ssd_train.errors import DatasetError, ImageError, OwnPartError
@@ -73,24 +73,24 @@ class Batch:
     paths: tuple[str, ...]
     bad: tuple[str, ...]
 
-    def _with(self, images: Tensor, places: Tensor, colours: Tensor, boxes: Tensor, labels: Tensor) -> "Batch":
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = (self.images, self.places, self.colours, self.boxes, self.labels)
+        images, places, colours, boxes, labels = (change(tensor) for tensor in tensors)
         return Batch(images, places, colours, boxes, labels, self.paths, self.bad)
 
     def pin_memory(self) -> "Batch":
         """Called by the DataLoader."""
-        parts = (self.images, self.places, self.colours, self.boxes, self.labels)
-        return self._with(*(part.pin_memory() for part in parts))
+        return self._each(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> "Batch":
-        parts = (self.images, self.places, self.colours, self.boxes, self.labels)
-        return self._with(*(part.to(device, non_blocking=True) for part in parts))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 class AugmentedImages(Dataset[Example]):
     """Augmented training images by `Key`.
 
     Args:
-        samples: as `samples.load_training_samples` gives them.
+        samples: as `prepare.load_training_samples` gives them.
         input_size: side of the square network input.
         seed: of the whole training.
         max_expansion, with_crop: see `augment.sample_geometry`.
@@ -128,7 +128,9 @@ class AugmentedImages(Dataset[Example]):
                 if not self.skip_bad:
                     break
         # An answer and not an exception, which a worker process would wrap into its traceback.
-        return _unreadable(tuple(bad))
+        nothing = np.zeros((1, 1, 3), np.uint8)
+        no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        return Example(nothing, (0, 0, 0, 0), np.eye(3, 4, dtype=np.float32), no_boxes, no_labels, "", tuple(bad))
 
     def check_readable(self, batch: Batch) -> None:
         """Raise OwnPartError for a batch with images that could not be read, unless others stand in for them."""
@@ -144,27 +146,19 @@ class AugmentedImages(Dataset[Example]):
         rng = np.random.default_rng((self.seed, key.epoch, key.sample))
         boxes = sample.ground_truth.boxes
         geometry = sample_geometry(rng, sample.image_size, boxes, self.input_size, self.max_expansion, self.with_crop)
+        left, top, right, bottom = geometry.place
+        if geometry.is_flipped:
+            left, right = self.input_size - right, self.input_size - left
         image = sample.load_image(reduction=geometry.reduction)
         return Example(
             image=render(image, geometry, self.input_size),
-            place=_mirrored(geometry.place, self.input_size) if geometry.is_flipped else geometry.place,
+            place=(left, top, right, bottom),
             colour=sample_colour(rng),
             boxes=geometry.boxes.astype(np.float32),
             labels=sample.ground_truth.labels[geometry.kept],
             path=str(sample.path),
             bad=bad,
         )
-
-
-def _unreadable(bad: tuple[str, ...]) -> Example:
-    nothing = np.zeros((1, 1, 3), np.uint8)
-    no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    return Example(nothing, (0, 0, 0, 0), np.eye(3, 4, dtype=np.float32), no_boxes, no_labels, "", bad)
-
-
-def _mirrored(place: tuple[int, int, int, int], input_size: int) -> tuple[int, int, int, int]:
-    left, top, right, bottom = place
-    return input_size - right, top, input_size - left, bottom
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -234,17 +228,6 @@ class Stream:
             yield keys
 
 
-class _Keys(Sampler[list[Key]]):
-    """The stream's keys in the form that a DataLoader takes."""
-
-    def __init__(self, stream: Stream, first_step: int, rank: int, processes: int) -> None:
-        self.position = (first_step, rank, processes)
-        self.stream = stream
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return self.stream.keys(*self.position)
-
-
 def batches(
     images: AugmentedImages,
     stream: Stream,
@@ -263,7 +246,7 @@ def batches(
     """
     loader = DataLoader(
         images,
-        batch_sampler=_Keys(stream, first_step, rank, processes),
+        batch_sampler=stream.keys(first_step, rank, processes),
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,

@@ -112,10 +112,8 @@ def validate(
     Args:
         network: on this process's device.
         dataset: the same in every process.
-        metric: `voc` or `coco`.
-        batch_size: images a call.
-        workers: threads that load images.
-        on_progress: told how many images of this process's part are done.
+        metric: name of a row of `METRICS`.
+        batch_size, workers, on_progress: as for `run_detector`, of this process's part.
 
     Returns:
         The report and one Detections an image, in the first process; None in all others.

@@ -52,15 +52,11 @@ def initialise(network: SSD, seed: int) -> None:
                 if parameter.requires_grad:
                     parameter.uniform_(-ADDED_LEVEL_RANGE, ADDED_LEVEL_RANGE, generator=generator)
         elif isinstance(module, ConvPredictor):
-            _initialise_predictor(module.predictor, generator)
-
-
-def _initialise_predictor(predictor: nn.Conv2d, generator: torch.Generator) -> None:
-    cell = predictor.weight[0, 0].numel()
-    mean_fan = cell * (predictor.in_channels + predictor.out_channels) / 2
-    bound = math.sqrt(2 / mean_fan)
-    predictor.weight.uniform_(-bound, bound, generator=generator)
-    cast(Tensor, predictor.bias).zero_()
+            predictor = module.predictor
+            mean_fan = predictor.weight[0, 0].numel() * (predictor.in_channels + predictor.out_channels) / 2
+            bound = math.sqrt(2 / mean_fan)
+            predictor.weight.uniform_(-bound, bound, generator=generator)
+            cast(Tensor, predictor.bias).zero_()
 
 
 @torch.no_grad()

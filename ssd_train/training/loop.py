@@ -1,5 +1,6 @@
 """A whole training: epochs, each saved at its end and validated where that is due."""
 
+import contextlib
 import dataclasses
 import signal
 from collections.abc import Iterator
@@ -12,11 +13,10 @@ from ssd_train.training.batches import Batch, Stream, available_workers, batches
 from ssd_train.training.checkpoint import Position, find_checkpoint, kept_settings, load_checkpoint, save_checkpoint
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.epoch import train_one_epoch, validate
-from ssd_train.training.metric_logger import MetricLogger
+from ssd_train.training.metric_logger import MetricLogger, ShowProgress, progress_bar
 from ssd_train.training.optimizer import learning_rate
 from ssd_train.training.prepare import Prepared, prepare
 from ssd_train.training.processes import Processes, joined
-from ssd_train.training.progress import StepProgress, step_progress
 from ssd_train.training.recorder import RunRecorder
 from ssd_train.training.run_folder import RunFolder
 from ssd_train.training.step import Trainer
@@ -57,11 +57,8 @@ def train(config: TrainingConfig) -> TrainingResult:
                 f"{config.out}: not every machine finds the same checkpoint there; put the run folder where all see it"
             )
         prepared = prepare(config, processes, with_weights=checkpoint is None, with_check=True)
-        run = _Run(config, processes, prepared, checkpoint)
-        try:
+        with contextlib.closing(_Run(config, processes, prepared, checkpoint)) as run:
             exit_code = run.train_epochs(stop)
-        finally:
-            run.close()
         return TrainingResult(folder=config.out, best=run.position.best, report=run.report, exit_code=exit_code)
 
 
@@ -95,7 +92,7 @@ class _Run:
     def train_epochs(self, stop: StopRequest) -> int:
         """Train what is left of all epochs; returns the exit code."""
         position, stream, recorder = self.position, self.stream, self.recorder
-        with step_progress(position.step, stream.total_steps, is_shown=self.processes.is_first) as show_progress:
+        with progress_bar(position.step, stream.total_steps, is_shown=self.processes.is_first) as show_progress:
             self._catch_up_validation(show_progress)
             loader = self._load_batches()
             metric_logger = MetricLogger(
@@ -169,7 +166,7 @@ class _Run:
     def _is_validation_due(self, epoch: int) -> bool:
         return (epoch + 1) % self.prepared.val_interval == 0 or self.position.step == self.stream.total_steps
 
-    def _catch_up_validation(self, show_progress: StepProgress) -> None:
+    def _catch_up_validation(self, show_progress: ShowProgress) -> None:
         """Validate now where the checkpoint was saved between an epoch's end and its validation."""
         position = self.position
         if not position.step:
@@ -180,7 +177,7 @@ class _Run:
             self._validate(epoch, show_progress)
             self._save_checkpoint()
 
-    def _validate(self, epoch: int, show_progress: StepProgress) -> None:
+    def _validate(self, epoch: int, show_progress: ShowProgress) -> None:
         network = self.trainer.kept_network
         scored = validate(
             network,

@@ -5,10 +5,29 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from ssd_train.training.batches import Stream
 from ssd_train.training.checkpoint import Position
-from ssd_train.training.metrics_writer import MetricsWriter
+from ssd_train.training.run_folder import MetricsWriter
 from ssd_train.training.step import StepResult
+
+# Told after every step how many are done, and what to show beside the bar.
+ShowProgress = Callable[[int, str], None]
+
+
+@contextlib.contextmanager
+def progress_bar(first: int, total: int, *, is_shown: bool) -> Iterator[ShowProgress]:
+    """Show a bar of a training's steps on standard error, if that is a terminal."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps, left"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not (is_shown and console.is_terminal)) as progress:
+        task = progress.add_task("training", total=total, completed=first)
+        yield lambda done, text: progress.update(task, completed=done, description=text)
 
 
 class MetricLogger:
@@ -16,10 +35,8 @@ class MetricLogger:
 
     Args:
         position: moved on with every step.
-        stream: tells a step's epoch and the images of a step.
         log_step: steps from one line to the next.
         writer: gets those lines; None in all processes but the first.
-        show_progress: told after every step how many are done, and what to show beside the bar.
     """
 
     def __init__(
@@ -29,7 +46,7 @@ class MetricLogger:
         *,
         log_step: int,
         writer: MetricsWriter | None,
-        show_progress: Callable[[int, str], None],
+        show_progress: ShowProgress,
     ) -> None:
         self.position = position
         self.stream = stream

@@ -22,8 +22,7 @@ from ssd_train.training.batches import AugmentedImages, available_workers
 from ssd_train.training.config import FIELDS, TrainingConfig
 from ssd_train.training.initialise import initialise, start_from
 from ssd_train.training.processes import Processes
-from ssd_train.training.samples import load_training_samples
-from ssd_train.weights.backbone import fetch_backbone, has_published_backbone, load_backbone
+from ssd_train.weights.backbone import PUBLISHED_SHA1, fetch_backbone, load_backbone
 from ssd_train.weights.store import default_root
 
 _log = logging.getLogger(__name__)
@@ -57,7 +56,6 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
     """Build the network and read both splits' annotations.
 
     Args:
-        config: the training.
         processes: decide the device, and who reads which validation images.
         with_weights: load `init` or a backbone; not wanted where a checkpoint replaces all weights.
         with_check: read every validation image once, see `readable`.
@@ -73,10 +71,10 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
             arguments=("data_shape", "network"),
         )
     source = find_source(config.dataset, config.data_root, train_split=config.train_split, val_split=config.val_split)
-    if row.class_names:
-        class_names = row.class_names if config.classes is None else read_class_list(config.classes)
+    if config.classes is not None:
+        class_names = read_class_list(config.classes)
     else:
-        class_names = source.class_names() if config.classes is None else read_class_list(config.classes)
+        class_names = row.class_names or source.class_names()
     network = build_ssd(network_config(config.network, class_names))
     if config.batch_size == 1 and any(isinstance(module, ExpandedLevel) for module in network.modules()):
         # The last level has one cell: nothing to take a variance of.
@@ -123,6 +121,36 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
     )
 
 
+def load_training_samples(source: DataSource, class_names: Sequence[str]) -> tuple[list[Sample], tuple[str, ...]]:
+    """Read the training split and give its images the boxes that GluonCV trains on.
+
+    Difficult and crowd objects are objects like others. Images without any object are left out, as are
+    objects that are marked to be ignored.
+
+    Returns:
+        The samples, whose boxes are in image pixels and as the layout's `training_boxes` has them, and sentences
+        about what was left out.
+
+    Raises:
+        DatasetError: the folder cannot be used, or no image has an object.
+    """
+    dataset = source.layout.load(source.root, source.train_split, class_names, True)
+    samples, left_out = [], 0
+    for sample in dataset.samples:
+        truth = source.layout.training_boxes(sample.ground_truth, sample.image_size)
+        left_out += len(sample.ground_truth) - len(truth)
+        if len(truth):
+            samples.append(dataclasses.replace(sample, ground_truth=truth))
+    if not samples:
+        raise DatasetError(f"{dataset.name}: none of its {len(dataset.samples)} images has an object to learn")
+    notes = list(dataset.notes)
+    if left_out:
+        notes.append(f"left out {left_out} objects in training, which break GluonCV's bounds rule")
+    if len(samples) < len(dataset.samples):
+        notes.append(f"left out {len(dataset.samples) - len(samples)} images without objects")
+    return samples, tuple(notes)
+
+
 def resolved_values(config: TrainingConfig, prepared: Prepared, processes: Processes) -> dict[str, Any]:
     """Return a configuration for JSON with what it left open: it repeats the training, from any folder."""
     source = prepared.source
@@ -146,7 +174,7 @@ def _load_weights(network: SSD, config: TrainingConfig, processes: Processes) ->
     if config.pretrained_backbone != "auto":
         load_backbone(network, Path(config.pretrained_backbone))
         return f"started from the backbone in {config.pretrained_backbone}"
-    if not has_published_backbone(backbone):
+    if backbone not in PUBLISHED_SHA1:
         return f"started from fresh weights: GluonCV published none for {backbone}"
     if processes.is_first:
         _log.info("looking for GluonCV's ImageNet weights of %s in %s, or fetching them", backbone, default_root())

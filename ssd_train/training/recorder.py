@@ -11,12 +11,10 @@ from ssd_train.networks.ssd import SSD
 from ssd_train.training.batches import Stream
 from ssd_train.training.checkpoint import Position
 from ssd_train.training.config import TrainingConfig
-from ssd_train.training.metrics_writer import MetricsWriter
-from ssd_train.training.pictures import write_detections
+from ssd_train.training.pictures import load_preview, write_detections, write_preview
 from ssd_train.training.prepare import Prepared, resolved_values
-from ssd_train.training.preview import load_preview, write_preview
 from ssd_train.training.processes import Processes
-from ssd_train.training.run_folder import RunFolder
+from ssd_train.training.run_folder import MetricsWriter, RunFolder
 
 DETECTIONS_NAME = "validation_detections.jpg"
 PICTURED_VALIDATIONS = 8
@@ -27,12 +25,7 @@ _log = logging.getLogger(__name__)
 class RunRecorder:
     """Opens a run folder: its configuration, a picture of the first images, and metrics up to the checkpoint.
 
-    Args:
-        config: the training.
-        prepared: what it works on.
-        stream: its steps.
-        position: where it begins; moved on by the training.
-        processes: all of them.
+    The training moves `position` on.
 
     Raises:
         SSDDeployError: one of the first images cannot be read, and nothing was written; or the folder cannot be.

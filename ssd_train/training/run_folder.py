@@ -1,7 +1,9 @@
 """The files of a training: its configuration, its numbers, its checkpoint and weights; each whole or absent."""
 
+import contextlib
+import importlib.util
 import json
-from collections.abc import Iterator
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ from ssd_train.files import without_nan, write_json, written_atomically
 from ssd_train.networks.ssd import SSD
 from ssd_train.training.checkpoint import CHECKPOINT_NAME
 from ssd_train.training.config import CONFIG_NAME
+from ssd_train.training.curves import write_curves
 from ssd_train.weights.network_file import save_network
 from ssd_train.weights.store import BEST_NAME, LAST_NAME
 
 METRICS_NAME = "metrics.jsonl"
+
+_log = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -25,22 +30,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def checkpoint_path(self) -> Path:
-        return self.path / CHECKPOINT_NAME
-
-    @property
-    def metrics_path(self) -> Path:
-        return self.path / METRICS_NAME
-
-    @property
-    def best_path(self) -> Path:
-        return self.path / BEST_NAME
-
-    @property
-    def last_path(self) -> Path:
-        return self.path / LAST_NAME
+        self.checkpoint_path, self.metrics_path = path / CHECKPOINT_NAME, path / METRICS_NAME
+        self.best_path, self.last_path = path / BEST_NAME, path / LAST_NAME
 
     def write_config(self, values: dict[str, Any]) -> None:
         write_json(self.path / CONFIG_NAME, values)
@@ -58,11 +49,16 @@ class RunFolder:
             with self.metrics_path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise cannot_write(self.metrics_path, error, self.path) from error
+            raise _cannot_write(self.metrics_path, error, self.path) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return all lines; one that a killed process left half-written is left out."""
-        return list(_whole_lines(self.metrics_path))
+        lines = []
+        if self.metrics_path.is_file():
+            for line in self.metrics_path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError):
+                    lines.append(json.loads(line))
+        return [values for values in lines if isinstance(values, dict) and "step" in values]
 
     def keep_metrics_until(self, step: int, *, with_validation: bool = True) -> None:
         """Drop the lines of steps that are about to be taken again.
@@ -81,20 +77,58 @@ class RunFolder:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 
-def cannot_write(path: object, error: OSError, folder: Path) -> SSDDeployError:
+class MetricsWriter:
+    """Where the first process's numbers go besides the screen: `metrics.jsonl`, TensorBoard, curves.
+
+    Args:
+        folder: the run's.
+        title: of the curves.
+        step: the first one that is to come; TensorBoard drops what an earlier process wrote after it.
+    """
+
+    def __init__(self, folder: RunFolder, title: str, step: int) -> None:
+        self.folder = folder
+        self.title = title
+        self.has_matplotlib = importlib.util.find_spec("matplotlib") is not None
+        self.board: Any = None
+        if importlib.util.find_spec("tensorboard") is None:
+            _log.info("note: no TensorBoard files, since tensorboard is not installed: pip install 'ssd-deploy[train]'")
+        else:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=step)
+        if not self.has_matplotlib:
+            _log.info("note: no curves.png, since matplotlib is not installed: pip install 'ssd-deploy[plots]'")
+
+    def write(self, kind: str, values: dict[str, Any]) -> None:
+        """Add one line of a kind, `step`, `epoch` or `validation`; every number of it goes to TensorBoard."""
+        self.folder.append_metrics({"kind": kind, **values})
+        if self.board is None:
+            return
+        try:
+            for name, value in {**values, **values.get("scores", {})}.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(f"{kind}/{name}", value, values["step"])
+            self.board.flush()
+        except OSError as error:
+            raise _cannot_write(self.board.log_dir, error, self.folder.path) from error
+
+    def draw_curves(self) -> None:
+        lines = self.folder.read_metrics()
+        epochs = [line for line in lines if line["kind"] == "epoch"]
+        if self.has_matplotlib and epochs:
+            validations = [line for line in lines if line["kind"] == "validation"]
+            write_curves(self.folder.path / "curves.png", self.title, epochs, validations)
+
+    def close(self) -> None:
+        if self.board is not None:
+            # Everything was flushed as it was written, so what fails here has failed and been said before.
+            with contextlib.suppress(OSError):
+                self.board.close()
+
+
+def _cannot_write(path: object, error: OSError, folder: Path) -> SSDDeployError:
     """Return what to raise for a file of a training that goes on once there is room."""
     return SSDDeployError(
         f"{path}: cannot be written ({error.strerror}); make room, and go on with `ssd-deploy train {folder} --resume`"
     )
-
-
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict) and "step" in values:
-            yield values

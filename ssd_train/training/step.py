@@ -73,7 +73,8 @@ class Trainer:
         if config.amp == "fp16" and device.type != "cuda":
             raise BackendError("amp fp16 is for GPUs; on a CPU use bf16 or off", arguments=("amp",))
         if config.sync_bn and processes.count > 1:
-            self._convert_batch_norms()
+            # The backbone's; GluonCV leaves those of the added levels to each process.
+            nn.SyncBatchNorm.convert_sync_batchnorm(getattr(network.features, "backbone", network.features))
         # FP32 means FP32, as everywhere in this project; for speed there is `amp`.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         # Sizes never change, so cuDNN may try its algorithms once and keep the fastest.
@@ -98,21 +99,8 @@ class Trainer:
         """The network that is validated and saved: the moving average, where there is one."""
         return self.network if self.average is None else self.average.network
 
-    def _convert_batch_norms(self) -> None:
-        """Synchronise the backbone's batch norms; GluonCV leaves those of the added levels to each process."""
-        features = self.network.features
-        backbone = getattr(features, "backbone", features)
-        nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
-
     def step(self, step: int, batch: Batch, lr: float, *, stop: bool) -> StepResult:
-        """Take one step.
-
-        Args:
-            step: its number.
-            batch: this process's part, on the CPU.
-            lr: learning rate.
-            stop: this process was asked to stop, which all are to know.
-        """
+        """Take a step on this process's part of a batch, which is on the CPU; `stop` is what all are to know."""
         device = self.processes.device
         batch = batch.to(device)
         spec = self.network.spec

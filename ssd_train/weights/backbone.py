@@ -44,11 +44,6 @@ _BEHIND_THE_TAPS = {
 }
 
 
-def has_published_backbone(backbone: str) -> bool:
-    """Tell whether GluonCV published ImageNet weights of a backbone, so that `fetch_backbone` can bring them."""
-    return backbone in PUBLISHED_SHA1
-
-
 def fetch_backbone(backbone: str, root: Path, on_progress: Progress = silent) -> Path:
     """Return a backbone's published `.params` file, downloaded unless it is in `root` already.
 
@@ -56,7 +51,7 @@ def fetch_backbone(backbone: str, root: Path, on_progress: Progress = silent) ->
         WeightsError: none were published, or what `fetch_published` says.
         SSDDeployError: `root` cannot be written.
     """
-    if not has_published_backbone(backbone):
+    if backbone not in PUBLISHED_SHA1:
         raise WeightsError(
             f"there are no published weights for the backbone {backbone!r}; choose one of {', '.join(PUBLISHED_SHA1)}, "
             "or name a file"
@@ -124,10 +119,8 @@ def _donor(tensors: Mapping[str, Tensor], network: SSD) -> tuple[dict[str, Tenso
     def is_of_backbone(name: str) -> bool:
         return name.startswith("features.") and not name.startswith(EXTRAS) and not name.endswith(COUNTER)
 
-    return (
-        {name: tensor for name, tensor in tensors.items() if is_of_backbone(name)},
-        {name: name for name in network.state_dict() if is_of_backbone(name)},
-    )
+    found = {name: tensor for name, tensor in tensors.items() if is_of_backbone(name)}
+    return found, {name: name for name in network.state_dict() if is_of_backbone(name)}
 
 
 # Our name of a layer without `features.backbone.` -> the dotted name in the classifier, whose modules are numbered

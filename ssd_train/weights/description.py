@@ -7,13 +7,10 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from ssd_train.errors import WeightsError
 from ssd_train.requirements import require
-
-if TYPE_CHECKING:
-    from ssd_train.weights.weight_file import WeightFile
 
 Format = Literal["params", "safetensors", "torch"]
 
@@ -68,7 +65,11 @@ def describe_weights(path: Path) -> WeightsDescription:
 
     file_format = format_of(path)
     if file_format == "torch":
-        file = _read_torch(path)
+        require("torch", "export", f"{path}: a PyTorch checkpoint")
+        require("safetensors", "export", "A weight file")
+        from ssd_train.weights.weight_file import read_tensors
+
+        file = read_tensors(path)
         metadata, sha256 = file.metadata, file.sha256
         shapes: dict[str, tuple[int, ...]] = {name: tuple(tensor.shape) for name, tensor in file.tensors.items()}
     else:
@@ -81,7 +82,8 @@ def describe_weights(path: Path) -> WeightsDescription:
             end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
             if len(data) != 8 + int.from_bytes(data[:8], "little") + end:
                 raise damaged_safetensors(path, "length")
-            shapes = {name: tuple(entry["shape"]) for name, entry in entries.items() if not _is_scale(name, entries)}
+            scales = {f"{name}.scale" for name in entries}
+            shapes = {name: tuple(entry["shape"]) for name, entry in entries.items() if name not in scales}
     return WeightsDescription(
         path=path,
         format=file_format,
@@ -102,20 +104,12 @@ def network_of(path: Path) -> str:
         WeightsError: it says none, as foreign files do, or it cannot be read.
         BackendError: it is a PyTorch checkpoint, and torch is not installed.
     """
-    from ssd_train.weights.params_file import read_bytes
-
-    file_format = format_of(path)
-    metadata: Mapping[str, str] = {}
-    if file_format == "torch":
-        metadata = _read_torch(path).metadata
-    elif file_format == "safetensors":
-        length = int.from_bytes(read_bytes(path, 8), "little")
-        metadata, _ = safetensors_header(read_bytes(path, 8 + length), path)
-    if "network" not in metadata:
+    network = describe_weights(path).network
+    if network is None:
         raise WeightsError(
             f"{path}: does not say which network it is for; name the network too", arguments=("network",)
         )
-    return metadata["network"]
+    return network
 
 
 def format_of(path: Path) -> Format:
@@ -171,16 +165,3 @@ def stored_classes(metadata: Mapping[str, str], path: Path) -> tuple[str, ...] |
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise WeightsError(f"{path}: its class list is no list of names; convert it again")
     return tuple(names)
-
-
-def _is_scale(name: str, entries: Mapping[str, object]) -> bool:
-    """True for the scales of a packed kernel, which are named after it."""
-    return name.endswith(".scale") and name.removesuffix(".scale") in entries
-
-
-def _read_torch(path: Path) -> "WeightFile":
-    require("torch", "export", f"{path}: a PyTorch checkpoint")
-    require("safetensors", "export", "A weight file")
-    from ssd_train.weights.weight_file import read_tensors
-
-    return read_tensors(path)

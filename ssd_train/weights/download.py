@@ -82,16 +82,13 @@ def download(url: str, path: Path, *, on_progress: Progress = silent) -> None:
 def _open_from(url: str, offset: int) -> tuple[requests.Response, int]:
     """Open a URL at a byte offset, or at 0 if the server will not go on from there; return where it begins."""
     # As it is: a compressed answer has neither the length nor the places of the file.
-    headers = {"Accept-Encoding": "identity"}
-    if offset:
-        ranged = {**headers, "Range": f"bytes={offset}-"}
-        response = requests.get(url, headers=ranged, stream=True, timeout=TIMEOUT_S)
-        if response.status_code == requests.codes.ok:
-            return response, 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
+    response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S)
+    if offset and response.status_code != requests.codes.ok:
         if response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
             return response, offset
         response.close()
-    response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S)
+        return _open_from(url, 0)
     if not response.ok:
         response.close()
         raise requests.HTTPError(f"the server answered {response.status_code} {response.reason}")
@@ -117,18 +114,14 @@ def _fetch(published: PublishedFile, archive: Path, params: Path, on_progress: P
             temporary.open("wb") as file,
         ):
             shutil.copyfileobj(member, file)
-    except KeyError as error:
+    # KeyError: another content. The last two: a compression or an encryption that zipfile lacks, which damaged headers
+    # ask for.
+    except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         archive.unlink()
+        what = f"does not hold {params.name}" if isinstance(error, KeyError) else f"is no whole zip archive ({error})"
         raise WeightsError(
-            f"{archive}: does not hold {params.name}, so it was removed; try again, or download "
-            f"{published.url} by other means and save it there"
-        ) from error
-    # The last two: a compression or an encryption that zipfile lacks, which damaged headers ask for.
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        archive.unlink()
-        raise WeightsError(
-            f"{archive}: is no whole zip archive ({error}), so it was removed; try again, or download "
-            f"{published.url} by other means and save it there"
+            f"{archive}: {what}, so it was removed; try again, or download {published.url} by other means and save it "
+            "there"
         ) from error
     except OSError as error:
         raise WeightsError(
@@ -161,13 +154,10 @@ def _check_sha1(published: PublishedFile, params: Path, archive: Path) -> None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock file; a second process waits here until the first is through. A file left behind holds nobody."""
-    lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        held = FileLock(path).acquire()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be locked ({error.strerror}); choose another SSD_DEPLOY_ROOT") from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()

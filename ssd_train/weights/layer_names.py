@@ -15,6 +15,10 @@ from ssd_train.networks import resnet_v2
 from ssd_train.networks.vgg_atrous import CONVS_OF_GROUP
 from ssd_train.networks.zoo import NetworkConfig
 
+# How our own prefixes, and those of VGG's older names, begin.
+_OURS = "features.backbone"
+_VGG = "vggatrousextractor0_"
+
 
 class LayerNames(NamedTuple):
     """One layer under every scheme; a prefix carries its separator, "" where the scheme lacks the layer."""
@@ -26,43 +30,36 @@ class LayerNames(NamedTuple):
 
 
 # Our name of a tensor in a batch norm -> MXNet's (the expanded levels say `moving`).
-MXNET_BATCH_NORM = {
-    "weight": "gamma",
-    "bias": "beta",
-    "running_mean": "running_mean",
-    "running_var": "running_var",
-}
+MXNET_BATCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
 
 
 def layer_names(config: NetworkConfig) -> Iterator[LayerNames]:
     """Yield every layer of a network, anchors apart."""
     yield from _FEATURES[config.backbone]()
     if config.backbone == "vgg16_atrous":
-        extras = len(config.feature_sizes) - 2
-        for extra in range(extras):
+        for extra in range(len(config.feature_sizes) - 2):
             for index in (0, 1):
-                dotted = f"features.extras.{extra}.{2 * index}."
-                yield LayerNames(dotted, dotted, f"vggatrousextractor0_extra{extra}_conv{index}_", dotted)
+                yield _same(f"features.extras.{extra}.{2 * index}.", f"{_VGG}extra{extra}_conv{index}_")
     for level in range(len(config.feature_sizes)):
         for kind, head in enumerate(("class_predictors", "box_predictors")):
-            dotted = f"{head}.{level}.predictor."
-            yield LayerNames(dotted, dotted, f"convpredictor{2 * level + kind}_conv0_", dotted)
+            yield _same(f"{head}.{level}.predictor.", f"convpredictor{2 * level + kind}_conv0_")
 
 
 def _vgg_features() -> Iterator[LayerNames]:
-    yield LayerNames("features.", "features.", "vggatrousextractor0_", "features.")  # init_scale
-    yield LayerNames(
-        "features.norm4.", "features.norm4.", "vggatrousextractor0_normalize0_normalize_", "features.norm4."
-    )
+    yield _same("features.", _VGG)  # init_scale
+    yield _same("features.norm4.", f"{_VGG}normalize0_normalize_")
     conv = 0
     for group, convs in enumerate(CONVS_OF_GROUP):
         for index in range(convs):
-            dotted = f"features.stages.{group}.{2 * index}."
-            yield LayerNames(dotted, dotted, f"vggatrousextractor0_conv{conv}_", dotted)
+            yield _same(f"features.stages.{group}.{2 * index}.", f"{_VGG}conv{conv}_")
             conv += 1
     for index in (0, 1):
-        dotted = f"features.stages.5.{2 * index}."
-        yield LayerNames(dotted, dotted, f"vggatrousextractor0_dilated_conv{index}_", dotted)
+        yield _same(f"features.stages.5.{2 * index}.", f"{_VGG}dilated_conv{index}_")
+
+
+def _same(name: str, legacy: str) -> LayerNames:
+    """A layer that the three dotted schemes call alike."""
+    return LayerNames(name, name, legacy, name)
 
 
 def _flat(ours: str, flat: str, pytorch_cv: str = "") -> LayerNames:
@@ -70,38 +67,51 @@ def _flat(ours: str, flat: str, pytorch_cv: str = "") -> LayerNames:
     return LayerNames(ours, f"features.{flat}", flat, pytorch_cv)
 
 
+# The prefixes of a convolution and of the batch norm behind it.
+Pair = tuple[str, str]
+
+
+def _in_sequence(prefix: str, position: int) -> Pair:
+    return f"{prefix}.{position}.", f"{prefix}.{position + 1}."
+
+
+def _in_block(prefix: str, number: int) -> Pair:
+    return f"{prefix}.conv{number}.", f"{prefix}.bn{number}."
+
+
+def _flat_pair(ours: Pair, flat: str, number: int, pytorch_cv: Pair = ("", "")) -> Iterator[LayerNames]:
+    """A convolution and its batch norm in a flat graph, which counts both alike."""
+    yield _flat(ours[0], f"{flat}conv{number}_", pytorch_cv[0])
+    yield _flat(ours[1], f"{flat}batchnorm{number}_", pytorch_cv[1])
+
+
 def _expanded_levels() -> Iterator[LayerNames]:
     for level in range(4):
-        for index, layer in enumerate(("trans_conv", "trans_bn", "conv", "bn")):
-            yield _flat(
-                f"features.extras.{level}.{layer}.",
-                f"expand_{layer}{level}_",
-                f"features.extras.{level}.{(0, 1, 3, 4)[index]}.",
-            )
+        for layer, position in (("trans_conv", 0), ("trans_bn", 1), ("conv", 3), ("bn", 4)):
+            prefix = f"features.extras.{level}."
+            yield _flat(f"{prefix}{layer}.", f"expand_{layer}{level}_", f"{prefix}{position}.")
 
 
 def _resnet_v1_features(blocks: tuple[int, ...], convs_per_block: int) -> Iterator[LayerNames]:
-    backbone = "features.backbone"
-    yield _flat(f"{backbone}.stem.0.", "resnetv10_conv0_", "features.features.0.0.")
-    yield _flat(f"{backbone}.stem.1.", "resnetv10_batchnorm0_", "features.features.0.1.")
+    yield from _flat_pair(_in_sequence(f"{_OURS}.stem", 0), "resnetv10_", 0, _in_sequence("features.features.0", 0))
     for stage, count in enumerate(blocks):
-        number = 0
+        flat, number = f"resnetv10_stage{stage + 1}_", 0
         for block in range(count):
-            ours = f"{backbone}.stages.{stage}.{block}"
-            theirs = _pytorch_cv_block(stage, block, first=4)
-            # Basic blocks of stage 1 have no shortcut convolution; everything else counts it last.
-            has_shortcut = block == 0 and (stage > 0 or convs_per_block == 3)
+            ours, theirs = f"{_OURS}.stages.{stage}.{block}", _pytorch_cv_block(stage, block, first=4)
             for index in range(convs_per_block):
-                flat = f"resnetv10_stage{stage + 1}_"
-                body = f"{theirs}.body.{3 * index}.", f"{theirs}.body.{3 * index + 1}."
-                yield _flat(f"{ours}.conv{index + 1}.", f"{flat}conv{number}_", body[0])
-                yield _flat(f"{ours}.bn{index + 1}.", f"{flat}batchnorm{number}_", body[1])
+                yield from _flat_pair(
+                    _in_block(ours, index + 1), flat, number, _in_sequence(f"{theirs}.body", 3 * index)
+                )
                 number += 1
-            if has_shortcut:
-                yield _flat(f"{ours}.shortcut.0.", f"{flat}conv{number}_", f"{theirs}.downsample.0.")
-                yield _flat(f"{ours}.shortcut.1.", f"{flat}batchnorm{number}_", f"{theirs}.downsample.1.")
+            # Basic blocks of stage 1 have no shortcut convolution; everything else counts it last.
+            if block == 0 and (stage > 0 or convs_per_block == 3):
+                yield from _flat_shortcut(ours, flat, number, theirs)
                 number += 1
     yield from _expanded_levels()
+
+
+def _flat_shortcut(ours: str, flat: str, number: int, pytorch_cv: str) -> Iterator[LayerNames]:
+    return _flat_pair(_in_sequence(f"{ours}.shortcut", 0), flat, number, _in_sequence(f"{pytorch_cv}.downsample", 0))
 
 
 def _pytorch_cv_block(stage: int, block: int, first: int) -> str:
@@ -117,65 +127,50 @@ def _pytorch_cv_block(stage: int, block: int, first: int) -> str:
 
 
 def _resnet50_v1s_features() -> Iterator[LayerNames]:
-    backbone = "features.backbone"
     for index in range(3):
-        position = 3 * index
-        yield _flat(f"{backbone}.stem.{position}.", f"resnetv1s_conv{index}_", f"features.features.0.{position}.")
-        yield _flat(
-            f"{backbone}.stem.{position + 1}.", f"resnetv1s_batchnorm{index}_", f"features.features.0.{position + 1}."
-        )
+        ours, theirs = (_in_sequence(prefix, 3 * index) for prefix in (f"{_OURS}.stem", "features.features.0"))
+        yield from _flat_pair(ours, "resnetv1s_", index, theirs)
     for stage, count in enumerate((3, 4, 6, 3)):
         for block in range(count):
-            ours = f"{backbone}.stages.{stage}.{block}"
-            theirs = _pytorch_cv_block(stage, block, first=10)
+            ours_block, their_block = f"{_OURS}.stages.{stage}.{block}", _pytorch_cv_block(stage, block, first=10)
             for index in range(3):
-                flat = f"resnetv1s_layers{stage + 1}_"
-                yield _flat(f"{ours}.conv{index + 1}.", f"{flat}conv{3 * block + index}_", f"{theirs}.conv{index + 1}.")
-                yield _flat(
-                    f"{ours}.bn{index + 1}.", f"{flat}batchnorm{3 * block + index}_", f"{theirs}.bn{index + 1}."
-                )
+                ours, theirs = _in_block(ours_block, index + 1), _in_block(their_block, index + 1)
+                yield from _flat_pair(ours, f"resnetv1s_layers{stage + 1}_", 3 * block + index, theirs)
             if block == 0:
-                flat = f"resnetv1s_down{stage + 1}_"
-                yield _flat(f"{ours}.shortcut.0.", f"{flat}conv0_", f"{theirs}.downsample.0.")
-                yield _flat(f"{ours}.shortcut.1.", f"{flat}batchnorm0_", f"{theirs}.downsample.1.")
+                yield from _flat_shortcut(ours_block, f"resnetv1s_down{stage + 1}_", 0, their_block)
     yield from _expanded_levels()
 
 
 def _resnet34_v1b_features() -> Iterator[LayerNames]:
-    backbone = "features.backbone"
-    yield LayerNames(f"{backbone}.stem.0.", "features.stage1.0.", "resnetv1b_conv0_")
-    yield LayerNames(f"{backbone}.stem.1.", "features.stage1.1.", "resnetv1b_batchnorm0_")
+    def pair(ours: Pair, dotted: Pair, legacy: str, number: int) -> Iterator[LayerNames]:
+        yield LayerNames(ours[0], dotted[0], f"resnetv1b_{legacy}conv{number}_")
+        yield LayerNames(ours[1], dotted[1], f"resnetv1b_{legacy}batchnorm{number}_")
+
+    yield from pair(_in_sequence(f"{_OURS}.stem", 0), _in_sequence("features.stage1", 0), "", 0)
     parts = ("features.stage1.4", "features.stage1.5", "features.stage2.0", "features.stage2.1")
     for stage, (part, count) in enumerate(zip(parts, (3, 4, 6, 3), strict=True)):
         for block in range(count):
-            ours, dotted = f"{backbone}.stages.{stage}.{block}", f"{part}.{block}"
-            for index in range(2):
-                legacy = f"resnetv1b_layers{stage + 1}_"
-                number = 2 * block + index
-                yield LayerNames(f"{ours}.conv{index + 1}.", f"{dotted}.conv{index + 1}.", f"{legacy}conv{number}_")
-                yield LayerNames(f"{ours}.bn{index + 1}.", f"{dotted}.bn{index + 1}.", f"{legacy}batchnorm{number}_")
+            ours, dotted = f"{_OURS}.stages.{stage}.{block}", f"{part}.{block}"
+            for index in (0, 1):
+                names = _in_block(ours, index + 1), _in_block(dotted, index + 1)
+                yield from pair(*names, f"layers{stage + 1}_", 2 * block + index)
             if block == 0 and stage > 0:
-                legacy = f"resnetv1b_down{stage + 1}_"
-                yield LayerNames(f"{ours}.shortcut.0.", f"{dotted}.downsample.0.", f"{legacy}conv0_")
-                yield LayerNames(f"{ours}.shortcut.1.", f"{dotted}.downsample.1.", f"{legacy}batchnorm0_")
+                names = _in_sequence(f"{ours}.shortcut", 0), _in_sequence(f"{dotted}.downsample", 0)
+                yield from pair(*names, f"down{stage + 1}_", 0)
     for level in range(4):
         for index in (0, 1):
-            yield LayerNames(
-                f"features.extras.{level}.{2 * index}.",
-                f"features.more_stages.{level}.{2 * index}.",
-                f"resnetv1bssd0_conv{2 * level + index}_",
-            )
+            ours, dotted = (f"features.{part}.{level}.{2 * index}." for part in ("extras", "more_stages"))
+            yield LayerNames(ours, dotted, f"resnetv1bssd0_conv{2 * level + index}_")
 
 
 def _resnet101_v2_features() -> Iterator[LayerNames]:
-    backbone = "features.backbone"
-    yield _flat(f"{backbone}.input_bn.", "resnetv20_batchnorm0_")
-    yield _flat(f"{backbone}.stem.0.", "resnetv20_conv0_")
-    yield _flat(f"{backbone}.stem.1.", "resnetv20_batchnorm1_")
+    yield _flat(f"{_OURS}.input_bn.", "resnetv20_batchnorm0_")
+    yield _flat(f"{_OURS}.stem.0.", "resnetv20_conv0_")
+    yield _flat(f"{_OURS}.stem.1.", "resnetv20_batchnorm1_")
     for stage, count in enumerate(resnet_v2.BLOCKS):
         flat = f"resnetv20_stage{stage + 1}_"
         for block in range(count):
-            ours = f"{backbone}.stages.{stage}.{block}"
+            ours = f"{_OURS}.stages.{stage}.{block}"
             # The first block's shortcut is counted after its three convolutions.
             first_conv = 0 if block == 0 else 3 * block + 1
             for index in range(3):
@@ -184,19 +179,17 @@ def _resnet101_v2_features() -> Iterator[LayerNames]:
             if block == 0:
                 yield _flat(f"{ours}.shortcut.", f"{flat}conv3_")
     for index in range(3):
-        yield _flat(f"{backbone}.stage4.bn{index + 1}.", f"resnetv20_stage4_batchnorm{index}_")
+        yield _flat(f"{_OURS}.stage4.bn{index + 1}.", f"resnetv20_stage4_batchnorm{index}_")
         if index < 2:
-            yield _flat(f"{backbone}.stage4.conv{index + 1}.", f"resnetv20_stage4_conv{index}_")
+            yield _flat(f"{_OURS}.stage4.conv{index + 1}.", f"resnetv20_stage4_conv{index}_")
     yield from _expanded_levels()
 
 
 def _mobilenet_features() -> Iterator[LayerNames]:
     for index in range(27):
-        ours = f"features.backbone.layers.{index}"
         part, position = (0, index) if index < 23 else (1, index - 23)
-        theirs = f"features.features.{part}"
-        yield _flat(f"{ours}.0.", f"mobilenet0_conv{index}_", f"{theirs}.{3 * position}.")
-        yield _flat(f"{ours}.1.", f"mobilenet0_batchnorm{index}_", f"{theirs}.{3 * position + 1}.")
+        theirs = _in_sequence(f"features.features.{part}", 3 * position)
+        yield from _flat_pair(_in_sequence(f"{_OURS}.layers.{index}", 0), "mobilenet0_", index, theirs)
     yield from _expanded_levels()
 
 

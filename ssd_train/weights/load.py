@@ -15,7 +15,6 @@ from ssd_train.requirements import require
 from ssd_train.weights.description import BATCH_NORMS, BatchNorm
 from ssd_train.weights.store import (
     Progress,
-    cached_weights,
     converted_path,
     default_root,
     published_file,
@@ -85,7 +84,12 @@ def stored_weights(name: str, weights: str | Path | None) -> Path | None:
     if weights is None or str(weights) == PUBLISHED or random_seed(weights) is not None:
         return None
     if str(weights) == SHAPES:
-        return _shapes_path(name)
+        if find_network(name).name != SHAPES_NETWORK:
+            raise WeightsError(
+                f"weights {SHAPES}: are weights of {SHAPES_NETWORK}, not of {name}; name that network, or a weight file",
+                arguments=("weights", "network"),
+            )
+        return SHAPES_WEIGHTS
     return run_weights(Path(weights)) if Path(weights).is_dir() else Path(weights)
 
 
@@ -105,11 +109,10 @@ def fetch_weights(name: str, root: Path | None = None, on_progress: Progress = s
 
     config = find_network(name)
     folder = root or default_root()
-    cached = cached_weights(config, folder)
-    if cached is not None:
-        return cached
-    params_path = fetch_published(published_file(config), folder, on_progress)
     path = converted_path(config, folder)
+    if path.is_file():
+        return path
+    params_path = fetch_published(published_file(config), folder, on_progress)
     _log.info("converting %s to %s", params_path.name, path)
     save_network(read_network(config.name, params_path), path)
     return path
@@ -129,22 +132,11 @@ def random_seed(weights: str | Path | None) -> int | None:
         raise WeightsError(
             f"weights {weights}: the seed {seed!r} is not a whole number; write random:0", arguments=("weights",)
         )
-    # What PyTorch's generators take.
-    if int(seed) >= 2**63:
+    if int(seed) >= 2**63:  # more than PyTorch's generators take
         raise WeightsError(
             f"weights {weights}: the seed {seed} is not below 2**63; write a smaller one", arguments=("weights",)
         )
     return int(seed)
-
-
-def _shapes_path(name: str) -> Path:
-    """Return the packaged weights; raise WeightsError for a network that they are not of."""
-    if find_network(name).name != SHAPES_NETWORK:
-        raise WeightsError(
-            f"weights {SHAPES}: are weights of {SHAPES_NETWORK}, not of {name}; name that network, or a weight file",
-            arguments=("weights", "network"),
-        )
-    return SHAPES_WEIGHTS
 
 
 def _require_torch() -> None:

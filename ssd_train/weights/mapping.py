@@ -56,16 +56,16 @@ def with_fixed_gammas(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def own_state(tensors: Mapping[str, Tensor], network: SSD, source: Path) -> dict[str, Tensor]:
-    """Check a state dict that already has this project's names; raises what `mxnet_state` raises."""
-    names = {name: name for name in network.state_dict()}
-    return select(tensors, names, [], network, source)
-
-
 def select(
     tensors: Mapping[str, Tensor], expected: Mapping[str, str], anchor_names: list[str], network: SSD, source: Path
 ) -> dict[str, Tensor]:
-    """Pick every expected tensor, strictly, and put the anchors of the levels into one table."""
+    """Pick every expected tensor, strictly, and put the anchors of the levels into one table.
+
+    Args:
+        tensors, network, source: as `mxnet_state`, whose result and errors these are too.
+        expected: our name -> the file's.
+        anchor_names: the file's, by level; empty where it has our table.
+    """
     config = network.config
 
     def misfit(what: str) -> WeightsError:
@@ -76,7 +76,13 @@ def select(
 
     check_names(tensors, [*expected.values(), *anchor_names], misfit)
     own = network.state_dict()
-    _check_classes(tensors[expected["class_predictors.0.predictor.bias"]], config, source)
+    columns, rest = divmod(tensors[expected["class_predictors.0.predictor.bias"]].numel(), config.anchors_per_cell[0])
+    if rest or columns != len(config.class_names) + 1:
+        raise WeightsError(
+            f"{source}: predicts {columns - 1} classes, but {config.name} has {len(config.class_names)}; "
+            "choose the network of that data set, or a _custom one with its class names",
+            arguments=("network", "classes"),
+        )
     state = pick(tensors, expected, own, misfit)
     for name in own:
         if name.endswith("num_batches_tracked"):
@@ -124,22 +130,11 @@ def check_finite(state: Mapping[str, Tensor], source: Path) -> None:
         raise WeightsError(f"{source}: holds values that are not finite in {_listed(not_finite)}; use another copy")
 
 
-def _check_classes(bias: Tensor, config: NetworkConfig, source: Path) -> None:
-    columns = bias.numel() // config.anchors_per_cell[0]
-    if bias.numel() != config.anchors_per_cell[0] * (len(config.class_names) + 1):
-        raise WeightsError(
-            f"{source}: predicts {columns - 1} classes, but {config.name} has {len(config.class_names)}; "
-            "choose the network of that data set, or a _custom one with its class names",
-            arguments=("network", "classes"),
-        )
-
-
 def _anchor_table(levels: list[Tensor], config: NetworkConfig, misfit: Misfit) -> Tensor:
     """Cut each level's stored map (1, 1, rows, columns, 4 * anchors per cell) to its feature map: (A, 4)."""
     table = []
-    for level, (stored, cells, count) in enumerate(
-        zip(levels, config.feature_sizes, config.anchors_per_cell, strict=True)
-    ):
+    sizes = zip(levels, config.feature_sizes, config.anchors_per_cell, strict=True)
+    for level, (stored, cells, count) in enumerate(sizes):
         shape = tuple(stored.shape)
         if len(shape) != 5 or shape[:2] != (1, 1) or min(shape[2:4]) < cells or shape[4] != 4 * count:
             expected = f"(1, 1, {cells} or more, {cells} or more, {4 * count})"

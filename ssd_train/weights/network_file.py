@@ -13,7 +13,7 @@ from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import find_network, network_config
 from ssd_train.weights.description import BatchNorm, stored_classes
-from ssd_train.weights.mapping import mxnet_state, own_state
+from ssd_train.weights.mapping import mxnet_state, select
 from ssd_train.weights.packed import PACKED, pack
 from ssd_train.weights.pytorch_cv import batch_norm_of, is_pytorch_cv, pytorch_cv_state
 from ssd_train.weights.weight_file import WeightFile, read_tensors, write_safetensors, write_torch
@@ -70,7 +70,7 @@ def state_for(network: SSD, file: WeightFile, batch_norm: BatchNorm = "auto") ->
             "leave that out to use the file's own",
             arguments=("classes",),
         )
-    return own_state(file.tensors, network, file.path)
+    return select(file.tensors, {name: name for name in network.state_dict()}, [], network, file.path)
 
 
 def save_network(network: SSD, path: Path, packed: bool = False) -> None:
@@ -87,17 +87,15 @@ def save_network(network: SSD, path: Path, packed: bool = False) -> None:
         WeightsError: `packed`, and a kernel has NaN or infinite values.
         SSDDeployError: the file cannot be written; an existing one then stays.
     """
-    metadata = {
-        "network": network.config.name,
-        "class_names": json.dumps(network.config.class_names),
-        "source": network.spec.weights,
-        "source_sha256": network.spec.weights_sha256,
-    }
+    name, class_names, spec = network.config.name, network.config.class_names, network.spec
+    origin = {"source": spec.weights, "source_sha256": spec.weights_sha256}
     tensors = network.state_dict()
     if packed:
-        tensors, metadata = pack(tensors), {**metadata, "packed": PACKED}
-    write = write_torch if path.suffix.lower() in TORCH_SUFFIXES else write_safetensors
-    write(path, tensors, metadata)
+        tensors, origin = pack(tensors), {**origin, "packed": PACKED}
+    if path.suffix.lower() in TORCH_SUFFIXES:
+        write_torch(path, tensors, {"network": name, "class_names": list(class_names), **origin})
+    else:
+        write_safetensors(path, tensors, {"network": name, "class_names": json.dumps(class_names), **origin})
 
 
 def _provenance(file: WeightFile, batch_norm: BatchNorm) -> str:

@@ -76,21 +76,20 @@ def pytorch_cv_state(
             )
         for ours, _ in tensor_names(names, layer.ours):
             suffix = ours.removeprefix(layer.ours)
-            suffix = "normalize_scale" if suffix == "scale" else suffix
-            expected[ours] = layer.pytorch_cv + suffix
+            expected[ours] = layer.pytorch_cv + ("normalize_scale" if suffix == "scale" else suffix)
     anchors = [f"anchor_generators.{i}.anchor" for i in range(len(network.config.feature_sizes))]
     rest = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
     state = select(rest, expected, anchors, network, source)
     owner = batch_norm_of(tensors, batch_norm)
     if owner is None:
         return state
-    _log.info("%s: %s", source, describe(owner, batch_norm))
+    _log.info("%s: %s", source, _describe(owner, batch_norm))
     for name in state:
-        if ".extras." not in name:
+        if ".extras." not in name or not name.endswith("bn.weight"):
             continue
-        if owner == "gluoncv" and name.endswith("bn.weight"):
+        if owner == "gluoncv":
             state[name] = torch.ones_like(state[name])
-        elif owner == "own" and name.endswith("bn.weight"):
+        else:
             variance = state[name.replace("weight", "running_var")]
             state[name] = _scale_for_our_epsilon(state[name], variance, f"{source}: {name}")
     return state
@@ -109,7 +108,7 @@ def _scale_for_our_epsilon(scale: Tensor, variance: Tensor, what: str) -> Tensor
     return (scale.double() * factor).to(scale.dtype)
 
 
-def describe(owner: Owner, batch_norm: BatchNorm) -> str:
+def _describe(owner: Owner, batch_norm: BatchNorm) -> str:
     """Say which arithmetic a checkpoint got, and why."""
     if batch_norm != "auto":
         why = f"as asked for with batch_norm {batch_norm!r}"

@@ -63,10 +63,12 @@ def randomise(network: SSD, seed: int) -> None:
             module.conv3.weight.mul_(RESIDUAL_SCALE)
     side = network.config.input_size
     features = network.features(_noise_images(side, generator))
-    for feature, class_head, box_head in zip(features, network.class_predictors, network.box_predictors, strict=True):
-        _scale_output(cast(ConvPredictor, class_head), feature, LOGIT_STD)
-        _scale_output(cast(ConvPredictor, box_head), feature, OFFSET_STD)
-        _lead_background(cast(ConvPredictor, class_head))
+    for heads, std in ((network.class_predictors, LOGIT_STD), (network.box_predictors, OFFSET_STD)):
+        for head, feature in zip(heads, features, strict=True):
+            _scale_output(cast(ConvPredictor, head), feature, std)
+    for head in network.class_predictors:
+        assert isinstance(head, ConvPredictor) and head.predictor.bias is not None
+        head.predictor.bias.view(-1, head.values)[:, 0] = BACKGROUND_LEAD + 0.5 * math.log(head.values)
 
 
 def _scale_output(head: ConvPredictor, feature: Tensor, std: float) -> None:
@@ -76,21 +78,15 @@ def _scale_output(head: ConvPredictor, feature: Tensor, std: float) -> None:
     head.predictor.weight.mul_(std / float(f"{spread:.3g}"))
 
 
-def _lead_background(head: ConvPredictor) -> None:
-    assert head.predictor.bias is not None
-    head.predictor.bias.view(-1, head.values)[:, 0] = BACKGROUND_LEAD + 0.5 * math.log(head.values)
-
-
 def _noise_images(side: int, generator: torch.Generator) -> Tensor:
     """Noise with the same power in every octave, the constant one too, as natural images roughly have it.
 
     Returns (4, 3, side, side) with a variance of about 1, like normalised images.
     """
-    cells = [2**octave for octave in range(side.bit_length())]
-    octaves = [
-        nn.functional.interpolate(torch.randn(4, 3, count, count, generator=generator), size=(side, side))
-        for count in cells
-    ]
+    octaves = []
+    for octave in range(side.bit_length()):
+        noise = torch.randn(4, 3, 2**octave, 2**octave, generator=generator)
+        octaves.append(nn.functional.interpolate(noise, size=(side, side)))
     return torch.stack(octaves).sum(dim=0) / len(octaves) ** 0.5
 
 

@@ -57,14 +57,8 @@ def default_root() -> Path:
 
 
 def converted_path(config: NetworkConfig, root: Path) -> Path:
-    """Return where a network's converted weights belong, there or not."""
+    """Return where a network's converted weights are, if they are there."""
     return root / f"{config.name}.safetensors"
-
-
-def cached_weights(config: NetworkConfig, root: Path) -> Path | None:
-    """Return a network's converted weights, or None where there are none yet."""
-    path = converted_path(config, root)
-    return path if path.is_file() else None
 
 
 def published_file(config: NetworkConfig) -> PublishedFile:

@@ -68,7 +68,11 @@ def read_tensors(path: Path) -> WeightFile:
     if file_format == "params":
         tensors = {name: torch.from_numpy(array) for name, array in parse_params(data, path).items()}
     elif file_format == "safetensors":
-        tensors, metadata = _parse_safetensors(data, path)
+        try:
+            tensors = safetensors.torch.load(data)
+        except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a dtype that PyTorch lacks
+            raise damaged_safetensors(path, error) from error
+        metadata, _ = safetensors_header(data, path)
     else:
         tensors, metadata = _parse_torch(data, path)
     packed = metadata.get("packed")
@@ -83,13 +87,8 @@ def read_tensors(path: Path) -> WeightFile:
         raise WeightsError(f"{path}: holds no tensors, but the weights of a network were expected; save it again")
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return WeightFile(
-        path=path,
-        format=file_format,
-        tensors=tensors,
-        metadata=metadata,
-        sha256=hashlib.sha256(data).hexdigest(),
-    )
+    sha256 = hashlib.sha256(data).hexdigest()
+    return WeightFile(path=path, format=file_format, tensors=tensors, metadata=metadata, sha256=sha256)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -104,21 +103,20 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         SSDDeployError: the folder cannot be created or written.
     """
     # By way of memory: safetensors reports a full disk as an error of its own, and makes the file private.
-    _write(path, safetensors.torch.save(_copies(tensors), metadata=dict(metadata)))
+    data = safetensors.torch.save(_copies(tensors), metadata=dict(metadata))
+    with written_atomically(path) as temporary:
+        temporary.write_bytes(data)
 
 
-def write_torch(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and text metadata as a PyTorch checkpoint, which `torch.load` reads with `weights_only`.
+def write_torch(path: Path, tensors: Mapping[str, Tensor], entries: Mapping[str, Any]) -> None:
+    """Write a PyTorch checkpoint, which `torch.load` reads with `weights_only`: `state_dict`, and `entries` beside it.
 
-    The tensors are its `state_dict`, each text an entry beside it; `class_names` becomes a list. Arguments and
-    errors are those of `write_safetensors`.
+    Arguments and errors are otherwise those of `write_safetensors`.
     """
-    texts: dict[str, Any] = dict(metadata)
-    if "class_names" in texts:
-        texts["class_names"] = json.loads(texts["class_names"])
     data = io.BytesIO()
-    torch.save({"state_dict": _copies(tensors), **texts}, data)
-    _write(path, data.getvalue())
+    torch.save({"state_dict": _copies(tensors), **entries}, data)
+    with written_atomically(path) as temporary:
+        temporary.write_bytes(data.getbuffer())
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -126,19 +124,6 @@ def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: torch.clone(tensor.detach().cpu(), memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-
-
-def _write(path: Path, data: bytes) -> None:
-    with written_atomically(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def _parse_safetensors(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        tensors = safetensors.torch.load(data)
-    except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a dtype that PyTorch lacks
-        raise damaged_safetensors(path, error) from error
-    return tensors, safetensors_header(data, path)[0]
 
 
 def _parse_torch(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -218,22 +203,17 @@ def _check_torch_zip(data: bytes, path: Path) -> None:
 
 
 def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-            break
+    if isinstance(loaded, dict):
+        loaded = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), dict)), loaded)
     if not isinstance(loaded, dict):
         raise WeightsError(
             f"{path}: holds a {type(loaded).__name__}, but a state dict was expected; save the network's state_dict()"
         )
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout is not torch.strided:
+            kind = f"tensor ({value.layout})" if isinstance(value, Tensor) else type(value).__name__
             raise WeightsError(
-                f"{path}: entry {name!r} is of type {_kind_of(value)}, but a state dict has dense tensors with "
+                f"{path}: entry {name!r} is of type {kind}, but a state dict has dense tensors with "
                 "text names; save the network's state_dict(), alone or as 'state_dict' or 'model' beside other things"
             )
     return {name: value.detach() for name, value in loaded.items()}
-
-
-def _kind_of(value: Any) -> str:
-    return f"tensor ({value.layout})" if isinstance(value, Tensor) else type(value).__name__

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ssd_train.datasets.dataset import Dataset
-from ssd_train.datasets.layouts import LAYOUTS, DataSource, Layout, find_source, load_dataset
+from ssd_train.datasets.layouts import LAYOUTS, DataSource, Layout, find_source
 from ssd_train.errors import DatasetError
 from ssd_train.metrics.table import METRICS
 
@@ -97,7 +97,7 @@ def test_what_is_neither_a_layout_nor_a_folder_is_refused(tmp_path: Path) -> Non
     with pytest.raises(DatasetError, match="yolo: neither voc nor coco, and no such folder"):
         find_source("yolo")
     with pytest.raises(DatasetError, match="'yolo' does not exist; choose voc, coco"):
-        load_dataset("yolo", tmp_path, None, ("thing",))
+        find_source("yolo", tmp_path).load(None, ("thing",))
     with pytest.raises(DatasetError, match="is a folder, so the folder .* does not apply") as caught:
         find_source(str(tmp_path), tmp_path)
     assert caught.value.arguments == ("data", "data_root")
@@ -106,7 +106,7 @@ def test_what_is_neither_a_layout_nor_a_folder_is_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_missing_folder_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(DatasetError, match=r"nowhere: no such folder") as caught:
-        load_dataset(name, tmp_path / "nowhere", None, ("thing",))
+        find_source(name, tmp_path / "nowhere").load(None, ("thing",))
     assert caught.value.arguments == ("data_root",)
 
 
@@ -171,7 +171,7 @@ def test_an_evaluation_takes_a_coco_folder_s_own_validation_split(tmp_path: Path
         json.dumps(content)
     )
     with pytest.raises(DatasetError, match=r"instances_val_blood\.json: there are no images in it"):
-        load_dataset(tmp_path, None, None, ("thing",))
+        find_source(tmp_path).load(None, ("thing",))
 
 
 # --- Classes of a data set of one's own ---
@@ -252,6 +252,6 @@ def test_one_more_layout_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     row = dataclasses.replace(LAYOUTS["voc"], name="toy", looks_like="toy.txt", recognise=is_toy, load=load)
     monkeypatch.setitem(LAYOUTS._rows, "toy", row)
     assert find_source(touch(tmp_path, "toy.txt")).layout is row
-    assert load_dataset(tmp_path, None, "some", ("thing",)).name == "toy some"
+    assert find_source(tmp_path).load("some", ("thing",)).name == "toy some"
     with pytest.raises(DatasetError, match=r"toy: toy\.txt"):
         find_source(touch(tmp_path / "other", "notes.txt"))

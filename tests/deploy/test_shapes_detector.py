@@ -14,7 +14,7 @@ from ssd_train import build_network
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.datasets.generated import SHAPE_CLASSES
 from ssd_train.datasets.generated_files import write_shapes
-from ssd_train.datasets.layouts import load_dataset
+from ssd_train.datasets.layouts import find_source
 from ssd_train.evaluation.evaluate import score
 from ssd_train.evaluation.loop import run_detector
 from ssd_train.metrics.protocol import Protocol
@@ -29,7 +29,7 @@ PICTURES = 100
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Held-out pictures: numbered as no training picture is."""
     root = write_shapes(tmp_path_factory.mktemp("shapes") / "data", train=1, val=PICTURES, seed=1)
-    return load_dataset("voc", root, "val", sorted(SHAPE_CLASSES))
+    return find_source("voc", root).load("val", sorted(SHAPE_CLASSES))
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_train import build_network
 from ssd_train.datasets.generated import SHAPE_CLASSES
 from ssd_train.datasets.generated_files import write_shapes
-from ssd_train.datasets.layouts import load_dataset
+from ssd_train.datasets.layouts import find_source
 from ssd_train.errors import DatasetError, ModelError
 from ssd_train.evaluation.evaluate import score
 from ssd_train.evaluation.loop import run_detector
@@ -57,7 +57,7 @@ def calibration_folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def gathered(data: Path, folder: Path, count: int) -> Path:
-    for sample in load_dataset("voc", data, "train", sorted(SHAPE_CLASSES)).samples[:count]:
+    for sample in find_source("voc", data).load("train", sorted(SHAPE_CLASSES)).samples[:count]:
         (folder / sample.path.name).symlink_to(sample.path)
     return folder
 
@@ -180,7 +180,7 @@ def test_the_scores_are_kept(float_file: Path, data: Path, tmp_path: Path, targe
     images = gathered(data, tmp_path / "pictures", USUAL_IMAGES)
     assert len(find_calibration_images(images).paths) == USUAL_IMAGES
     int8_file = quantized(float_file, tmp_path, images, int8_target=target, calibration_method=None)
-    held_out = load_dataset("voc", data, "val", sorted(SHAPE_CLASSES))
+    held_out = find_source("voc", data).load("val", sorted(SHAPE_CLASSES))
 
     def scores(path: Path) -> tuple[float, float]:
         runner = OnnxRuntimeRunner(path, threads=1)

@@ -20,7 +20,7 @@ from ssd_deploy.parity.compare import BackendRun, Comparison, compare, run_backe
 from ssd_deploy.parity.criteria import Criteria
 from ssd_deploy.parity.pairs import match_detections
 from ssd_train.datasets.dataset import Dataset
-from ssd_train.datasets.layouts import load_dataset
+from ssd_train.datasets.layouts import find_source
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.spec import OUTPUT_NAMES
@@ -198,7 +198,7 @@ def export_model(name: str, precision: str, folder: Path) -> Path:
 
 def images_of(runner: Runner, root: Path, limit: int | None = None) -> Dataset:
     """Read a data set in COCO's layout with the classes of a detector."""
-    return load_dataset("coco", root, None, runner.spec.class_names).limited(limit)
+    return find_source("coco", root).load(None, runner.spec.class_names).limited(limit)
 
 
 def over(runner: Runner, root: Path, *, batch_size: int, limit: int | None = None) -> BackendRun:

@@ -18,7 +18,7 @@ from training_runs import NETWORK, small_config, small_options
 from ssd_train.cli import train
 from ssd_train.command_line import add_command
 from ssd_train.datasets.generated import SHAPE_CLASSES
-from ssd_train.datasets.layouts import load_dataset
+from ssd_train.datasets.layouts import find_source
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import network_config
@@ -74,7 +74,7 @@ def scoring_network() -> SSD:
 
 
 def validated(network: SSD, processes: Processes, shapes: Path, count: int) -> dict[str, Any] | None:
-    dataset = load_dataset("voc", shapes, "val", SHAPE_CLASSES)
+    dataset = find_source("voc", shapes).load("val", SHAPE_CLASSES)
     dataset = dataclasses.replace(dataset, samples=dataset.samples[:count])
     seen: list[int] = []
     scored = validate(network, dataset, processes, metric="voc", batch_size=2, workers=1, on_progress=seen.append)

@@ -350,7 +350,9 @@ def test_a_file_that_is_no_detector_points_to_the_option_for_backbones(tmp_path:
     path = tmp_path / "classifier.pth"
     state = network_of("cat").state_dict()
     torch.save({name: value for name, value in state.items() if name.startswith("features.")}, path)
-    with pytest.raises(WeightsError, match=r"has no class predictors, so it is no detector; see --pretrained-backbone"):
+    with pytest.raises(
+        WeightsError, match=r"has no class predictors, so it is no detector; a backbone goes into pretrained_backbone"
+    ):
         start_from(network_of("cat"), path, reuse_classes=False)
 
 

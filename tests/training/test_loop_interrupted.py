@@ -35,8 +35,7 @@ from training_runs import (
 from ssd_train.training import checkpoint, recorder
 from ssd_train.training.checkpoint import read_checkpoint
 from ssd_train.training.loop import TrainingResult
-from ssd_train.training.metrics_writer import MetricsWriter
-from ssd_train.training.run_folder import RunFolder
+from ssd_train.training.run_folder import MetricsWriter, RunFolder
 from ssd_train.training.step import Trainer
 
 pytestmark = pytest.mark.slow  # real trainings, broken off

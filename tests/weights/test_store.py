@@ -20,7 +20,7 @@ from ssd_train.networks.zoo import NETWORKS
 from ssd_train.weights import download as module
 from ssd_train.weights.download import download, fetch_published
 from ssd_train.weights.load import fetch_weights
-from ssd_train.weights.store import cached_weights, converted_path, default_root, published_file, run_weights
+from ssd_train.weights.store import converted_path, default_root, published_file, run_weights
 
 # Two chunks and a bit, so that progress and resuming have something to count.
 PARAMS = bytes(range(256)) * 2100
@@ -156,12 +156,8 @@ def test_a_network_without_published_weights_names_the_alternatives(tmp_path):
     assert not (tmp_path / "root").exists()
 
 
-def test_converted_weights_are_found_once_they_are_there(tmp_path):
-    assert cached_weights(CONFIG, tmp_path) is None
-    path = converted_path(CONFIG, tmp_path)
-    assert path == tmp_path / "ssd_512_resnet50_v1_voc.safetensors"
-    path.touch()
-    assert cached_weights(CONFIG, tmp_path) == path
+def test_converted_weights_are_called_after_their_network(tmp_path):
+    assert converted_path(CONFIG, tmp_path) == tmp_path / "ssd_512_resnet50_v1_voc.safetensors"
 
 
 def test_names_and_descriptions_need_no_torch():

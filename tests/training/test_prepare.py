@@ -11,7 +11,7 @@ import pytest
 
 from ssd_train.datasets.layouts import DataSource, find_source
 from ssd_train.errors import DatasetError
-from ssd_train.training.samples import load_training_samples
+from ssd_train.training.prepare import load_training_samples
 
 CLASSES = ("cat", "dog")
 HEIGHT, WIDTH = 30, 40
