@@ -1,7 +1,7 @@
 """One backend over all images, and two of them held against each other."""
 
 import dataclasses
-import platform
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,10 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_deploy.backends.base import Runner
-from ssd_deploy.parity.changes import Changes, count_changes
-from ssd_deploy.parity.pairs import ImageComparison, compare_image
-from ssd_deploy.parity.stages import Stage, Tolerances, compare_inputs_and_raw, detection_stages
-from ssd_deploy.parity.verdict import Criteria, Findings, Verdict, decide
+from ssd_deploy.parity.pairs import Changes, count_changes
+from ssd_deploy.parity.stages import (
+    ImageComparison,
+    Stage,
+    Tolerances,
+    compare_image,
+    compare_inputs_and_raw,
+    detection_stages,
+)
+from ssd_deploy.parity.verdict import Criteria, Verdict, decide
 from ssd_train.datasets.dataset import Dataset, image_samples
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.errors import DatasetError
@@ -40,19 +46,13 @@ class Comparison:
     """One backend held against the reference.
 
     Attributes:
-        backend, reference: their names.
-        precision: what the backend computes in.
-        tolerances: what its stages were held to.
         metric, metric_difference: the data set's headline number and its difference from the
             reference's, fractions; NaN without ground truth.
         agreement: agreement AP, a fraction.
         latency_ms: median over batches of the time an image takes in the backend, transfers included.
         stages: in the order of the data flow.
-        images: per-image comparison of the detections.
         per_class_difference: class name -> difference of its AP.
         score_threshold: detections of at least this score were counted in `changes`.
-        changes: what became of them.
-        verdict: whether it passed, and what decided that.
         failures: what left its limit, a sentence each; empty where the backend passed.
     """
 
@@ -78,7 +78,7 @@ class Comparison:
 
     @property
     def unmatched(self) -> int:
-        return sum(len(image.only_reference) + len(image.only_candidate) for image in self.images)
+        return sum(image.unmatched for image in self.images)
 
     @property
     def matched(self) -> int:
@@ -95,26 +95,20 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         names = ("first_failing_stage", "matched", "unmatched", "score_difference", "box_difference")
-        return (
-            dataclasses.asdict(self)
-            | {name: getattr(self, name) for name in names}
-            | {
-                "tolerances": self.tolerances.to_dict(),
-                "stages": [stage.to_dict() for stage in self.stages],
-                "changes": self.changes.to_dict(),
-                "passed": self.verdict.passed,
-            }
-        )
+        return {
+            **dataclasses.asdict(self),
+            **{name: getattr(self, name) for name in names},
+            "tolerances": self.tolerances.to_dict(),
+            "stages": [stage.to_dict() for stage in self.stages],
+            "changes": self.changes.to_dict(),
+            "passed": self.verdict.passed,
+        }
 
 
 def images_as_dataset(paths: Sequence[Path], class_names: tuple[str, ...]) -> Dataset:
     """Make a data set without ground truth from image files; every file is opened, for its size."""
-    return Dataset(
-        name="image files",
-        class_names=class_names,
-        samples=image_samples(paths),
-        category_ids=tuple(range(1, len(class_names) + 1)),
-    )
+    category_ids = tuple(range(1, len(class_names) + 1))
+    return Dataset(name="image files", class_names=class_names, samples=image_samples(paths), category_ids=category_ids)
 
 
 def run_backend(
@@ -166,7 +160,8 @@ def compare(
             limits, none of the reference's at the working threshold.
         NetworkError: the candidate names a precision that does not exist.
     """
-    limits = PRECISIONS.find(candidate.runner.spec.precision).limits
+    spec = candidate.runner.spec
+    limits = PRECISIONS.find(spec.precision).limits
     if not dataset.samples:
         raise DatasetError("there are no images to compare on; name some")
     if not any(len(found) for found in (*reference.detections, *candidate.detections)):
@@ -179,47 +174,40 @@ def compare(
         check_something_found(reference, dataset, threshold)
     tolerances = criteria.tolerances_of(limits)
     images = tuple(
-        compare_image(
-            sample,
-            ours,
-            theirs,
-            dataset.class_names,
-            pair_iou=tolerances.pair_iou,
-            box_tolerance=tolerances.box,
-        )
+        compare_image(sample, ours, theirs, dataset.class_names, tolerances)
         for sample, ours, theirs in zip(dataset.samples, reference.detections, candidate.detections, strict=True)
-    )
-    agreement = agreement_ap(
-        reference.detections,
-        candidate.detections,
-        [sample.image_size for sample in dataset.samples],
-        len(dataset.class_names),
     )
     stages = (
         *compare_inputs_and_raw(reference.runner, candidate.runner, dataset.samples, tolerances, batch_size, with_raw),
         *detection_stages(images, tolerances),
     )
-    findings = Findings(
-        stages=stages,
-        agreement=agreement,
-        changes=count_changes(reference.detections, candidate.detections, threshold),
-        reports=(reference.report, candidate.report) if reference.report and candidate.report else None,
-    )
-    verdict, failures = decide(findings, limits, dataclasses.replace(criteria, score_threshold=threshold))
+    sizes = [sample.image_size for sample in dataset.samples]
+    agreement = agreement_ap(reference.detections, candidate.detections, sizes, len(dataset.class_names))
+    changes = count_changes(reference.detections, candidate.detections, threshold)
+    metric, metric_difference, per_class_difference = math.nan, math.nan, {}
+    if reference.report is not None and candidate.report is not None:
+        metric = candidate.report.headline
+        metric_difference = metric - reference.report.headline
+        for name, values in candidate.report.per_class.items():
+            # The first is the headline's.
+            key = next(iter(values))
+            per_class_difference[name] = values[key] - reference.report.per_class[name][key]
+    criteria = dataclasses.replace(criteria, score_threshold=threshold)
+    verdict, failures = decide(stages, agreement, changes, candidate.report, metric_difference, limits, criteria)
     return Comparison(
         backend=candidate.runner.name,
         reference=reference.runner.name,
-        precision=candidate.runner.spec.precision,
+        precision=spec.precision,
         tolerances=tolerances,
-        metric=candidate.report.headline if candidate.report else float("nan"),
-        metric_difference=findings.metric_difference,
+        metric=metric,
+        metric_difference=metric_difference,
         agreement=agreement,
         latency_ms=candidate.latency_ms,
         stages=stages,
         images=images,
-        per_class_difference=_per_class_difference(findings.reports),
+        per_class_difference=per_class_difference,
         score_threshold=threshold,
-        changes=findings.changes,
+        changes=changes,
         verdict=verdict,
         failures=failures,
     )
@@ -238,32 +226,3 @@ def check_something_found(reference: BackendRun, dataset: Dataset, threshold: fl
             "nothing was compared; use other images, trained weights or a lower score threshold",
             arguments=("score_threshold",),
         )
-
-
-def _per_class_difference(reports: tuple[EvaluationReport, EvaluationReport] | None) -> dict[str, float]:
-    """Return class name -> difference of its headline AP."""
-    if reports is None:
-        return {}
-    reference, candidate = reports
-    differences = {}
-    for name, values in candidate.per_class.items():
-        key = next(iter(values))
-        differences[name] = values[key] - reference.per_class[name][key]
-    return differences
-
-
-def report_dict(reference: BackendRun, comparisons: Sequence[Comparison], dataset: Dataset) -> dict[str, Any]:
-    """Return everything a parity run found, as plain values for JSON."""
-    return {
-        "dataset": dataset.name,
-        "images": len(dataset.samples),
-        "detector": dataclasses.asdict(reference.runner.spec),
-        "machine": {"platform": platform.platform(), "python": platform.python_version()},
-        "reference": {
-            "backend": reference.runner.name,
-            "latency_ms": reference.latency_ms,
-            "report": reference.report.to_dict() if reference.report else None,
-        },
-        "comparisons": [comparison.to_dict() for comparison in comparisons],
-        "passed": all(comparison.verdict.passed for comparison in comparisons),
-    }

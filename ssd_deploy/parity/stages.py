@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssd_deploy.backends.base import Runner
-from ssd_deploy.parity.changes import MOVED_IOU
-from ssd_deploy.parity.pairs import ImageComparison
+from ssd_deploy.parity.pairs import MOVED_IOU, match_detections
 from ssd_train.datasets.dataset import Sample
+from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
 from ssd_train.preprocess import preprocess
 
@@ -50,11 +51,9 @@ class Tolerances:
     pair_iou: float = 0.9
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if not getattr(self, field.name) >= 0:
-                raise DatasetError(
-                    f"a tolerance of {getattr(self, field.name)} for {field.name} is below 0", arguments=(field.name,)
-                )
+        for name, value in dataclasses.asdict(self).items():
+            if not value >= 0:
+                raise DatasetError(f"a tolerance of {value} for {name} is below 0", arguments=(name,))
 
     def to_dict(self) -> dict[str, float | None]:
         """Return plain values for JSON; None is no limit."""
@@ -69,14 +68,7 @@ UNLIMITED = Tolerances(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One comparison along the data flow.
-
-    Attributes:
-        name: what was compared.
-        difference: the largest found.
-        tolerance: the largest allowed.
-        text: both, with units.
-    """
+    """One comparison along the data flow: the largest difference, the largest allowed, and both as text with units."""
 
     name: str
     difference: float
@@ -90,13 +82,33 @@ class Stage:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, which has no infinity: null, and the text says it."""
-        return {
-            "name": self.name,
-            "difference": _finite(self.difference),
-            "tolerance": _finite(self.tolerance),
-            "text": self.text,
-            "passed": self.passed,
-        }
+        finite = {"difference": _finite(self.difference), "tolerance": _finite(self.tolerance)}
+        return dataclasses.asdict(self) | finite | {"passed": self.passed}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageComparison:
+    """Detections of one image on both sides, whatever their scores.
+
+    Attributes:
+        image_id: the data set's name of the image.
+        matched: pairs of one label that overlap.
+        score_difference, box_difference: largest over the pairs; the box's in image pixels.
+        moved: pairs whose boxes differ by more than was allowed.
+        only_reference, only_candidate: what has no partner: class name, score and box.
+    """
+
+    image_id: int | str
+    matched: int
+    score_difference: float
+    box_difference: float
+    moved: int
+    only_reference: tuple[dict[str, Any], ...]
+    only_candidate: tuple[dict[str, Any], ...]
+
+    @property
+    def unmatched(self) -> int:
+        return len(self.only_reference) + len(self.only_candidate)
 
 
 def compare_inputs_and_raw(
@@ -108,7 +120,7 @@ def compare_inputs_and_raw(
     with_raw: bool,
 ) -> list[Stage]:
     """Compare what goes into both networks and what comes out of them, batch by batch."""
-    worst = {"input": 0.0, "logits": 0.0, "offsets": 0.0}
+    worst_input, worst_raw = 0.0, dict.fromkeys(("raw logits", "raw offsets") if with_raw else (), 0.0)
     batch_size = min(batch_size, candidate.max_batch_size or batch_size)
     samples = samples[:RAW_IMAGES]
     for start in range(0, len(samples), batch_size):
@@ -116,34 +128,57 @@ def compare_inputs_and_raw(
         ours, theirs = (
             np.stack([preprocess(image, runner.spec) for image in images]) for runner in (reference, candidate)
         )
+        worst_input = max(worst_input, _largest_difference(ours, theirs))
         if ours.shape != theirs.shape:
-            worst = dict.fromkeys(worst, math.inf)
+            worst_raw = dict.fromkeys(worst_raw, math.inf)
             break
-        worst["input"] = _larger(worst["input"], np.abs(ours - theirs).max())
-        if not with_raw:
-            continue
-        raw, other_raw = reference.run_raw(ours), candidate.run_raw(theirs)
-        for name, expected, got in zip(("logits", "offsets"), raw, other_raw, strict=True):
-            if expected.shape != got.shape:
-                worst[name] = math.inf
-            else:
-                worst[name] = _larger(worst[name], np.abs(got - expected).max() / expected.std())
-    stages = [_stage("input tensor", worst["input"], tolerances.input_tensor)]
-    if with_raw:
-        unit = " of the standard deviation"
-        stages += [_stage(f"raw {name}", worst[name], tolerances.raw, unit) for name in ("logits", "offsets")]
-    return stages
+        if with_raw:
+            raw, other_raw = reference.run_raw(ours), candidate.run_raw(theirs)
+            for name, expected, got in zip(worst_raw, raw, other_raw, strict=True):
+                worst_raw[name] = max(worst_raw[name], _largest_difference(expected, got, float(expected.std())))
+    unit = " of the standard deviation"
+    return [
+        _stage("input tensor", worst_input, tolerances.input_tensor),
+        *(_stage(name, worst, tolerances.raw, unit) for name, worst in worst_raw.items()),
+    ]
 
 
-def _stage(name: str, difference: float, tolerance: float, unit: str = "") -> Stage:
-    allowed = f" (allowed {tolerance:.0e})" if math.isfinite(tolerance) else ""
-    text = f"largest difference {difference:.1e}{unit}{allowed}"
-    return Stage(name=name, difference=difference, tolerance=tolerance, text=text)
+def _largest_difference(expected: NDArray[np.float32], got: NDArray[np.float32], unit: float = 1.0) -> float:
+    """In units; infinite where shapes differ, and for NaN, which max() would lose."""
+    if expected.shape != got.shape:
+        return math.inf
+    largest = float(np.abs(got - expected).max()) / unit
+    return math.inf if math.isnan(largest) else largest
 
 
-def _larger(worst: float, value: np.floating[Any]) -> float:
-    """The larger of both; NaN counts as infinite, where max() would lose it."""
-    return max(worst, math.inf if np.isnan(value) else float(value))
+def compare_image(
+    sample: Sample, reference: Detections, candidate: Detections, class_names: tuple[str, ...], tolerances: Tolerances
+) -> ImageComparison:
+    """Pair the detections of an image and measure the pairs."""
+    pairs = match_detections(reference, candidate, tolerances.pair_iou)
+    ours, theirs = pairs[:, 0], pairs[:, 1]
+    scores = np.abs(reference.scores[ours] - candidate.scores[theirs])
+    boxes = np.abs(reference.boxes[ours] - candidate.boxes[theirs]).max(axis=1, initial=0)
+
+    def alone(detections: Detections, matched: NDArray[np.int64]) -> tuple[dict[str, Any], ...]:
+        return tuple(
+            {
+                "class_name": class_names[detections.labels[index]],
+                "score": float(detections.scores[index]),
+                "box": detections.boxes[index].tolist(),
+            }
+            for index in np.setdiff1d(np.arange(len(detections)), matched)
+        )
+
+    return ImageComparison(
+        image_id=sample.image_id,
+        matched=len(pairs),
+        score_difference=float(scores.max(initial=0)),
+        box_difference=float(boxes.max(initial=0)),
+        moved=int((boxes > tolerances.box).sum()),
+        only_reference=alone(reference, ours),
+        only_candidate=alone(candidate, theirs),
+    )
 
 
 def detection_stages(images: Sequence[ImageComparison], tolerances: Tolerances) -> list[Stage]:
@@ -153,7 +188,7 @@ def detection_stages(images: Sequence[ImageComparison], tolerances: Tolerances) 
     never changes a score.
     """
     worst_score = max(image.score_difference for image in images)
-    alone = sum(len(image.only_reference) + len(image.only_candidate) for image in images)
+    alone = sum(image.unmatched for image in images)
     total = alone + 2 * sum(image.matched for image in images)
     differing = alone + 2 * sum(image.moved for image in images)
     allowed = max(min(EXCUSED_COUNT / total, EXCUSED_AT_MOST), tolerances.differing)
@@ -168,6 +203,12 @@ def detection_stages(images: Sequence[ImageComparison], tolerances: Tolerances) 
         _stage("detection scores", worst_score, tolerances.score),
         Stage(name="detections", difference=differing / total, tolerance=allowed, text=text),
     ]
+
+
+def _stage(name: str, difference: float, tolerance: float, unit: str = "") -> Stage:
+    allowed = f" (allowed {tolerance:.0e})" if math.isfinite(tolerance) else ""
+    text = f"largest difference {difference:.1e}{unit}{allowed}"
+    return Stage(name=name, difference=difference, tolerance=tolerance, text=text)
 
 
 def _finite(value: float) -> float | None:

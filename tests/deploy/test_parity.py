@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tiny_data import FakeRunner, blocks, write_image
 
-from ssd_deploy.parity.compare import Comparison, compare, images_as_dataset, report_dict, run_backend
+from ssd_deploy.parity.compare import Comparison, compare, images_as_dataset, run_backend
 from ssd_deploy.parity.pairs import match_detections
+from ssd_deploy.parity.report import ParityOutcome
 from ssd_deploy.parity.stages import Tolerances
 from ssd_deploy.parity.verdict import Criteria
 from ssd_train.datasets.dataset import Dataset, make_ground_truth
@@ -320,7 +321,8 @@ def test_the_report_holds_versions_machine_tolerances_and_every_image(dataset: D
     ]
     comparison = compare(*runs, truth, Criteria(tolerances=Tolerances(agreement=0.5)))
     path = tmp_path / "parity.json"
-    write_json(path, report_dict(runs[0], [comparison], truth))
+    outcome = ParityOutcome(reference=runs[0], comparisons=(comparison,), skipped=(), notes=(), dataset=truth)
+    write_json(path, outcome.to_dict())
     report = json.loads(path.read_text())
     assert (report["images"], report["passed"]) == (3, True)
     assert report["detector"]["versions"] == {"torch": "2.11"} and report["detector"]["weights"] == "some.params"

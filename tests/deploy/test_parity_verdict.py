@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from tiny_data import FakeRunner, blocks, write_image
 
-from ssd_deploy.parity.changes import Changes, count_changes
 from ssd_deploy.parity.compare import BackendRun, Comparison, compare, images_as_dataset, run_backend
+from ssd_deploy.parity.pairs import Changes, count_changes
 from ssd_deploy.parity.report import ParityOutcome
 from ssd_deploy.parity.verdict import Criteria
 from ssd_train.datasets.dataset import Dataset, make_ground_truth
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError, NetworkError
-from ssd_train.evaluation.protocol import Protocol
 from ssd_train.files import write_json
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.precisions import PRECISIONS
 from ssd_train.spec import DetectorSpec, PostprocessSettings
 
