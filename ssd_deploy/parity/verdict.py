@@ -11,14 +11,77 @@ fail in any precision.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from typing import Any
 
-from ssd_deploy.parity.pairs import Changes
-from ssd_deploy.parity.stages import UNLIMITED, Stage, Tolerances
+from ssd_deploy.parity.pairs import MOVED_IOU, Changes
 from ssd_train.errors import DatasetError
 from ssd_train.evaluation.evaluate import EvaluationReport
 from ssd_train.options import check_ranges, option
 from ssd_train.precisions import Limits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tolerances:
+    """How far a backend may be from the reference; the defaults are what float32 in another order explains.
+
+    Infinity is no limit, but what is not finite fails all the same.
+
+    Attributes:
+        metric: largest difference of the data set's metric, a fraction.
+        agreement: lowest agreement AP, a fraction.
+        input_tensor: largest difference of a normalised pixel.
+        raw: largest difference of a logit or offset, as a share of its tensor's standard deviation.
+        score: largest score difference of a matched pair.
+        box: largest corner difference of a matched pair in image pixels.
+        differing: share of the detections that may have no partner, or one further away than `box`.
+        pair_iou: overlap from which two detections of a label are taken for the same one.
+    """
+
+    metric: float = 1e-4
+    agreement: float = 0.999
+    input_tensor: float = 1e-5
+    raw: float = 1e-3
+    score: float = 1e-4
+    box: float = 0.1
+    differing: float = 0.002
+    pair_iou: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not value >= 0:
+                raise DatasetError(f"a tolerance of {value} for {name} is below 0", arguments=(name,))
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return plain values for JSON; None is no limit."""
+        return {name: _finite(value) for name, value in dataclasses.asdict(self).items()}
+
+
+# Of a precision that changes numbers only what goes in is held to a limit; the rest is said as it is.
+UNLIMITED = Tolerances(
+    metric=math.inf, agreement=0, raw=math.inf, score=math.inf, box=math.inf, differing=math.inf, pair_iou=MOVED_IOU
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One comparison along the data flow: the largest difference, the largest allowed, and both as text with units."""
+
+    name: str
+    difference: float
+    tolerance: float
+    text: str
+
+    @property
+    def passed(self) -> bool:
+        # NaN fails, and so does infinity where there is no limit.
+        return math.isfinite(self.difference) and self.difference <= self.tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, which has no infinity: null, and the text says it."""
+        finite = {"difference": _finite(self.difference), "tolerance": _finite(self.tolerance)}
+        return dataclasses.asdict(self) | finite | {"passed": self.passed}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,3 +203,7 @@ def decide(
             f"{criteria.score_threshold:g} changed, {100 * changes.share:.1f} %, {100 * limit:g} % may",
         )
     return verdict, () if verdict.passed else (verdict.text,)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
