@@ -84,15 +84,7 @@ def open_backends(
     """Yield every source in every precision and backend, open, and a sentence for each that does not work here.
 
     A backend that is tuned for a batch size is opened once for each, unless it is a finished engine.
-
-    Args:
-        device: where those run that may run there and whose choice does not say.
-        threads: CPU threads of an operator; 0 for each backend's default.
-        allow_tf32: let a GPU round float32 products.
-
-    Raises:
-        BackendError: no backend works, or one was named that runs none of the sources.
-        ModelError: an engine's description is missing or broken.
+    Arguments and errors are those of `run.run`; also ModelError: an engine's description is missing or broken.
     """
     _check_each_fits_something(sources, choices)
     findings = {}

@@ -278,7 +278,7 @@ def _input_and_raw_stages(
         if with_raw:
             raw, other_raw = reference.run_raw(ours), candidate.run_raw(theirs)
             for name, expected, got in zip(worst_raw, raw, other_raw, strict=True):
-                worst_raw[name] = max(worst_raw[name], _largest_difference(expected, got, float(expected.std())))
+                worst_raw[name] = max(worst_raw[name], _largest_difference(expected, got, expected.std()))
     unit = " of the standard deviation"
     return [
         _stage("input tensor", worst_input, tolerances.input_tensor),
@@ -286,11 +286,13 @@ def _input_and_raw_stages(
     ]
 
 
-def _largest_difference(expected: NDArray[np.float32], got: NDArray[np.float32], unit: float = 1.0) -> float:
+def _largest_difference(
+    expected: NDArray[np.float32], got: NDArray[np.float32], unit: np.floating[Any] | float = 1.0
+) -> float:
     """In units; infinite where shapes differ, and for NaN, which max() would lose."""
     if expected.shape != got.shape:
         return math.inf
-    largest = float(np.abs(got - expected).max()) / unit
+    largest = float(np.abs(got - expected).max() / unit)
     return math.inf if math.isnan(largest) else largest
 
 
