@@ -52,11 +52,14 @@ class ModelSource:
 
     def class_names(self) -> Sequence[str] | None:
         """Return the class list that was given, or that a weight file brings; None for the network's own."""
-        if self.classes is not None or not isinstance(self.weights, Path):
-            return self.classes
         from ssd_train.weights.description import describe_weights
+        from ssd_train.weights.load import PUBLISHED, SHAPES, SHAPES_WEIGHTS, random_seed
+        from ssd_train.weights.store import run_weights
 
-        return describe_weights(self.weights).class_names
+        if self.classes is not None or self.weights == PUBLISHED or random_seed(self.weights) is not None:
+            return self.classes
+        path = SHAPES_WEIGHTS if self.weights == SHAPES else Path(self.weights)
+        return describe_weights(run_weights(path) if path.is_dir() else path).class_names
 
     def load(self, on_progress: Progress = silent) -> "SSD":
         """Build the network with its weights; they are fetched where they are missing.
