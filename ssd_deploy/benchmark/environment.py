@@ -66,7 +66,7 @@ def describe_environment() -> Environment:
             gpu, driver = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlSystemGetDriverVersion()
     return Environment(
         cpu=_cpu_name(),
-        cores=usable_cores(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_bytes=psutil.virtual_memory().total,
         platform=platform.platform(),
         python=platform.python_version(),
@@ -74,18 +74,6 @@ def describe_environment() -> Environment:
         gpu=gpu,
         driver=driver,
     )
-
-
-def usable_cores() -> int:
-    """Return how many logical cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def thread_count() -> int:
-    """Return how many threads this process has now."""
-    return int(psutil.Process().num_threads())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,16 +89,15 @@ class Memory:
     gpu_bytes: int | None
 
     def __add__(self, other: "Memory") -> "Memory":
-        return self._plus(other, 1)
-
-    def __sub__(self, other: "Memory") -> "Memory":
-        return self._plus(other, -1)
-
-    def _plus(self, other: "Memory", sign: int) -> "Memory":
         known = self.gpu_bytes is not None and other.gpu_bytes is not None
         return Memory(
-            resident_bytes=self.resident_bytes + sign * other.resident_bytes,
-            gpu_bytes=(self.gpu_bytes or 0) + sign * (other.gpu_bytes or 0) if known else None,
+            resident_bytes=self.resident_bytes + other.resident_bytes,
+            gpu_bytes=(self.gpu_bytes or 0) + (other.gpu_bytes or 0) if known else None,
+        )
+
+    def __sub__(self, other: "Memory") -> "Memory":
+        return self + Memory(
+            resident_bytes=-other.resident_bytes, gpu_bytes=None if other.gpu_bytes is None else -other.gpu_bytes
         )
 
 

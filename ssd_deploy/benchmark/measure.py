@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_deploy.backends.base import Runner, device_clock_of
+from ssd_deploy.backends.base import DeviceTimed, Runner
 from ssd_deploy.benchmark.environment import Memory, memory_in_use
 from ssd_deploy.benchmark.measurements import Latency, Measured, Measurement, Preparation, series_name
 from ssd_deploy.detector import Detector
@@ -104,7 +104,7 @@ def measure(
     images: Sequence[Path],
     settings: BenchmarkSettings,
     *,
-    on_turn: Callable[[int, int], None] | None = None,
+    on_turn: Callable[[int, int], object] = lambda done, total: None,
 ) -> Measured:
     """Measure backends side by side.
 
@@ -134,15 +134,12 @@ def measure(
         for batch_size, taking_part in zip(sizes, of_size, strict=True):
             batches: dict[tuple[Any, ...], _Batch] = {}
             turns: list[_Turns] = []
-            failed: set[int] = set()
             for contender in taking_part:
-                limit = contender.runner.max_batch_size
+                limit, spec = contender.runner.max_batch_size, contender.runner.spec
                 if limit is not None and batch_size > limit:
-                    skipped.append(
-                        f"{contender.label}: batch {batch_size} is over the {limit} images that it takes a call"
-                    )
+                    reason = f"batch {batch_size} is over the {limit} images that it takes a call"
+                    skipped.append(f"{contender.label}: {reason}")
                     continue
-                spec = contender.runner.spec
                 key = (spec.input_size, spec.mean, spec.std, spec.resize)
                 if key not in batches:
                     batches[key] = _Batch(files, batch_size, spec)
@@ -157,19 +154,15 @@ def measure(
                     wait_until_idle()
                     batch.take_turn(settings)
                 # Back and forth: nobody always follows the same neighbour.
-                for position, turn in enumerate(turns if round_number % 2 == 0 else reversed(turns)):
-                    if id(turn) in failed:
-                        continue
+                for turn in turns[:: 1 if round_number % 2 == 0 else -1]:
                     wait_until_idle()
                     try:
                         turn.take()
                     except BackendError as error:
-                        failed.add(id(turn))
+                        turns.remove(turn)
                         skipped.append(f"{turn.contender.label}: batch {batch_size} stopped running: {error}")
-                    if on_turn is not None:
-                        on_turn(done + round_number * len(taking_part) + position + 1, total)
-            done += settings.rounds * len(taking_part)
-            turns = [turn for turn in turns if id(turn) not in failed]
+                    done += 1
+                    on_turn(done, total)
             rows += [turn.result(grown[id(turn.contender)]) for turn in turns]
             used = [turn.batch for turn in turns]
             preparation += [batch.result() for batch in batches.values() if batch in used]
@@ -180,8 +173,7 @@ def measure(
         skipped.append("stopped by Ctrl-C: further batch sizes were not measured")
     if not rows:
         raise BackendError(f"nothing is left to measure: {'; '.join(skipped)}")
-    if on_turn is not None:
-        on_turn(total, total)
+    on_turn(total, total)
     return Measured(rows=tuple(rows), preparation=tuple(preparation), skipped=tuple(skipped))
 
 
@@ -224,13 +216,15 @@ class _Batch:
             once = timed_calls(step, 1)[0]
             times_ms += timed_calls(step, _calls(once, settings))
 
+    def latency(self, times_ms: Sequence[float]) -> Latency:
+        return Latency(times_ms=tuple(times_ms), batch_size=len(self.files))
+
     def result(self) -> Preparation:
-        size = len(self.files)
         return Preparation(
-            batch_size=size,
+            batch_size=len(self.files),
             input_size=self.spec.input_size,
-            decode=Latency(times_ms=tuple(self.decode_ms), batch_size=size),
-            preprocess=Latency(times_ms=tuple(self.preprocess_ms), batch_size=size),
+            decode=self.latency(self.decode_ms),
+            preprocess=self.latency(self.preprocess_ms),
         )
 
 
@@ -242,15 +236,15 @@ class _Turns:
         self.runner = contender.runner
         self.batch = batch
         self.detector = Detector(self.runner, batch_size=len(batch.files))
-        self.device_clock = device_clock_of(self.runner)
+        self.on_device = self.runner if isinstance(self.runner, DeviceTimed) and self.runner.device_clock else None
         self.network_ms: list[float] = []
         self.device_ms: list[float] = []
         self.end_to_end_ms: list[float] = []
         # The last call of each counts: by then nothing is compiled or allocated any more.
         self.network_calls = _calls(timed_calls(self.network, WARM_UP_CALLS)[-1], settings)
         self.end_to_end_calls = _calls(timed_calls(self.end_to_end, 1)[-1], settings)
-        if self.device_clock is not None:
-            _device_times_ms(self.runner, self.batch.inputs, 1)
+        if self.on_device is not None:
+            self.on_device.device_times_ms(self.batch.inputs, 1)
 
     def network(self) -> None:
         self.runner.run(self.batch.inputs)
@@ -261,25 +255,23 @@ class _Turns:
     def take(self) -> None:
         self.network()
         self.network_ms += timed_calls(self.network, self.network_calls)
-        if self.device_clock is not None:
+        if self.on_device is not None:
             # The first fills the memory that the others use.
-            self.device_ms += _device_times_ms(self.runner, self.batch.inputs, self.network_calls + 1)[1:]
+            self.device_ms += self.on_device.device_times_ms(self.batch.inputs, self.network_calls + 1)[1:]
         self.end_to_end()
         self.end_to_end_ms += timed_calls(self.end_to_end, self.end_to_end_calls)
 
     def result(self, memory: Memory) -> Measurement:
-        size = len(self.batch.files)
-        device = Latency(times_ms=tuple(self.device_ms), batch_size=size) if self.device_ms else None
         return Measurement(
             backend=self.contender.backend,
             runner=self.runner.name,
             precision=self.runner.spec.precision,
             source=self.contender.source,
-            batch_size=size,
-            network=Latency(times_ms=tuple(self.network_ms), batch_size=size),
-            device=device,
-            device_clock=self.device_clock,
-            end_to_end=Latency(times_ms=tuple(self.end_to_end_ms), batch_size=size),
+            batch_size=len(self.batch.files),
+            network=self.batch.latency(self.network_ms),
+            device=self.batch.latency(self.device_ms) if self.device_ms else None,
+            device_clock=self.on_device.device_clock if self.on_device else None,
+            end_to_end=self.batch.latency(self.end_to_end_ms),
             memory=memory,
             threads=self.contender.threads,
         )
@@ -293,10 +285,6 @@ def timed_calls(step: Callable[[], object], count: int) -> list[float]:
         step()
         times_ms.append((time.perf_counter() - start) * 1e3)
     return times_ms
-
-
-def _device_times_ms(runner: Any, inputs: NDArray[np.float32], runs: int) -> list[float]:
-    return list(runner.device_times_ms(inputs, runs))
 
 
 def _calls(call_ms: float, settings: BenchmarkSettings) -> int:

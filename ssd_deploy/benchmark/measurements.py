@@ -27,15 +27,15 @@ class Latency:
 
     @property
     def p50(self) -> float:
-        return self._percentile(50)
+        return float(np.percentile(self.times_ms, 50))
 
     @property
     def p90(self) -> float:
-        return self._percentile(90)
+        return float(np.percentile(self.times_ms, 90))
 
     @property
     def p99(self) -> float:
-        return self._percentile(99)
+        return float(np.percentile(self.times_ms, 99))
 
     @property
     def images_per_second(self) -> float:
@@ -52,9 +52,6 @@ class Latency:
             "images_per_second": self.images_per_second,
             "times_ms": list(self.times_ms),
         }
-
-    def _percentile(self, percent: float) -> float:
-        return float(np.percentile(self.times_ms, percent))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,10 +83,6 @@ class Measurement:
     memory: Memory
     threads: int | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preparation:
@@ -104,10 +97,6 @@ class Preparation:
     input_size: tuple[int, int]
     decode: Latency
     preprocess: Latency
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +114,7 @@ class Measured:
     skipped: tuple[str, ...]
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Latency):
-        return value.to_dict()
-    return dataclasses.asdict(value) if isinstance(value, Memory) else value
+def plain_values(row: Measurement | Preparation) -> dict[str, Any]:
+    """Return a row for JSON."""
+    latencies = {name: value.to_dict() for name, value in vars(row).items() if isinstance(value, Latency)}
+    return dataclasses.asdict(row) | latencies

@@ -7,7 +7,7 @@ from typing import Any
 
 from ssd_deploy.benchmark.environment import Environment
 from ssd_deploy.benchmark.measure import SPANS, BenchmarkSettings
-from ssd_deploy.benchmark.measurements import Measured, Measurement, Preparation, series_name
+from ssd_deploy.benchmark.measurements import Measured, Measurement, Preparation, plain_values, series_name
 from ssd_deploy.text_table import text_table, wrapped
 from ssd_train.spec import DetectorSpec
 
@@ -44,23 +44,19 @@ class BenchmarkReport:
     environment: Environment
     opencv_threads: int
 
-    @property
-    def spec(self) -> DetectorSpec:
-        """The first detector's description."""
-        return next(iter(self.detectors.values()))
-
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values for JSON."""
+        """Return everything as plain values for JSON; `detector` is the first of `detectors`."""
+        detectors = {source: dataclasses.asdict(spec) for source, spec in self.detectors.items()}
         return {
-            "detector": dataclasses.asdict(self.spec),
-            "detectors": {source: dataclasses.asdict(spec) for source, spec in self.detectors.items()},
+            "detector": next(iter(detectors.values())),
+            "detectors": detectors,
             "settings": dataclasses.asdict(self.settings),
             "images": self.images,
             "spans": SPANS,
             "images_per_second": RATE_TEXT,
             "memory": MEMORY_TEXT,
-            "rows": [row.to_dict() for row in self.measured.rows],
-            "preparation": [row.to_dict() for row in self.measured.preparation],
+            "rows": [plain_values(row) for row in self.measured.rows],
+            "preparation": [plain_values(row) for row in self.measured.preparation],
             "skipped": list(self.measured.skipped),
             "not_run": list(self.not_run),
             "environment": dataclasses.asdict(self.environment),
@@ -74,11 +70,14 @@ class BenchmarkReport:
             width: most characters a line; None for no limit.
         """
         head = [
-            *(_describe(source, spec) for source, spec in self.detectors.items()),
-            f"images: {self.images}",
-            *self.environment.lines(),
-            f"CPU threads: {', '.join(self._threads())}",
+            f"{source}{': ' if source else ''}{spec.network}, input {spec.input_size[0]} x {spec.input_size[1]}, "
+            f"weights: {spec.weights}"
+            for source, spec in self.detectors.items()
         ]
+        threads = {row.backend: row.threads for row in self.measured.rows if row.threads is not None}
+        threads["OpenCV"] = self.opencv_threads
+        in_use = ", ".join(f"{name} {count}" for name, count in threads.items())
+        head += [f"images: {self.images}", *self.environment.lines(), f"CPU threads: {in_use}"]
         clocks = sorted({row.device_clock for row in self.measured.rows if row.device_clock})
         spans = {name: meaning for name, meaning in SPANS.items() if name != "device"}
         if clocks:
@@ -97,16 +96,6 @@ class BenchmarkReport:
         below += [f"not run: {reason}" for reason in self.not_run]
         tables = (_table(self.measured.rows, width), _preparation_table(self.measured.preparation, width))
         return "\n".join([*wrapped(head, width), "", "\n\n".join(tables), "", *wrapped(below, width)])
-
-    def _threads(self) -> list[str]:
-        known = {row.backend: row.threads for row in self.measured.rows if row.threads is not None}
-        return [*(f"{backend} {threads}" for backend, threads in known.items()), f"OpenCV {self.opencv_threads}"]
-
-
-def _describe(source: str, spec: DetectorSpec) -> str:
-    height, width = spec.input_size
-    name = f"{source}: " if source else ""
-    return f"{name}{spec.network}, input {height} x {width}, weights: {spec.weights}"
 
 
 def _table(rows: Sequence[Measurement], width: int | None) -> str:

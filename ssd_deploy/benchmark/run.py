@@ -9,7 +9,7 @@ import cv2
 from ssd_deploy.backends import BackendChoice
 from ssd_deploy.benchmark.environment import describe_environment
 from ssd_deploy.benchmark.images import benchmark_images
-from ssd_deploy.benchmark.measure import BenchmarkSettings, Contender, measure
+from ssd_deploy.benchmark.measure import BenchmarkSettings, measure
 from ssd_deploy.benchmark.report import BenchmarkReport
 from ssd_deploy.benchmark.sources import Source, open_backends
 from ssd_train.errors import BackendError
@@ -25,7 +25,7 @@ def run(
     device: str = "cpu",
     threads: int = 0,
     allow_tf32: bool = False,
-    on_turn: Callable[[int, int], None] | None = None,
+    on_turn: Callable[[int, int], object] = lambda done, total: None,
 ) -> BenchmarkReport:
     """Open all sources in all precisions and all backends that run them, measure those that work, close them.
 
@@ -47,26 +47,22 @@ def run(
         benchmark_images(images) as (files, images_text),
         open_backends(
             sources, choices, settings.batch_sizes, device=device, threads=threads, allow_tf32=allow_tf32
-        ) as opened,
+        ) as (contenders, not_run),
     ):
-        measured = measure(opened.contenders, files, settings, on_turn=on_turn)
+        measured = measure(contenders, files, settings, on_turn=on_turn)
+        detectors: dict[str, DetectorSpec] = {}
+        for contender in contenders:
+            # As the first backend that runs it has it.
+            detectors.setdefault(contender.source, contender.runner.spec)
         return BenchmarkReport(
-            detectors=_detectors(opened.contenders),
+            detectors=detectors,
             settings=settings,
             images=images_text,
             measured=measured,
-            not_run=opened.not_run,
+            not_run=not_run,
             environment=describe_environment(),
             opencv_threads=cv2.getNumThreads(),
         )
-
-
-def _detectors(contenders: Sequence[Contender]) -> dict[str, DetectorSpec]:
-    """Return source -> its description, as the first backend that runs it has it."""
-    detectors: dict[str, DetectorSpec] = {}
-    for contender in contenders:
-        detectors.setdefault(contender.source, contender.runner.spec)
-    return detectors
 
 
 @contextlib.contextmanager

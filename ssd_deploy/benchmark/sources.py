@@ -5,12 +5,14 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import psutil
 
 from export.engine.file import is_engine
 from ssd_deploy.backends import AUTO, Backend, BackendChoice, Finding, RunOptions, choose_backend, open_model
 from ssd_deploy.backends.base import Runner
-from ssd_deploy.benchmark.environment import memory_in_use, thread_count
+from ssd_deploy.benchmark.environment import memory_in_use
 from ssd_deploy.benchmark.measure import Contender
 from ssd_train.errors import BackendError, SSDDeployError
 from ssd_train.precisions import PRECISIONS
@@ -57,27 +59,16 @@ class Source:
             return False
         return True
 
-    def usual_choices(self) -> tuple[BackendChoice, ...]:
-        """Return what is measured where no backend is named: what runs the file, or the network and its export."""
-        if self.network_for is None:
-            rows = [choose_backend(self.model_for(self.precisions[0]))]
-        else:
-            rows = [choose_backend(self.network_for(self.precisions[0])), choose_backend(EXPORTED)]
-        return tuple(BackendChoice(backend=row) for row in rows)
-
 
 def usual_choices(sources: Sequence[Source]) -> tuple[BackendChoice, ...]:
-    """Return what is measured of several sources where no backend is named, each once."""
-    choices = [choice for source in sources for choice in source.usual_choices()]
-    return tuple({str(choice): choice for choice in choices}.values())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OpenBackends:
-    """Backends that work here, and a sentence for each that does not."""
-
-    contenders: tuple[Contender, ...]
-    not_run: tuple[str, ...]
+    """Return what is measured where no backend is named, each once: what runs a file, or a network and its export."""
+    rows: list[Backend] = []
+    for source in sources:
+        if source.network_for is None:
+            rows.append(choose_backend(source.model_for(source.precisions[0])))
+        else:
+            rows += [choose_backend(source.network_for(source.precisions[0])), choose_backend(EXPORTED)]
+    return tuple(BackendChoice(backend=row) for row in {row.name: row for row in rows}.values())
 
 
 @contextlib.contextmanager
@@ -89,46 +80,49 @@ def open_backends(
     device: str = "cpu",
     threads: int = 0,
     allow_tf32: bool = False,
-) -> Iterator[OpenBackends]:
-    """Yield every source in every precision and backend, open; what does not work here is listed with its reason.
+) -> Iterator[tuple[tuple[Contender, ...], tuple[str, ...]]]:
+    """Yield every source in every precision and backend, open, and a sentence for each that does not work here.
 
     A backend that is tuned for a batch size is opened once for each, unless it is a finished engine.
-
-    Args:
-        device: where those run that may run there and whose choice does not say.
-        threads: CPU threads of an operator; 0 for each backend's default.
-        allow_tf32: let a GPU round float32 products.
-
-    Raises:
-        BackendError: no backend works, or one was named that runs none of the sources.
-        ModelError: an engine's description is missing or broken.
+    Arguments and errors are those of `run.run`; also ModelError: an engine's description is missing or broken.
     """
     _check_each_fits_something(sources, choices)
-    # Also loads each backend's libraries, whose code is no growth of memory.
-    findings = {str(choice): choice.backend.probe(_probed(choice, device)) for choice in choices}
+    findings = {}
+    for choice in choices:
+        kind = _device(choice, device).partition(":")[0]
+        # Also loads the backend's libraries, whose code is no growth of memory.
+        findings[str(choice)] = choice.backend.probe(choice.backend.devices[0] if kind == AUTO else kind)
     contenders: list[Contender] = []
     not_run: list[str] = []
     with contextlib.ExitStack() as closing:
-        for source in map(_remembered, sources):
+        for source in sources:
+            # Each precision is exported once.
+            source = dataclasses.replace(
+                source,
+                model_for=functools.cache(source.model_for),
+                network_for=functools.cache(source.network_for) if source.network_for else None,
+            )
             for precision in source.precisions:
                 for choice in filter(source.fits, choices):
-                    options = RunOptions(
-                        device=_device(choice, device),
-                        variants=choice.variants,
-                        batch_size=max(batch_sizes),
-                        allow_tf32=allow_tf32,
-                        threads=threads,
-                    )
                     label = ", ".join((str(choice), precision, *([source.name] if len(sources) > 1 else [])))
                     try:
                         model = _model(source, precision, choice.backend, findings[str(choice)])
                     except SSDDeployError as error:
                         not_run.append(f"{label}: {error}")
                         continue
-                    for size in _sizes(choice.backend, model, batch_sizes):
-                        of_size = options if size is None else dataclasses.replace(options, batch_size=size)
+                    is_finished = isinstance(model, Path) and is_engine(model)
+                    options = RunOptions(
+                        device=_device(choice, device),
+                        variants=choice.variants,
+                        # Whether TF32 is allowed was decided when an engine was built.
+                        allow_tf32=allow_tf32 and not is_finished,
+                        threads=threads,
+                    )
+                    one_by_one = choice.backend.is_tuned_for_batch and not is_finished
+                    for size in sorted(batch_sizes) if one_by_one else [None]:
+                        options = dataclasses.replace(options, batch_size=size or max(batch_sizes))
                         try:
-                            contender = _open(choice, model, of_size, source.name, size)
+                            contender = _open(choice, model, options, source.name, size)
                         except SSDDeployError as error:
                             not_run.append(f"{label}{'' if size is None else f', batch {size}'}: {error}")
                             continue
@@ -136,16 +130,7 @@ def open_backends(
                         contenders.append(contender)
         if not contenders:
             raise BackendError(f"none of these backends works here: {'; '.join(not_run)}")
-        yield OpenBackends(contenders=_named_where_needed(contenders), not_run=tuple(not_run))
-
-
-def _remembered(source: Source) -> Source:
-    """Return a source that exports each precision once."""
-    return dataclasses.replace(
-        source,
-        model_for=functools.cache(source.model_for),
-        network_for=functools.cache(source.network_for) if source.network_for else None,
-    )
+        yield _named_where_needed(contenders), tuple(not_run)
 
 
 def _check_each_fits_something(sources: Sequence[Source], choices: Sequence[BackendChoice]) -> None:
@@ -170,11 +155,6 @@ def _device(choice: BackendChoice, device: str) -> str:
     return device if is_one else choice.backend.devices[0]
 
 
-def _probed(choice: BackendChoice, device: str) -> str:
-    device = _device(choice, device)
-    return choice.backend.devices[0] if device == AUTO else device.partition(":")[0]
-
-
 def _model(source: Source, precision: str, backend: Backend, finding: Finding) -> "SSD | Path":
     """Load or export what a backend runs.
 
@@ -191,26 +171,17 @@ def _model(source: Source, precision: str, backend: Backend, finding: Finding) -
     return source.model_for(precision)
 
 
-def _sizes(backend: Backend, model: Any, batch_sizes: Sequence[int]) -> Sequence[int | None]:
-    """Return the batch sizes that a backend is opened for one by one; None is all of them at once."""
-    finished = isinstance(model, Path) and is_engine(model)
-    return [None] if finished or not backend.is_tuned_for_batch else sorted(batch_sizes)
-
-
 def _open(
     choice: BackendChoice, model: "SSD | Path", options: RunOptions, source: str, batch_size: int | None
 ) -> Contender:
-    if isinstance(model, Path) and is_engine(model):
-        # Whether TF32 is allowed was decided when it was built.
-        options = dataclasses.replace(options, allow_tf32=False)
-    threads_before, memory_before = thread_count(), memory_in_use()
+    process = psutil.Process()
+    threads_before, memory_before = process.num_threads(), memory_in_use()
     runner = open_model(choice.backend, model, options)
-    memory = memory_in_use() - memory_before
     return Contender(
         backend=str(choice),
         runner=runner,
-        opening=memory,
-        threads=_cpu_threads(choice.backend, runner, options, thread_count() - threads_before),
+        opening=memory_in_use() - memory_before,
+        threads=_cpu_threads(choice.backend, runner, options, process.num_threads() - threads_before),
         source=source,
         batch_size=batch_size,
     )
@@ -229,10 +200,9 @@ def _cpu_threads(backend: Backend, runner: Runner, options: RunOptions, started:
 
 def _named_where_needed(contenders: Sequence[Contender]) -> tuple[Contender, ...]:
     """Keep the names of sources only where rows could not be told apart without them."""
-    seen: dict[tuple[str, str], set[str]] = {}
-    for each in contenders:
-        seen.setdefault((each.backend, each.runner.spec.precision), set()).add(each.source)
+    with_names = {(each.backend, each.runner.spec.precision, each.source) for each in contenders}
+    without = {(backend, precision) for backend, precision, _ in with_names}
     networks = {each.runner.spec.network for each in contenders}
-    if len(networks) > 1 or any(len(names) > 1 for names in seen.values()):
+    if len(networks) > 1 or len(with_names) > len(without):
         return tuple(contenders)
     return tuple(dataclasses.replace(each, source="") for each in contenders)

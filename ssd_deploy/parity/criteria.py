@@ -37,11 +37,9 @@ class Tolerances:
     pair_iou: float = 0.9
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if not getattr(self, field.name) >= 0:
-                raise DatasetError(
-                    f"a tolerance of {getattr(self, field.name)} for {field.name} is below 0", arguments=(field.name,)
-                )
+        for name, value in dataclasses.asdict(self).items():
+            if not value >= 0:
+                raise DatasetError(f"a tolerance of {value} for {name} is below 0", arguments=(name,))
 
     def to_dict(self) -> dict[str, float | None]:
         """Return plain values for JSON; None is no limit."""
@@ -58,13 +56,7 @@ UNLIMITED = Tolerances(
 class Criteria:
     """What backends have to meet; None is what the precision's row says.
 
-    Attributes:
-        score_threshold: the working threshold: detections of at least this score count.
-        max_drop: points of the metric that a precision with limits may lose.
-        max_changed: share of its detections that may change.
-        tolerance: largest difference of the metric as a fraction, of every precision; `max_drop` goes before it.
-        min_agreement: lowest agreement AP of every precision; without it only float32 is held to one.
-        tolerances: what a precision without limits, float32, is held to.
+    `max_drop` goes before `tolerance`. `tolerances` is what a precision without limits, float32, is held to.
 
     Raises:
         DatasetError: a value outside its range.

@@ -2,26 +2,16 @@
 
 import dataclasses
 import math
+import platform
 from typing import Any
 
-from ssd_deploy.parity.compare import BackendRun, Comparison, report_dict
-from ssd_deploy.parity.stages import Stage
-from ssd_deploy.parity.verdict import TOLERANCES
+from ssd_deploy.parity.compare import BackendRun, Comparison
 from ssd_deploy.text_table import text_table, wrapped
 from ssd_train.datasets.dataset import Dataset
 
 HEADER = (
-    "backend",
-    "precision",
-    "metric",
-    "difference",
-    "changed",
-    "verdict",
-    "ms/image",
-    "agreement",
-    "score",
-    "box px",
-)
+    "backend", "precision", "metric", "difference", "changed", "verdict", "ms/image", "agreement", "score", "box px",
+)  # fmt: skip
 
 # How many unmatched detections the text lists; the JSON has them all.
 LISTED = 5
@@ -51,7 +41,19 @@ class ParityOutcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values for JSON."""
-        return report_dict(self.reference, self.comparisons, self.dataset) | {
+        reference = self.reference
+        return {
+            "dataset": self.dataset.name,
+            "images": len(self.dataset.samples),
+            "detector": dataclasses.asdict(reference.runner.spec),
+            "machine": {"platform": platform.platform(), "python": platform.python_version()},
+            "reference": {
+                "backend": reference.runner.name,
+                "latency_ms": reference.latency_ms,
+                "report": reference.report.to_dict() if reference.report else None,
+            },
+            "comparisons": [comparison.to_dict() for comparison in self.comparisons],
+            "passed": self.passed,
             "skipped": list(self.skipped),
             "notes": list(self.notes),
             "verdict": self.verdict(),
@@ -82,7 +84,6 @@ class ParityOutcome:
 
         Of several backends in one precision it is the worst.
         """
-        word = "PASS" if self.passed else "FAIL"
         by_precision: dict[str, list[Comparison]] = {}
         for comparison in self.comparisons:
             if comparison.verdict.passed == self.passed:
@@ -90,12 +91,11 @@ class ParityOutcome:
         parts = []
         for precision, comparisons in by_precision.items():
             worst = max(comparisons, key=_share_of_limit)
-            text = worst.verdict.text
-            if len(comparisons) > 1 and worst.verdict.decided_by != TOLERANCES:
+            text, is_equal = worst.verdict.text, worst.verdict.decided_by == "tolerances"
+            if len(comparisons) > 1 and not is_equal:
                 text += f" ({worst.backend})"
-            alone = len(by_precision) == 1 and worst.verdict.decided_by == TOLERANCES
-            parts.append(text if alone else f"{precision}: {text}")
-        return f"{word}: {'; '.join(parts)}"
+            parts.append(text if len(by_precision) == 1 and is_equal else f"{precision}: {text}")
+        return f"{'PASS' if self.passed else 'FAIL'}: {'; '.join(parts)}"
 
 
 def _share_of_limit(comparison: Comparison) -> float:
@@ -122,15 +122,12 @@ def _row(comparison: Comparison) -> tuple[str, ...]:
     )
 
 
-def _mark(stage: Stage) -> str:
-    if not stage.passed:
-        return "FAIL"
-    return "ok  " if math.isfinite(stage.tolerance) else "    "
-
-
 def _details(comparison: Comparison) -> list[str]:
     lines = [f"{comparison.backend}, {comparison.precision}, against {comparison.reference}:"]
-    lines += [f"  {_mark(stage)} {stage.name}: {stage.text}" for stage in comparison.stages]
+    for stage in comparison.stages:
+        # Without a limit there is nothing to be in order.
+        mark = "FAIL" if not stage.passed else "ok  " if math.isfinite(stage.tolerance) else "    "
+        lines.append(f"  {mark} {stage.name}: {stage.text}")
     if comparison.first_failing_stage is not None:
         lines.append(f"  the difference starts at: {comparison.first_failing_stage}")
     lines.append(f"  detections of at least {comparison.score_threshold:g}: {comparison.changes.text()}")

@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from export.engine.file import is_engine
-from ssd_deploy.backends import BACKENDS, Finding, RunOptions, choose_backend, open_model
+from ssd_deploy.backends import BACKENDS, Backend, Finding, RunOptions, choose_backend, open_model
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.parity.compare import BackendRun, check_something_found, compare, run_backend, working_threshold
 from ssd_deploy.parity.criteria import Criteria
@@ -19,7 +19,6 @@ from ssd_train.precisions import PRECISIONS
 from ssd_train.spec import DetectorSpec
 
 if TYPE_CHECKING:
-    from ssd_deploy.backends import Backend
     from ssd_train.networks.ssd import SSD
 
 # The backend that the others are held against.
@@ -32,34 +31,30 @@ LEFT_OUT = {("onnxruntime", "tensorrt"): "is not compared, since it rounds float
 ShowProgress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
 
 
-@contextlib.contextmanager
-def no_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def no_progress(title: str, total: int) -> contextlib.AbstractContextManager[Callable[[int], None]]:
     """Show nothing."""
-    yield lambda done: None
+    return contextlib.nullcontext(lambda done: None)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
+class Place(NamedTuple):
     """A backend on one of its devices, and whether it works here."""
 
-    backend: "Backend"
+    backend: Backend
     device: str
     name: str
     finding: Finding
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A runner that is to be compared.
-
-    Attributes:
-        model: its network or file.
-        has_raw: whether it can tell what the network predicts before decoding: a finished engine cannot.
-    """
+class Candidate(NamedTuple):
+    """A runner that is to be compared, and its network or file."""
 
     runner: Runner
     model: "SSD | Path"
-    has_raw: bool
+
+    @property
+    def has_raw(self) -> bool:
+        """Whether it can tell what the network predicts before decoding: a finished engine cannot."""
+        return not (isinstance(self.model, Path) and is_engine(self.model))
 
 
 def run(
@@ -91,31 +86,33 @@ def run(
         BackendError: a model runs in nothing but the reference, or a file was exported from another network.
         DatasetError: there is nothing to compare.
     """
-    places = [
-        Place(backend=row, device=device, name=name, finding=row.probe(device))
-        for row in BACKENDS.values()
-        for device, name in row.places()
-    ]
-    not_run = [f"{place.name}: {place.finding.detail}" for place in places if not place.finding.works]
-    not_run += [f"{place.name}: {reason}" for place in places if (reason := _left_out(place)) and place.finding.works]
-    places = [place for place in places if not _left_out(place)]
+    places: list[Place] = []
+    not_run: list[str] = []
+    for row in BACKENDS.values():
+        for device, name in row.places():
+            place = Place(row, device, name, row.probe(device))
+            reason = LEFT_OUT.get((row.name, device))
+            if reason is None:
+                places.append(place)
+            if reason is not None or not place.finding.works:
+                not_run.append(f"{name}: {reason if place.finding.works else place.finding.detail}")
     options = RunOptions(batch_size=batch_size, allow_tf32=allow_tf32, with_raw=True)
     with contextlib.ExitStack() as stack:
-        candidates: list[Candidate] = []
+        of_files: list[Candidate] = []
         for file in models:
             if isinstance(file, Path):
-                candidates += _opened(file, places, options, stack, not_run)
-        _check_same_detector(network.spec, candidates)
+                of_files += _opened(file, places, options, stack, not_run)
+        _check_same_detector(network.spec, of_files)
         # A file has its thresholds inside; the networks are run with the same.
-        settings = candidates[0].runner.spec.postprocess if candidates else network.spec.postprocess
+        settings = of_files[0].runner.spec.postprocess if of_files else network.spec.postprocess
         options = dataclasses.replace(options, settings=settings)
         own_place = (REFERENCE, reference_device.partition(":")[0])
         others = [place for place in places if (place.backend.name, place.device) != own_place]
-        of_networks = _opened(network, others, options, stack, not_run)
+        candidates = _opened(network, others, options, stack, not_run)
         for model in models:
             if not isinstance(model, Path):
-                of_networks += _opened(model, places, options, stack, not_run)
-        candidates = [*of_networks, *candidates]
+                candidates += _opened(model, places, options, stack, not_run)
+        candidates += of_files
         if not candidates:
             raise BackendError(f"no backend beside {REFERENCE} works here; see `ssd-deploy doctor`")
         runner = open_model(BACKENDS[REFERENCE], network, dataclasses.replace(options, device=reference_device))
@@ -124,41 +121,31 @@ def run(
         def over_all_images(runner: Runner) -> BackendRun:
             with show_progress(f"{runner.name}, {runner.spec.precision}", len(dataset.samples)) as on_progress:
                 return run_backend(
-                    runner,
-                    dataset,
-                    metric=metric,
-                    protocol=protocol,
-                    batch_size=batch_size,
-                    workers=workers,
+                    runner, dataset, metric=metric, protocol=protocol, batch_size=batch_size, workers=workers,
                     on_progress=on_progress,
-                )
+                )  # fmt: skip
 
         reference = over_all_images(runner)
+        threshold = working_threshold(runner, criteria)
         if any(PRECISIONS.find(candidate.runner.spec.precision).limits for candidate in candidates):
             # Said before the other backends take their time.
-            check_something_found(reference, dataset, working_threshold(runner, criteria))
-        comparisons = tuple(
-            compare(
-                reference,
-                over_all_images(candidate.runner),
-                dataset,
-                criteria,
-                batch_size=batch_size,
-                with_raw=candidate.has_raw,
+            check_something_found(reference, dataset, threshold)
+        comparisons = []
+        for candidate in candidates:
+            found = over_all_images(candidate.runner)
+            comparisons.append(
+                compare(reference, found, dataset, criteria, batch_size=batch_size, with_raw=candidate.has_raw)
             )
-            for candidate in candidates
-        )
+    notes = _notes(runner.spec, candidates)
+    if threshold > criteria.score_threshold:
+        notes.append(f"the detector itself keeps no score below {threshold:g}, so that is the working threshold")
     return ParityOutcome(
         reference=reference,
-        comparisons=comparisons,
+        comparisons=tuple(comparisons),
         skipped=tuple(not_run),
-        notes=tuple(_notes(reference, candidates, criteria)),
+        notes=tuple(dict.fromkeys(notes)),
         dataset=dataset,
     )
-
-
-def _left_out(place: Place) -> str | None:
-    return LEFT_OUT.get((place.backend.name, place.device))
 
 
 def _opened(
@@ -169,9 +156,9 @@ def _opened(
     Raises:
         BackendError: nothing opens a file. A network has the reference.
     """
-    finished = isinstance(model, Path) and is_engine(model)
-    # Whether TF32 is allowed was decided when an engine was built.
-    options = dataclasses.replace(options, allow_tf32=options.allow_tf32 and not finished)
+    if isinstance(model, Path) and is_engine(model):
+        # Whether TF32 is allowed was decided when it was built.
+        options = dataclasses.replace(options, allow_tf32=False)
     opened: list[Candidate] = []
     reasons: list[str] = []
     for place in places:
@@ -192,7 +179,7 @@ def _opened(
             not_run.append(reasons[-1])
             continue
         stack.callback(runner.close)
-        opened.append(Candidate(runner=runner, model=model, has_raw=not finished))
+        opened.append(Candidate(runner, model))
     if not opened and isinstance(model, Path):
         why = "; ".join(dict.fromkeys(reasons)) or "no backend takes such a file"
         raise BackendError(f"{model}: nothing beside {REFERENCE} runs it here ({why})")
@@ -215,9 +202,8 @@ def _check_same_detector(spec: DetectorSpec, candidates: Sequence[Candidate]) ->
             )
 
 
-def _notes(reference: BackendRun, candidates: Sequence[Candidate], criteria: Criteria) -> list[str]:
+def _notes(ours: DetectorSpec, candidates: Sequence[Candidate]) -> list[str]:
     """Say where a file names other weights (perhaps the same in another format), and what was not compared."""
-    ours = reference.runner.spec
     notes = []
     for candidate in candidates:
         name, spec = candidate.runner.name, candidate.runner.spec
@@ -231,7 +217,4 @@ def _notes(reference: BackendRun, candidates: Sequence[Candidate], criteria: Cri
                 f"{name}: raw logits and offsets were not compared, since an engine does not give them out; "
                 "name its .onnx file instead to have them compared"
             )
-    threshold = working_threshold(reference.runner, criteria)
-    if threshold > criteria.score_threshold:
-        notes.append(f"the detector itself keeps no score below {threshold:g}, so that is the working threshold")
-    return list(dict.fromkeys(notes))
+    return notes

@@ -11,15 +11,34 @@ fail in any precision.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from typing import Any
 
-from ssd_deploy.parity.changes import Changes
-from ssd_deploy.parity.criteria import Criteria, Tolerances
-from ssd_deploy.parity.stages import Stage
+from ssd_deploy.parity.criteria import Criteria, finite_or_none
+from ssd_deploy.parity.pairs import Changes
 from ssd_train.evaluation.evaluate import EvaluationReport
 from ssd_train.precisions import Limits
 
-TOLERANCES, METRIC, DETECTIONS = "tolerances", "metric", "detections"
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One comparison along the data flow: the largest difference, the largest allowed, and both as text with units."""
+
+    name: str
+    difference: float
+    tolerance: float
+    text: str
+
+    @property
+    def passed(self) -> bool:
+        # NaN fails, and so does infinity where there is no limit.
+        return math.isfinite(self.difference) and self.difference <= self.tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, which has no infinity: null, and the text says it."""
+        finite = {"difference": finite_or_none(self.difference), "tolerance": finite_or_none(self.tolerance)}
+        return dataclasses.asdict(self) | finite | {"passed": self.passed}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,88 +61,58 @@ class Verdict:
     text: str
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Findings:
-    """What a verdict rests on.
-
-    Attributes:
-        stages: in the order of the data flow.
-        agreement: agreement AP, a fraction.
-        changes: of the detections at the working threshold.
-        reports: the reference's and the candidate's score; None without ground truth.
-    """
-
-    stages: Sequence[Stage]
-    agreement: float
-    changes: Changes
-    reports: tuple[EvaluationReport, EvaluationReport] | None
-
-    @property
-    def metric_difference(self) -> float:
-        """The candidate's headline less the reference's, a fraction; NaN without ground truth."""
-        if self.reports is None:
-            return float("nan")
-        reference, candidate = self.reports
-        return candidate.headline - reference.headline
-
-
-def decide(findings: Findings, limits: Limits | None, criteria: Criteria) -> tuple[Verdict, tuple[str, ...]]:
+def decide(
+    stages: Sequence[Stage],
+    agreement: float,
+    changes: Changes,
+    report: EvaluationReport | None,
+    metric_difference: float,
+    limits: Limits | None,
+    criteria: Criteria,
+) -> tuple[Verdict, tuple[str, ...]]:
     """Return the verdict, and a sentence for everything that left its limit.
 
     Args:
+        stages: in the order of the data flow.
+        agreement: agreement AP, a fraction.
+        changes: of the detections at the working threshold.
+        report: the candidate's score; None without ground truth.
+        metric_difference: its headline less the reference's, a fraction.
         limits: of the candidate's precision; None where it has to be equal but for rounding.
     """
     tolerances = criteria.tolerances_of(limits)
-    failed = {stage.name: stage.text for stage in findings.stages if not stage.passed}
-    if not findings.agreement >= tolerances.agreement:
-        failed["agreement AP"] = f"{findings.agreement:.5f} is below {tolerances.agreement:g}"
+    failed = {stage.name: stage.text for stage in stages if not stage.passed}
+    if not agreement >= tolerances.agreement:
+        failed["agreement AP"] = f"{agreement:.5f} is below {tolerances.agreement:g}"
     failures = tuple(f"{name}: {text}" for name, text in failed.items())
     if limits is None:
-        failures += _metric_failures(findings, tolerances)
+        if report is not None and not abs(metric_difference) <= tolerances.metric:
+            failures += (f"the metric differs by {metric_difference:+.2e}, at most {tolerances.metric:g} is allowed",)
         text = "see above" if failures else "nothing was lost"
-        return Verdict(decided_by=TOLERANCES, value=None, limit=None, passed=not failures, text=text), failures
+        return Verdict(decided_by="tolerances", value=None, limit=None, passed=not failures, text=text), failures
     if failed:
-        name, text = next(iter(failed.items()))
-        return Verdict(decided_by=name, value=None, limit=None, passed=False, text=f"{name}: {text}"), failures
-    verdict = _by_metric(findings, limits, criteria) or _by_detections(findings, limits, criteria)
+        return Verdict(decided_by=next(iter(failed)), value=None, limit=None, passed=False, text=failures[0]), failures
+    max_drop = None if report is None else criteria.metric_limit(limits, report.metric)
+    if report is not None and max_drop is not None:
+        lost = 0 - 100 * metric_difference
+        how = f"lost {lost:.2f} points" if lost >= 0 else f"won {-lost:.2f} points"
+        verdict = Verdict(
+            decided_by="metric",
+            value=lost,
+            limit=max_drop,
+            # Written this way round so that NaN fails.
+            passed=lost <= max_drop,
+            text=f"the metric decided: {report.headline_name} {how}, {max_drop:g} may be lost",
+        )
+    else:
+        limit = limits.changed if criteria.max_changed is None else criteria.max_changed
+        verdict = Verdict(
+            decided_by="detections",
+            value=changes.share,
+            limit=limit,
+            # Of nothing none changed, which says nothing.
+            passed=changes.total > 0 and changes.share <= limit,
+            text=f"the detections decided: {changes.changed} of {changes.total} of at least "
+            f"{criteria.score_threshold:g} changed, {100 * changes.share:.1f} %, {100 * limit:g} % may",
+        )
     return verdict, () if verdict.passed else (verdict.text,)
-
-
-def _metric_failures(findings: Findings, tolerances: Tolerances) -> tuple[str, ...]:
-    difference = findings.metric_difference
-    if findings.reports is None or abs(difference) <= tolerances.metric:
-        return ()
-    return (f"the metric differs by {difference:+.2e}, at most {tolerances.metric:g} is allowed",)
-
-
-def _by_metric(findings: Findings, limits: Limits, criteria: Criteria) -> Verdict | None:
-    """Return None without ground truth, and where no limit is known for the metric."""
-    if findings.reports is None:
-        return None
-    limit = criteria.metric_limit(limits, findings.reports[0].metric)
-    if limit is None:
-        return None
-    lost, name = 0 - 100 * findings.metric_difference, findings.reports[0].headline_name
-    how = f"lost {lost:.2f} points" if lost >= 0 else f"won {-lost:.2f} points"
-    return Verdict(
-        decided_by=METRIC,
-        value=lost,
-        limit=limit,
-        # Written this way round so that NaN fails.
-        passed=lost <= limit,
-        text=f"the metric decided: {name} {how}, {limit:g} may be lost",
-    )
-
-
-def _by_detections(findings: Findings, limits: Limits, criteria: Criteria) -> Verdict:
-    changes = findings.changes
-    limit = limits.changed if criteria.max_changed is None else criteria.max_changed
-    return Verdict(
-        decided_by=DETECTIONS,
-        value=changes.share,
-        limit=limit,
-        # Of nothing none changed, which says nothing.
-        passed=changes.total > 0 and changes.share <= limit,
-        text=f"the detections decided: {changes.changed} of {changes.total} of at least "
-        f"{criteria.score_threshold:g} changed, {100 * changes.share:.1f} %, {100 * limit:g} % may",
-    )

@@ -86,7 +86,7 @@ def stored_weights(name: str, weights: str | Path | None) -> Path | None:
     if str(weights) == SHAPES:
         if find_network(name).name != SHAPES_NETWORK:
             raise WeightsError(
-                f"weights {SHAPES}: are weights of {SHAPES_NETWORK}, not of {name}; name that network, or a weight file",
+                f"weights {SHAPES}: are weights of {SHAPES_NETWORK}, not of {name}; name that one, or a weight file",
                 arguments=("weights", "network"),
             )
         return SHAPES_WEIGHTS

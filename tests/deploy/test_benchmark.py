@@ -19,9 +19,8 @@ from tiny_data import FakeRunner, Image, write_image
 from ssd_deploy.backends import BACKENDS, Backend, BackendChoice, Finding, RunOptions, parse_backend, parse_backends
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
-from ssd_deploy.benchmark import environment
 from ssd_deploy.benchmark.chart import write_chart
-from ssd_deploy.benchmark.environment import Memory, describe_environment, memory_in_use, thread_count
+from ssd_deploy.benchmark.environment import Memory, describe_environment, memory_in_use
 from ssd_deploy.benchmark.images import benchmark_images, generate_image
 from ssd_deploy.benchmark.measure import (
     MOST_IMAGES,
@@ -268,11 +267,10 @@ def test_the_environment_is_this_machines() -> None:
     assert found.cpu and found.cores >= 1 and found.python == platform.python_version()
     assert found.packages["torch"] == torch.__version__.split("+")[0] or found.packages["torch"] == torch.__version__
     assert found.packages["numpy"] == np.__version__
-    assert (found.memory_bytes or 0) > 2**28 and thread_count() >= 1
+    assert (found.memory_bytes or 0) > 2**28
     assert memory_in_use().resident_bytes > 2**24
     if Path("/proc/self/status").exists():
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        assert thread_count() == int(status["Threads"])
         assert abs(memory_in_use().resident_bytes - 1024 * int(status["VmRSS"].split()[0])) < 2**24
 
 
@@ -466,8 +464,8 @@ def test_threads_are_given_back_afterwards(source: Source, files: list[Path]) ->
 
 
 def test_the_threads_that_onnxruntime_chooses_are_counted(source: Source) -> None:
-    with open_backends([source], parse_backends("onnxruntime"), (1,)) as opened:
-        assert opened.contenders[0].threads in range(1, environment.usable_cores() + 1)
+    with open_backends([source], parse_backends("onnxruntime"), (1,)) as (contenders, _):
+        assert contenders[0].threads in range(1, describe_environment().cores + 1)
 
 
 def toy_backend(opened: list[tuple[Path, RunOptions]], runners: list[SlowFake], **columns: object) -> BackendChoice:
@@ -493,6 +491,7 @@ def toy_backend(opened: list[tuple[Path, RunOptions]], runners: list[SlowFake], 
         made_for=lambda path: True,
         probe=lambda device: Finding(works=True, detail=f"on {device}"),
         open=open_model,
+        describe=lambda path: SPEC,
     )
     return BackendChoice(backend=dataclasses.replace(row, **columns), variants=("fast",))  # type: ignore[arg-type]
 
@@ -552,8 +551,8 @@ def test_one_batch_size_that_does_not_open_is_noted_and_the_others_go_on(toy: To
 
 def test_backends_are_closed_whatever_happens(source: Source, toy: Toy) -> None:
     choice, _, runners = toy
-    with pytest.raises(KeyboardInterrupt), open_backends([source], [choice], (1, 2)) as opened:
-        assert [item.batch_size for item in opened.contenders] == [1, 2]
+    with pytest.raises(KeyboardInterrupt), open_backends([source], [choice], (1, 2)) as (contenders, _):
+        assert [item.batch_size for item in contenders] == [1, 2]
         assert not any(runner.is_closed for runner in runners)
         raise KeyboardInterrupt
     assert len(runners) == 2 and all(runner.is_closed for runner in runners)
@@ -581,12 +580,12 @@ def test_several_files_are_measured_side_by_side_each_with_its_own_input(
 
 def test_files_of_other_precisions_are_told_apart_by_these(toy: Toy, source: Source, model_path: Path) -> None:
     both = [Source.from_file(model_path), source]
-    with open_backends(both, [*parse_backends("onnxruntime"), toy[0]], (1,)) as opened:
+    with open_backends(both, [*parse_backends("onnxruntime"), toy[0]], (1,)) as (contenders, _):
         # The same backend, the same precision: by name.
-        assert {item.source for item in opened.contenders} == {model_path.name, "network"}
-    with open_backends(both, parse_backends("torch"), (1,)) as opened:
+        assert {item.source for item in contenders} == {model_path.name, "network"}
+    with open_backends(both, parse_backends("torch"), (1,)) as (contenders, _):
         # Each backend runs what it can; a network alone is left here.
-        assert [item.source for item in opened.contenders] == [""]
+        assert [item.source for item in contenders] == [""]
 
 
 def test_without_a_choice_what_runs_each_source_is_measured(source: Source, toy: Toy, model_path: Path) -> None:
@@ -605,10 +604,10 @@ def test_each_precision_is_exported_once_and_a_failing_one_is_noted(source: Sour
         return model_path
 
     both = dataclasses.replace(source, precisions=("fp32", "bf16"), model_for=model_for)
-    with open_backends([both], parse_backends("onnxruntime,onnxruntime:cpu"), (1,)) as opened:
-        assert [item.backend for item in opened.contenders] == ["onnxruntime", "onnxruntime:cpu"]
+    with open_backends([both], parse_backends("onnxruntime,onnxruntime:cpu"), (1,)) as (contenders, not_run):
+        assert [item.backend for item in contenders] == ["onnxruntime", "onnxruntime:cpu"]
     assert exported[:2] == ["fp32", "bf16"]
-    assert opened.not_run[0] == "onnxruntime, bf16: bf16 is not exported"
+    assert not_run[0] == "onnxruntime, bf16: bf16 is not exported"
 
 
 def test_a_model_file_runs_where_such_files_do(

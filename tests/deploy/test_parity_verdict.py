@@ -6,37 +6,21 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from tiny_data import FakeRunner, blocks, write_image
+from parity_data import ROWS, SPEC, SWAPPED, Row, annotated, detections, run_of, three_pictures
+from tiny_data import FakeRunner
 
-from ssd_deploy.parity.changes import Changes, count_changes
-from ssd_deploy.parity.compare import BackendRun, Comparison, compare, images_as_dataset, run_backend
+from ssd_deploy.parity.compare import BackendRun, Comparison, compare
 from ssd_deploy.parity.criteria import Criteria
+from ssd_deploy.parity.pairs import Changes, count_changes
 from ssd_deploy.parity.report import ParityOutcome
-from ssd_train.datasets.dataset import Dataset, make_ground_truth
-from ssd_train.detections import Detections
+from ssd_train.datasets.dataset import Dataset
 from ssd_train.errors import DatasetError, NetworkError
 from ssd_train.files import write_json
-from ssd_train.metrics.protocol import Protocol
 from ssd_train.precisions import PRECISIONS
-from ssd_train.spec import DetectorSpec, PostprocessSettings
+from ssd_train.spec import PostprocessSettings
 
-Row = tuple[float, ...]
-CLASSES = ("cat", "dog")
-SPEC = DetectorSpec(network="tiny", class_names=CLASSES, input_size=(100, 100))
-
-# Sixty boxes an image, all with a score of 0.31 or more: x1, y1, x2, y2, score, label.
-ROWS: list[Row] = [
-    (10 * (i % 10), 12 * (i // 10), 10 * (i % 10) + 8, 12 * (i // 10) + 8, round(0.9 - i / 100, 2), i % 2)
-    for i in range(60)
-]
 CAT = (0, 0, 10, 10, 0.9, 0)
-
-
-def detections(rows: Sequence[Row]) -> Detections:
-    table = np.array(rows, np.float32).reshape(-1, 6)
-    return Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int64))
 
 
 @pytest.mark.parametrize(
@@ -110,25 +94,14 @@ def test_a_hair_is_a_tenth_of_the_threshold_whatever_that_is() -> None:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    paths = [write_image(tmp_path / f"{seed}.png", blocks(100, 100, 20, seed)) for seed in range(3)]
-    return images_as_dataset(paths, CLASSES)
-
-
-def annotated(dataset: Dataset) -> Dataset:
-    """The first picture's objects are where rows 0 (cat) and 1 (dog) are."""
-    rows = [
-        {"box": ROWS[index][:4], "label": index, "is_difficult": False, "is_crowd": False, "area": 64.0}
-        for index in (0, 1)
-    ]
-    first = dataclasses.replace(dataset.samples[0], ground_truth=make_ground_truth(rows))
-    return dataclasses.replace(dataset, samples=(first, *dataset.samples[1:]))
+    return three_pictures(tmp_path)
 
 
 def ran(
     rows: Sequence[Row], dataset: Dataset, precision: str, metric: str | None = None, **options: float
 ) -> BackendRun:
     runner = FakeRunner(dataclasses.replace(SPEC, precision=precision), rows, name=precision, **options)  # type: ignore[arg-type]
-    return run_backend(runner, dataset, metric=metric, protocol=Protocol.STANDARD, batch_size=2, workers=1)
+    return run_of(runner, dataset, metric)
 
 
 def held(
@@ -183,12 +156,6 @@ def test_nothing_was_lost_is_said_of_float32_alone(dataset: Dataset) -> None:
         assert "nothing was lost" not in held(ROWS, dataset, precision)[1]
     # What int8 passes with, float32 does not.
     assert held(ROWS[:55], dataset, "fp32")[1] == "FAIL: see above"
-
-
-# Cat's only object at rank 4 instead of 1: VOC07 mAP 62.5 % instead of 100 %.
-SWAPPED = sorted(
-    [(*ROWS[0][:4], ROWS[2][4], 0), ROWS[1], (*ROWS[2][:4], ROWS[0][4], 0), *ROWS[3:]], key=lambda r: -r[4]
-)
 
 
 def test_with_ground_truth_the_metric_decides_however_few_detections_changed(dataset: Dataset) -> None:
@@ -249,9 +216,7 @@ def test_predictions_that_are_not_finite_fail_in_any_precision(
 
 def test_another_input_fails_in_any_precision(dataset: Dataset) -> None:
     spec = dataclasses.replace(SPEC, precision="int8", mean=(0.5, 0.456, 0.406))
-    other = run_backend(
-        FakeRunner(spec, ROWS), dataset, metric=None, protocol=Protocol.STANDARD, batch_size=1, workers=1
-    )
+    other = run_of(FakeRunner(spec, ROWS), dataset)
     assert compare(ran(ROWS, dataset, "fp32"), other, dataset).verdict.decided_by == "input tensor"
 
 
@@ -276,12 +241,8 @@ def test_a_reference_that_finds_nothing_at_the_threshold_decides_nothing(dataset
 
 def test_below_the_detectors_own_threshold_nothing_is_counted(dataset: Dataset) -> None:
     spec = dataclasses.replace(SPEC, postprocess=PostprocessSettings(score_threshold=0.6))
-    runs = [
-        run_backend(
-            FakeRunner(each, ROWS[:31]), dataset, metric=None, protocol=Protocol.STANDARD, batch_size=1, workers=1
-        )
-        for each in (spec, dataclasses.replace(spec, precision="int8"))
-    ]
+    specs = (spec, dataclasses.replace(spec, precision="int8"))
+    runs = [run_of(FakeRunner(each, ROWS[:31]), dataset) for each in specs]
     assert compare(*runs, dataset).score_threshold == 0.6
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tiny_data import Image
 from torch import Tensor, nn
 
-from ssd_deploy.backends.base import CUDA_EVENTS, DeviceTimed, device_clock_of
+from ssd_deploy.backends.base import CUDA_EVENTS, DeviceTimed
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError
@@ -158,7 +158,7 @@ def test_what_needs_a_gpu_is_refused_on_the_cpu(tiny_ssd: SSD, noise: NDArray[np
     with pytest.raises(BackendError, match="a CUDA graph runs on a GPU, not on device 'cpu'; add --cuda"):
         TorchRunner(copy.deepcopy(tiny_ssd), cuda_graph=True)
     runner = TorchRunner(copy.deepcopy(tiny_ssd))
-    assert isinstance(runner, DeviceTimed) and device_clock_of(runner) is None
+    assert isinstance(runner, DeviceTimed) and runner.device_clock is None
     with pytest.raises(BackendError, match="uses no GPU"):
         runner.device_times_ms(noise, 1)
 
@@ -221,7 +221,7 @@ def test_device_times_are_positive_and_as_many_as_asked(
     tiny_ssd: SSD, noise: NDArray[np.float32], cuda_graph: bool
 ) -> None:
     runner = TorchRunner(copy.deepcopy(tiny_ssd), device="cuda", cuda_graph=cuda_graph)
-    assert device_clock_of(runner) == CUDA_EVENTS
+    assert runner.device_clock == CUDA_EVENTS
     times_ms = runner.device_times_ms(noise, 5)
     assert len(times_ms) == 5 and min(times_ms) > 0
 

@@ -22,7 +22,7 @@ from gpu_parts import (
 )
 
 from export.engine.build import BuiltEngine
-from ssd_deploy.backends.base import CUDA_EVENTS, Runner, device_clock_of
+from ssd_deploy.backends.base import CUDA_EVENTS, Runner
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError
 
@@ -154,7 +154,7 @@ def assert_device_times_are_plausible(runner: Any, count: int = 2, runs: int = 2
 
 
 def test_an_engine_is_timed_on_the_gpu(small_runner: Any, precision: str, record: Record) -> None:
-    assert device_clock_of(small_runner) == CUDA_EVENTS
+    assert small_runner.device_clock == CUDA_EVENTS
     record(precision=precision, **assert_device_times_are_plausible(small_runner))
 
 
@@ -178,7 +178,7 @@ def test_torch_is_timed_on_the_gpu(cuda_graph: bool, torch_precision: str, torch
 
     network = in_precision(build_network(SMALL, weights="random"), torch_precision)
     runner = TorchRunner(network, device="cuda", cuda_graph=cuda_graph)
-    assert device_clock_of(runner) == CUDA_EVENTS
+    assert runner.device_clock == CUDA_EVENTS
     record(precision=torch_precision, **assert_device_times_are_plausible(runner))
 
 
@@ -188,5 +188,5 @@ def test_onnx_runtime_is_timed_on_the_gpu(
     from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 
     runner = OnnxRuntimeRunner(models.onnx(SMALL, precision), device="cuda")
-    assert device_clock_of(runner) is not None
+    assert runner.device_clock is not None
     record(precision=precision, **assert_device_times_are_plausible(runner))
