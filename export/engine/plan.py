@@ -37,7 +37,6 @@ def build_plan(trt: Any, request: EngineRequest, timing_cache: Path | None, on_p
 
     Args:
         trt: the module of the flavour.
-        request: what to build.
         timing_cache: file of measurements to use and to keep; None for none.
 
     Raises:
@@ -62,7 +61,19 @@ def build_plan(trt: Any, request: EngineRequest, timing_cache: Path | None, on_p
         load_timing_cache(config, timing_cache)
     monitor = make_monitor(trt, on_progress)
     config.progress_monitor = monitor
-    plan = build_interruptibly(builder, network, config, monitor, request)
+
+    def build() -> "trt.IHostMemory | None":
+        # Which GPU is used is a thread's own affair.
+        with request.on_gpu():
+            return builder.build_serialized_network(network, config)
+
+    # In a thread of its own, so that this one hears Ctrl-C and the monitor can pass it on.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        try:
+            plan = pool.submit(build).result()
+        except KeyboardInterrupt:
+            monitor.is_cancelled = True
+            raise
     if monitor.error is not None:
         raise monitor.error
     if plan is None:
@@ -156,28 +167,6 @@ def set_targets(trt_rtx: Any, config: "trt_rtx.IBuilderConfig", target_sm: Seque
             raise BackendError(
                 f"tensorrt-rtx {trt_rtx.__version__} does not build for {target}", arguments=("target_sm",)
             )
-
-
-def build_interruptibly(
-    builder: "trt.Builder",
-    network: "trt.INetworkDefinition",
-    config: "trt.IBuilderConfig",
-    monitor: Any,
-    request: EngineRequest,
-) -> "trt.IHostMemory | None":
-    """Build in a thread of its own, so that this one hears Ctrl-C and the monitor can pass it on."""
-
-    def build() -> "trt.IHostMemory | None":
-        # Which GPU is used is a thread's own affair.
-        with request.on_gpu():
-            return builder.build_serialized_network(network, config)
-
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        try:
-            return pool.submit(build).result()
-        except KeyboardInterrupt:
-            monitor.is_cancelled = True
-            raise
 
 
 def make_monitor(trt: Any, on_progress: OnProgress) -> Any:
