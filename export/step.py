@@ -57,7 +57,6 @@ class ExportStep(Protocol):
 
     def check(self, settings: Any) -> None:
         """Raise what is wrong with settings, before the source is even made."""
-        ...
 
     def apply(
         self, source: Path, out_dir: Path, settings: Any = None, *, on_progress: OnProgress | None = None
@@ -73,7 +72,6 @@ class ExportStep(Protocol):
             BackendError: a package is missing, or the settings are at fault.
             SSDDeployError: the folder cannot be written.
         """
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

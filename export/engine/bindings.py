@@ -47,9 +47,8 @@ class Messages:
         self.warnings: list[str] = []
         self.errors: list[str] = []
 
-    def last_errors(self, count: int = 3) -> str:
-        """Return the latest errors as text."""
-        return "; ".join(self.errors[-count:]) or "it gave no reason"
+    def last_errors(self) -> str:
+        return "; ".join(self.errors[-3:]) or "it gave no reason"
 
 
 @contextlib.contextmanager

@@ -21,11 +21,7 @@ AMPERE = (8, 0)
 
 
 def read_plan(path: Path) -> tuple[EngineInfo, bytes]:
-    """Return an engine's description and its plan.
-
-    Raises:
-        ModelError: one of them is missing, or the plan is not the one that the description is about.
-    """
+    """Return an engine's description and its plan; raise ModelError unless they are there and belong together."""
     info = read_info(path)
     try:
         plan = path.read_bytes()

@@ -95,11 +95,10 @@ def describe_tensors(tensors: Sequence["trt.ITensor"]) -> dict[str, TensorInfo]:
 
 def parser_errors(parser: "trt.OnnxParser") -> str:
     """Return all that the parser complained of, as text."""
-    found = [parser.get_error(index) for index in range(parser.num_errors)]
     # The description may be a bare condition of the parser's code; the code of the error says what is meant.
     return "; ".join(
         f"node {error.node_name()} ({error.node_operator()}): {error.code().name}, {' '.join(error.desc().split())}"
-        for error in found
+        for error in (parser.get_error(index) for index in range(parser.num_errors))
     )
 
 
@@ -209,11 +208,7 @@ def make_monitor(trt: Any, on_progress: OnProgress) -> Any:
 
 
 def try_out(flavour: str, onnx: bytes) -> None:
-    """Build and load a small model of fixed shape on this machine's GPU.
-
-    Raises:
-        BackendError: TensorRT refuses, in its words; this may be all that it has to say about a GPU.
-    """
+    """Build and load a small model of fixed shape on this machine's GPU; raise BackendError with TensorRT's words."""
     trt = load_bindings(flavour)
     messages = Messages()
     logger = make_logger(trt, messages)

@@ -43,9 +43,6 @@ class EngineSession:
     Args:
         trt: the module of the engine's flavour.
         path: the plan's file, for errors.
-        plan: its bytes.
-        info: its description.
-        device: the GPU.
         outputs: names of the outputs in the order in which `run` returns them.
         cuda_graph: capture the work of each batch size at its first call and replay it afterwards.
 
@@ -101,8 +98,7 @@ class EngineSession:
 
     def check_batch(self, count: int) -> None:
         """Raise BackendError where the engine does not take a batch of `count` images."""
-        high = self._info.options.max_batch
-        if count > high:
+        if count > (high := self._info.options.max_batch):
             raise BackendError(
                 f"{self._path}: a batch of {count} images, but the engine takes at most {high}; build it again with "
                 f"max_batch {count}, or send smaller batches"
@@ -111,14 +107,13 @@ class EngineSession:
     def run(self, images: NDArray[np.float32]) -> list[NDArray[Any]]:
         """Return the outputs for a checked batch, in new arrays."""
         wanted, images = len(images), self._filled(images)
-        count = len(images)
+        buffers = [self._buffers[name] for name in self._outputs]
         with self._at_work():
             self._compute(self._prepare(images))
-            for name in self._outputs:
-                buffer = self._buffers[name]
-                self._device.copy_to_host(buffer.host[:count], buffer.address, self._stream)
+            for host, address in buffers:
+                self._device.copy_to_host(host[: len(images)], address, self._stream)
             self._device.synchronize(self._stream)
-            return [self._buffers[name].host[:wanted].copy() for name in self._outputs]
+            return [host[:wanted].copy() for host, _ in buffers]
 
     def _filled(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Repeat the last image of a batch that is smaller than the engine takes: the last of a data set may be."""
@@ -260,6 +255,6 @@ class EngineSession:
 
     def _failed(self, what: str) -> BackendError:
         """Return an error with what TensorRT said about it, the first of which is the cause of the rest."""
-        said = " ".join(self._messages.errors[0].split()) if self._messages.errors else "no reason given"
+        said = self._messages.errors[0] if self._messages.errors else "no reason given"
         self._messages.errors.clear()
         return BackendError(f"{self._path}: {what} ({self._info.flavour}: {said})")
