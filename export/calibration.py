@@ -47,7 +47,7 @@ def find_calibration_images(folder: Path, count: int | None = None) -> Calibrati
         count: how many; None for `USUAL_IMAGES`, or all where there are fewer.
 
     Raises:
-        DatasetError: no such folder, no image in it that can be read, fewer than `count`, or a count below 1.
+        DatasetError: no such folder, no image in it that can be read, or fewer than `count`.
     """
     found = image_files(folder, count)
     # Folders are often in the order in which pictures were taken.

@@ -90,16 +90,11 @@ def image_files(folder: Path, count: int | None) -> list[Path]:
     """Return the image files in a folder and its sub-folders, none of them opened, in order of their paths.
 
     Raises:
-        DatasetError: no such folder, no image in it, fewer than `count`, or a count below 1.
+        DatasetError: no such folder, no image in it, or fewer than `count`.
     """
     from ssd_train.image_files import images_in
     from ssd_train.preprocess import IMAGE_SUFFIXES
 
-    if count is not None and count < 1:
-        raise DatasetError(
-            f"calibration_images {count}: expected 1 or more, as there is no int8 without images",
-            arguments=("calibration_images",),
-        )
     if not folder.is_dir():
         raise DatasetError(
             f"{folder}: there is no such folder; name one with images like those to be detected in",

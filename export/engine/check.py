@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from export.engine.file import AGAIN, EngineInfo, read_info
 from export.engine.flavours import FLAVOURS
 from ssd_train.errors import BackendError, ModelError
-from ssd_train.spec import INPUT_NAME, DetectorSpec
+from ssd_train.spec import INPUT_NAME
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -106,7 +106,16 @@ def check_tensors(path: Path, info: EngineInfo, tensors: Mapping[str, EngineTens
             f"{path}: the engine has the tensors {', '.join(sorted(tensors))} instead of {INPUT_NAME}, "
             f"{', '.join(outputs)}; {AGAIN}"
         )
-    wanted = expected_shapes(info.spec)
+    kept = info.spec.postprocess.max_detections
+    # Of one image; None where the description does not say (the number of anchors).
+    wanted: dict[str, tuple[int | None, ...]] = {
+        INPUT_NAME: (3, *info.spec.input_size),
+        "boxes": (kept, 4),
+        "scores": (kept,),
+        "labels": (kept,),
+        "cls_logits": (None, len(info.spec.class_names) + 1),
+        "box_offsets": (None, 4),
+    }
     batches = (info.options.min_batch, info.options.max_batch)
     for name, tensor in tensors.items():
         dtype = "INT64" if name == "labels" else "FLOAT"
@@ -125,16 +134,3 @@ def check_tensors(path: Path, info: EngineInfo, tensors: Mapping[str, EngineTens
                 f"{path}: the engine takes batches of {tensor.batches} images at least and at most, its description "
                 f"says {batches}; {AGAIN}"
             )
-
-
-def expected_shapes(spec: DetectorSpec) -> dict[str, tuple[int | None, ...]]:
-    """Return the shapes of one image's tensors, None where the description does not say (the number of anchors)."""
-    kept = spec.postprocess.max_detections
-    return {
-        INPUT_NAME: (3, *spec.input_size),
-        "boxes": (kept, 4),
-        "scores": (kept,),
-        "labels": (kept,),
-        "cls_logits": (None, len(spec.class_names) + 1),
-        "box_offsets": (None, 4),
-    }
