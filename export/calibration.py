@@ -1,17 +1,12 @@
-"""Images -> the range of every activation, measured in the float graph with ONNX Runtime's calibrators.
+"""Images -> the range of every activation, measured in the float graph with ONNX Runtime's calibrators."""
 
-The images go through the project's own pre-processing. There is no fallback to random data: ranges of noise
-would look like a calibration and ruin the detector.
-"""
-
-import dataclasses
 import hashlib
 import logging
 import random
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -21,7 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, T
 from export.quantize_options import METHODS, USUAL_IMAGES, check_count, image_files
 from ssd_train.captured_stdout import captured_stdout
 from ssd_train.datasets.generated import draw_picture
-from ssd_train.errors import BackendError, DatasetError, ImageError
+from ssd_train.errors import DatasetError, ImageError
 from ssd_train.files import sha256_of_file
 from ssd_train.preprocess import load_image, preprocess
 from ssd_train.spec import INPUT_NAME, DetectorSpec
@@ -38,32 +33,11 @@ PROBES = 4
 SATURATED = 1.5
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CalibrationImages:
-    """The images that ranges are measured on.
-
-    Attributes:
-        paths: image files that can be read, each checked.
-        sha256: over the files' contents in their order.
-    """
+class CalibrationImages(NamedTuple):
+    """Image files that can be read, each checked, and a hash over their contents in their order."""
 
     paths: tuple[Path, ...]
     sha256: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Ranges, and how they were found.
-
-    Attributes:
-        ranges: ONNX Runtime's data for each measured tensor.
-        method: key of `METHODS`.
-        images: what they were measured on.
-    """
-
-    ranges: TensorsData
-    method: str
-    images: CalibrationImages
 
 
 def find_calibration_images(folder: Path, count: int | None = None) -> CalibrationImages:
@@ -73,7 +47,7 @@ def find_calibration_images(folder: Path, count: int | None = None) -> Calibrati
         count: how many; None for `USUAL_IMAGES`, or all where there are fewer.
 
     Raises:
-        DatasetError: no such folder, no image in it that can be read, fewer than `count`, or a count below 1.
+        DatasetError: no such folder, no image in it that can be read, or fewer than `count`.
     """
     found = image_files(folder, count)
     # Folders are often in the order in which pictures were taken.
@@ -101,17 +75,17 @@ def find_calibration_images(folder: Path, count: int | None = None) -> Calibrati
     check_count(folder, len(paths), count)
     for sentence in unreadable:
         log.warning("%s", sentence)
-    return CalibrationImages(paths=tuple(paths), sha256=digest.hexdigest())
+    return CalibrationImages(tuple(paths), digest.hexdigest())
 
 
 def calibrate(
     network: onnx.ModelProto,
     spec: DetectorSpec,
-    images: CalibrationImages,
+    images: Sequence[Path],
     *,
     method: str,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Calibration:
+) -> TensorsData:
     """Measure the range of every activation; warn where the ranges may be of no use.
 
     Args:
@@ -120,30 +94,24 @@ def calibrate(
         on_progress: told how many images are done, of how many.
 
     Raises:
-        BackendError: no such method.
         ImageError: an image was removed in the meantime.
     """
-    if method not in METHODS:
-        raise BackendError(
-            f"calibration_method {method!r} does not exist; choose {', '.join(METHODS)}",
-            arguments=("calibration_method",),
-        )
-    log.info("calibrating on %d images (%s)", len(images.paths), method)
+    log.info("calibrating on %d images (%s)", len(images), method)
     spreads: list[float] = []
 
     def loaded() -> Iterator[NDArray[np.float32]]:
-        for done, path in enumerate(images.paths, start=1):
+        for done, path in enumerate(images, start=1):
             image = load_image(path)
             spreads.append(float(image.std(axis=(0, 1)).max()))
             yield preprocess(image, spec)
             if on_progress is not None:
-                on_progress(done, len(images.paths))
+                on_progress(done, len(images))
 
     ranges = _measure(network, loaded(), method)
     flat = sum(spread < FLAT_SPREAD for spread in spreads)
     if 2 * flat >= len(spreads):
         log.warning("%s", _about_flat_images(network, spec, ranges, flat, len(spreads)))
-    return Calibration(ranges=ranges, method=method, images=images)
+    return ranges
 
 
 def _measure(network: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], method: str) -> TensorsData:
@@ -184,10 +152,10 @@ def _about_flat_images(
     probes = _measure(network, pictures, "minmax")
     excess = {name: _largest(probes[name]) / max(_largest(ranges[name]), 1e-12) for name in probes}
     worst = sorted((name for name in excess if excess[name] > SATURATED), key=lambda name: -excess[name])
-    named = ", ".join(f"{name} ({min(excess[name], 1e6):.3g} times)" for name in worst[:5])
-    saturated = (
-        f"{len(worst)} of {len(excess)} activations would saturate, such as {named}" if worst else "none saturates"
-    )
+    saturated = "none saturates"
+    if worst:
+        named = ", ".join(f"{name} ({min(excess[name], 1e6):.3g} times)" for name in worst[:5])
+        saturated = f"{len(worst)} of {len(excess)} activations would saturate, such as {named}"
     return (
         f"{flat} of {images} calibration images are of one color; on {PROBES} drawn pictures {saturated}; "
         "calibrate on images like those to be detected in"
@@ -195,5 +163,4 @@ def _about_flat_images(
 
 
 def _largest(measured: Any) -> float:
-    low, high = (float(np.max(np.abs(value))) for value in measured.range_value)
-    return max(low, high)
+    return max(float(np.max(np.abs(value))) for value in measured.range_value)

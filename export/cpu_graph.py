@@ -1,9 +1,7 @@
 """An exported file as ONNX Runtime rewrites it for this CPU: it opens faster, with less memory.
 
 Whenever ONNX Runtime opens a file it fuses layers and reorders weights into the blocks that the CPU's vectors take,
-and until then holds them twice. Saved, neither is done again. Such a graph is right only for CPUs with the same vector
-instructions, and only for the release of ONNX Runtime that wrote it, so the file names both, and is refused elsewhere
-(`file_metadata`).
+and until then holds them twice. Saved, neither is done again. Elsewhere such a graph is refused (`check_runs_here`).
 """
 
 import json

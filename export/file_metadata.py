@@ -36,13 +36,7 @@ class Int8Target(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """How a file was quantized.
-
-    Attributes:
-        target: what its activations are.
-        method, images, images_sha256: the calibration.
-        float_layers: layers that were kept in float32.
-    """
+    """How a file was quantized: its activations, the calibration, and the layers that were kept in float32."""
 
     target: Int8Target
     method: str
@@ -61,11 +55,7 @@ class Quantization:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], source: str) -> "Quantization | None":
-        """Read back what `to_metadata` wrote; None for a file that is not int8.
-
-        Raises:
-            ModelError: an entry is missing or unreadable.
-        """
+        """Read back what `to_metadata` wrote, or raise ModelError; None for a file that is not int8."""
         if INT8_KEY not in metadata:
             return None
         try:
@@ -84,19 +74,12 @@ class Quantization:
 
 
 def describe_metadata(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
-    """Return what the steps left in a file's metadata, as plain values; empty where there were none.
-
-    Raises:
-        ModelError: an entry is unreadable.
-    """
+    """Return what the steps left in a file's metadata, as plain values; raise ModelError where it is unreadable."""
     quantization = Quantization.from_metadata(metadata, source)
     known: dict[str, Any] = {"steps": steps_behind(metadata)}
     if quantization is not None:
         known["calibration"] = dataclasses.asdict(quantization) | {"target": quantization.target.value}
-    for key in (CPU_GRAPH_KEY, WINOGRAD_KEY):
-        if key in metadata:
-            known[key] = metadata[key]
-    return known
+    return known | {key: metadata[key] for key in (CPU_GRAPH_KEY, WINOGRAD_KEY) if key in metadata}
 
 
 def this_cpu(onnxruntime_version: str) -> dict[str, str]:

@@ -17,14 +17,7 @@ from ssd_train.spec import INPUT_NAME, RAW_NAMES, DetectorSpec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportedGraph:
-    """An exported file that was read; its graph is not changed in place.
-
-    Attributes:
-        path: the file.
-        model: the graph.
-        metadata: its text entries.
-        spec: the description in them.
-    """
+    """An exported file that was read: its graph, which is not changed in place, its text entries and what they mean."""
 
     path: Path
     model: onnx.ModelProto
@@ -50,9 +43,8 @@ def graph_of_bytes(data: bytes, path: Path) -> ExportedGraph:
     except DecodeError as error:
         raise ModelError(f"{path}: is not a usable ONNX file ({error}); make one with `ssd-deploy export`") from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return ExportedGraph(
-        path=path, model=model, metadata=metadata, spec=DetectorSpec.from_metadata(metadata, str(path))
-    )
+    spec = DetectorSpec.from_metadata(metadata, str(path))
+    return ExportedGraph(path=path, model=model, metadata=metadata, spec=spec)
 
 
 def network_only(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -83,13 +75,9 @@ def layer_names(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def with_raw_outputs(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """Return a copy that gives out the raw predictions too, which are inner values of an exported graph.
+    """Return a copy that gives out the raw predictions too, inner values of every exported graph.
 
-    Args:
-        name: what the error calls the graph.
-
-    Raises:
-        ModelError: it has no such values.
+    A ModelError calls the graph by `name` where it has none.
     """
     values = {value.name: value for value in model.graph.value_info}
     missing = [raw for raw in RAW_NAMES if raw not in values]
@@ -109,12 +97,7 @@ def open_graph(model: onnx.ModelProto, outputs: Sequence[str]) -> Callable[[NDAr
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How far values are from those that they should be, as shares of the spread of the latter.
-
-    Attributes:
-        largest: the largest absolute difference.
-        rms: the root of the mean square.
-    """
+    """How far values are from those that they should be: largest and root mean square, as shares of the spread."""
 
     largest: float
     rms: float
@@ -132,13 +115,10 @@ class Difference:
 def differences(
     made: onnx.ModelProto, source: onnx.ModelProto, outputs: Sequence[str], images: NDArray[np.float32]
 ) -> dict[str, Difference]:
-    """Run two graphs on the CPU and compare what they give.
+    """Run two graphs on the CPU; returns how far `made` is from `source` in each output.
 
     Args:
         outputs: `OUTPUT_NAMES`, or `RAW_NAMES`, for which decode and NMS are not run.
-
-    Returns:
-        Output's name -> how far `made` is from `source`.
     """
     graphs = [network_only(each) if set(outputs) <= set(RAW_NAMES) else each for each in (source, made)]
     expected, got = (open_graph(graph, outputs)(images) for graph in graphs)

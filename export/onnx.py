@@ -61,7 +61,8 @@ def export_onnx(network: SSD, out_dir: Path, *, settings: PostprocessSettings = 
         SSDDeployError: the folder cannot be written.
     """
     detector = Detector(network, settings).eval()
-    spec = dataclasses.replace(network.spec, postprocess=settings, versions=_versions())
+    versions = {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+    spec = dataclasses.replace(network.spec, postprocess=settings, versions=versions)
     tolerance = PRECISIONS.find(spec.precision).onnx_tolerance
     if tolerance is None:
         exported = " or ".join(row.name for row in PRECISIONS.values() if row.onnx_tolerance is not None)
@@ -70,12 +71,14 @@ def export_onnx(network: SSD, out_dir: Path, *, settings: PostprocessSettings = 
         )
     log.info("%s: tracing it in %s", spec.network, spec.precision)
     model = _traced(detector, spec)
-    for name in RAW_NAMES:
-        _drop_output(model, name)
+    # The raw predictions become inner values, whose names and shapes stay known.
+    for output in [output for output in model.graph.output if output.name in RAW_NAMES]:
+        model.graph.value_info.append(output)
+        model.graph.output.remove(output)
     _strip_traces(model)
     onnx.helper.set_model_props(model, spec.to_metadata())
-    path = out_dir / f"{network.config.name}.{spec.precision}.onnx"
     onnx.checker.check_model(model, full_check=True)
+    path = out_dir / f"{network.config.name}.{spec.precision}.onnx"
     log.info("%s: checking it against PyTorch", path.name)
     _check_values(detector, model, spec, tolerance)
     with written_atomically(path) as temporary:
@@ -107,13 +110,6 @@ def _traced(detector: Detector, spec: DetectorSpec) -> onnx.ModelProto:
     if program is None:
         raise ModelError(f"{spec.network}: PyTorch exported no graph; check the installed torch version")
     return program.model_proto
-
-
-def _drop_output(model: onnx.ModelProto, name: str) -> None:
-    """Make an output an inner value; its name and its shape stay known."""
-    output = next(output for output in model.graph.output if output.name == name)
-    model.graph.value_info.append(output)
-    model.graph.output.remove(output)
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:
@@ -176,7 +172,3 @@ def _rows_alone(rows: dict[str, NDArray[Any]], others: dict[str, NDArray[Any]]) 
     near &= np.abs(rows["scores"][:, :, None] - others["scores"][:, None]) < SCORE_TOLERANCE
     near &= rows["labels"][:, :, None] == others["labels"][:, None]
     return int((~near.any(axis=2)).sum())
-
-
-def _versions() -> dict[str, str]:
-    return {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}

@@ -14,13 +14,13 @@ import copy
 import functools
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import onnx
 from onnxruntime.quantization import QDQQuantizer, QuantType, TensorsData
 
-from export.calibration import MEASURED_OPERATORS, Calibration, calibrate, find_calibration_images
+from export.calibration import MEASURED_OPERATORS, calibrate, find_calibration_images
 from export.file_metadata import Int8Target, Quantization
 from export.graph import ExportedGraph, layer_names, network_nodes, network_only
 from export.quantize_options import QuantizeOptions
@@ -42,52 +42,52 @@ def rewrite(source: ExportedGraph, settings: QuantizeOptions, on_progress: OnPro
         DatasetError, ImageError: calibration images cannot be used.
     """
     assert settings.calibration_data is not None  # see `check_quantizable`
-    images = find_calibration_images(settings.calibration_data, settings.calibration_images)
-    calibration = calibrate(
+    paths, images_sha256 = find_calibration_images(settings.calibration_data, settings.calibration_images)
+
+    def report(stage: str, done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(stage, done, total)
+
+    ranges = calibrate(
         network_only(source.model),
         source.spec,
-        images,
+        paths,
         method=settings.method,
-        on_progress=_stage(on_progress, "calibrating"),
+        on_progress=functools.partial(report, "calibrating"),
     )
-    quantized = functools.partial(quantize_graph, source.model, calibration, settings.target)
-    notes = [f"calibrated on {len(images.paths)} images ({settings.method})"]
+    quantized = functools.partial(quantize_graph, source.model, ranges, settings.target)
+    notes = [f"calibrated on {len(paths)} images ({settings.method})"]
     sensitivity = None
     if settings.sensitivity:
         sensitivity = find_float_layers(
             source.model,
             source.spec,
-            images.paths[:SENSITIVITY_IMAGES],
+            paths[:SENSITIVITY_IMAGES],
             quantized,
             # All may be lost where no limit is set, so that no layer has to stay float.
             max_drop=100.0 if settings.max_drop is None else settings.max_drop,
-            on_progress=_stage(on_progress, "judging layers"),
+            on_progress=functools.partial(report, "judging layers"),
         )
         notes += sensitivity.lines()
-    float_layers = sensitivity.float_layers if sensitivity else ()
     quantization = Quantization(
         target=settings.target,
         method=settings.method,
-        images=len(images.paths),
-        images_sha256=images.sha256,
-        float_layers=float_layers,
+        images=len(paths),
+        images_sha256=images_sha256,
+        float_layers=sensitivity.float_layers if sensitivity else (),
     )
     return Rewritten(
-        model=quantized(float_layers=float_layers),
+        model=quantized(float_layers=quantization.float_layers),
         metadata=quantization.to_metadata(),
-        images=np.stack([preprocess(load_image(path), source.spec) for path in images.paths[:CHECKED_IMAGES]]),
+        images=np.stack([preprocess(load_image(path), source.spec) for path in paths[:CHECKED_IMAGES]]),
         notes=tuple(notes),
         report=functools.partial(write_sensitivity, sensitivity) if sensitivity else None,
     )
 
 
-def _stage(on_progress: OnProgress | None, stage: str) -> Callable[[int, int], None] | None:
-    return functools.partial(on_progress, stage) if on_progress is not None else None
-
-
 def quantize_graph(
     model: onnx.ModelProto,
-    calibration: Calibration,
+    ranges: TensorsData,
     target: Int8Target,
     *,
     float_layers: Collection[str] = (),
@@ -96,6 +96,7 @@ def quantize_graph(
     """Return a quantized copy of an exported float graph.
 
     Args:
+        ranges: as `calibrate` returns.
         float_layers: layers (see `layer_names`) that stay float32.
         only_layer: quantize this one alone.
 
@@ -103,14 +104,11 @@ def quantize_graph(
         ModelError: a layer does not exist, or one was left in float that should not have been.
     """
     layers = layer_names(model)
-    unknown = [layer for layer in (*float_layers, *([only_layer] if only_layer else [])) if layer not in layers]
-    if unknown:
-        raise ModelError(f"there is no layer {unknown[0]}; the first ones are {', '.join(list(layers)[:3])}")
+    for layer in float_layers:
+        if layer not in layers:
+            raise ModelError(f"there is no layer {layer}; the first ones are {', '.join(list(layers)[:3])}")
     kept = {layers[layer] for layer in float_layers}
-    if only_layer is not None:
-        nodes = [layers[only_layer]]
-    else:
-        nodes = [node for node in _integer_nodes(model) if node not in kept]
+    nodes = [layers[only_layer]] if only_layer else [node for node in _integer_nodes(model) if node not in kept]
     is_symmetric = target == Int8Target.PORTABLE
     # TensorRT takes no int32 biases and no pair of Q and DQ that two layers share; ONNX Runtime makes its own biases.
     portable = {"ActivationSymmetric": True, "QuantizeBias": False, "DedicatedQDQPair": True} if is_symmetric else {}
@@ -120,7 +118,7 @@ def quantize_graph(
         reduce_range=False,
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8 if is_symmetric else QuantType.QUInt8,
-        tensors_range=_ranges_after_relu(model, calibration.ranges),
+        tensors_range=_ranges_after_relu(model, ranges),
         nodes_to_quantize=nodes,
         nodes_to_exclude=[],
         op_types_to_quantize=list(MEASURED_OPERATORS),
@@ -131,7 +129,7 @@ def quantize_graph(
         quantizer.model.topological_sort()
     quantized: onnx.ModelProto = quantizer.model.model
     _keep_pairs_apart(quantized)
-    expected = {only_layer} if only_layer is not None else set(layers) - set(float_layers)
+    expected = {only_layer} if only_layer else set(layers) - set(float_layers)
     _check_quantized(quantized, {layers[layer]: layer for layer in expected})
     return quantized
 
@@ -142,19 +140,18 @@ def _silent_root_logger() -> Iterator[None]:
 
     Without a handler such a call would also set up the caller's logging.
     """
-    root = logging.getLogger()
-    handler = logging.NullHandler()
-    root.addFilter(_nothing)
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addFilter(drop)
     root.addHandler(handler)
     try:
         yield
     finally:
         root.removeHandler(handler)
-        root.removeFilter(_nothing)
-
-
-def _nothing(record: logging.LogRecord) -> bool:
-    return False
+        root.removeFilter(drop)
 
 
 def _integer_nodes(model: onnx.ModelProto) -> list[str]:
@@ -189,24 +186,21 @@ def _keep_pairs_apart(model: onnx.ModelProto) -> None:
         if node.op_type == "QuantizeLinear":
             pairs[node.input[0]].append(node)
     for nodes in pairs.values():
-        for axis, node in enumerate(nodes):
-            if len(nodes) > 1:
+        if len(nodes) > 1:
+            for axis, node in enumerate(nodes):
                 node.attribute.append(onnx.helper.make_attribute("axis", axis))
 
 
 def _check_quantized(model: onnx.ModelProto, expected: dict[str, str]) -> None:
     """Raise ModelError unless just the expected convolutions take int8 weights and 8-bit activations."""
     producers = {output: node for node in model.graph.node for output in node.output}
-    constants = {initializer.name: initializer for initializer in model.graph.initializer}
+    integers = {value.name for value in model.graph.initializer if value.data_type == onnx.TensorProto.INT8}
     found = set()
     for node in model.graph.node:
         if node.op_type == "Conv":
-            activation, weight = (producers.get(name) for name in node.input[:2])
-            if activation is None or weight is None:
-                continue
-            constant = constants.get(weight.input[0])
-            is_dequantized = activation.op_type == weight.op_type == "DequantizeLinear"
-            if is_dequantized and constant is not None and constant.data_type == onnx.TensorProto.INT8:
+            inputs = [producers[name] for name in node.input[:2] if name in producers]
+            kinds = [each.op_type for each in inputs]
+            if kinds == ["DequantizeLinear"] * 2 and inputs[1].input[0] in integers:
                 found.add(node.name)
     wrong = found.symmetric_difference(expected)
     if wrong:

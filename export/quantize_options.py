@@ -66,22 +66,15 @@ class QuantizeOptions:
 
     @property
     def method(self) -> str:
-        """The calibration's method."""
         return self.calibration_method or USUAL_METHOD
 
     @property
     def target(self) -> Int8Target:
-        """What activations become."""
         return Int8Target(self.int8_target or Int8Target.PORTABLE)
 
 
 def check_quantizable(settings: QuantizeOptions | None) -> None:
-    """Raise what is wrong with settings of int8 and can be told at once.
-
-    Raises:
-        BackendError: no images are named, or matplotlib, which draws the chart, is not installed.
-        DatasetError: as `image_files`.
-    """
+    """Raise what is wrong with settings of int8 and can be told at once: no images, or no matplotlib for the chart."""
     if settings is None or settings.calibration_data is None:
         raise BackendError(
             "int8 needs calibration_data, a folder with images like those to be detected in; there is no int8 "
@@ -97,21 +90,17 @@ def image_files(folder: Path, count: int | None) -> list[Path]:
     """Return the image files in a folder and its sub-folders, none of them opened, in order of their paths.
 
     Raises:
-        DatasetError: no such folder, no image in it, fewer than `count`, or a count below 1.
+        DatasetError: no such folder, no image in it, or fewer than `count`.
     """
+    from ssd_train.image_files import images_in
     from ssd_train.preprocess import IMAGE_SUFFIXES
 
-    if count is not None and count < 1:
-        raise DatasetError(
-            f"calibration_images {count}: expected 1 or more, as there is no int8 without images",
-            arguments=("calibration_images",),
-        )
     if not folder.is_dir():
         raise DatasetError(
             f"{folder}: there is no such folder; name one with images like those to be detected in",
             arguments=("calibration_data",),
         )
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    found = images_in(folder)
     if not found:
         raise DatasetError(
             f"{folder}: has no image to calibrate on; name a folder with images ({', '.join(IMAGE_SUFFIXES)}) like "

@@ -1,5 +1,7 @@
 """ONNX Runtime's sessions as this project opens them: quiet, and where they were asked to run. No onnx, no torch."""
 
+import contextlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,20 +52,16 @@ def open_session(
         BackendError: the provider fell away, so that everything would silently run elsewhere.
     """
     onnxruntime.set_default_logger_severity(FATAL_ONLY)
-    options = options or quiet_options()
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
     source = model if isinstance(model, bytes) else str(model)
-    printed = ""
+    # ONNX Runtime prints about libraries of a GPU that it misses; that belongs into the error, not on the screen.
+    printed = contextlib.nullcontext(io.StringIO()) if wanted == CPU_PROVIDER else captured_stdout()
     try:
-        if wanted == CPU_PROVIDER:
-            session = onnxruntime.InferenceSession(source, options, providers=list(providers))
-        else:
-            # ONNX Runtime prints about libraries that it misses; that belongs into the error, not on the screen.
-            with captured_stdout() as text:
+        with printed as text:
+            if wanted != CPU_PROVIDER:
                 # Brings in CUDA and cuDNN from their Python packages where the system has none.
                 onnxruntime.preload_dlls()
-                session = onnxruntime.InferenceSession(source, options, providers=list(providers))
-            printed = text.getvalue()
+            session = onnxruntime.InferenceSession(source, options or quiet_options(), providers=list(providers))
     except Exception as error:  # ONNX Runtime's exceptions share no narrower base
         if wanted != CPU_PROVIDER:
             raise BackendError(f"{name}: {wanted} cannot run it ({first_line(error)})") from error
@@ -73,7 +71,7 @@ def open_session(
         ) from error
     used = session.get_providers()
     if wanted not in used:
-        reason = first_line(printed) or "its libraries or the driver are missing"
+        reason = first_line(text.getvalue()) or "its libraries or the driver are missing"
         raise BackendError(
             f"{wanted} was asked for, but the session fell back to {', '.join(used)} ({reason}); "
             "install what is missing, or choose the device cpu",
@@ -85,11 +83,7 @@ def open_session(
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the text entries of an ONNX file, which is opened for that but not prepared to run.
-
-    Raises:
-        ModelError: it is missing, or ONNX Runtime cannot load it.
-    """
+    """Return the text entries of an ONNX file, or raise ModelError; it is opened, but not prepared to run."""
     if not path.is_file():
         raise ModelError(f"{path}: there is no such model file; make one with `ssd-deploy export`")
     options = quiet_options()

@@ -1,4 +1,4 @@
-"""What every export step has in common: one signature, one check against what it was made of, one row.
+"""What every export step has in common, and the step from ONNX to ONNX: one signature, one check against its source.
 
     source file -> rewrite -> ONNX's checker -> the same images through both -> file
 
@@ -8,6 +8,7 @@ is made without the packages that the step needs.
 """
 
 import dataclasses
+import importlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -48,16 +49,22 @@ class StepResult:
     files: tuple[Path, ...] = ()
 
 
-class Apply(Protocol):
-    """Carry out a step."""
+class ExportStep(Protocol):
+    """One row; `name` is what options, reports and errors call it."""
 
-    def __call__(
+    @property
+    def name(self) -> str: ...
+
+    def check(self, settings: Any) -> None:
+        """Raise what is wrong with settings, before the source is even made."""
+
+    def apply(
         self, source: Path, out_dir: Path, settings: Any = None, *, on_progress: OnProgress | None = None
     ) -> StepResult:
         """Make a file of `source` in `out_dir`.
 
         Args:
-            settings: an instance of the row's `settings`; None where the row has none.
+            settings: as `check` takes them; None where a step has none.
 
         Raises:
             ModelError: the source is not what the step takes, or the result does not compute what the source does; no
@@ -65,59 +72,6 @@ class Apply(Protocol):
             BackendError: a package is missing, or the settings are at fault.
             SSDDeployError: the folder cannot be written.
         """
-        ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportStep:
-    """One row.
-
-    Attributes:
-        name: what options, reports and errors call it.
-        suffix: what its files' names end with.
-        takes: the only precision of a source; None for any.
-        gives: precision of the result; None for the source's.
-        help: one sentence for people.
-        settings: the dataclass of its settings; None where it has none.
-        check: raises what is wrong with settings before the source is even made.
-        apply: see `Apply`.
-    """
-
-    name: str
-    suffix: str
-    takes: str | None
-    gives: str | None
-    help: str
-    settings: type[Any] | None
-    check: Callable[[Any], None]
-    apply: Apply
-
-    def __post_init__(self) -> None:
-        if not self.name or not self.suffix.startswith("."):
-            raise ValueError(f"the export step {self.name!r} has no name, or no suffix")
-
-    def path_for(self, source: Path, out_dir: Path) -> Path:
-        """Return what the step calls the file that it makes of another."""
-        return out_dir / (source.stem.removesuffix(f".{self.takes}" if self.gives else "") + self.suffix)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Likeness:
-    """How like its source a result has to be.
-
-    Attributes:
-        outputs: names of the values that are compared.
-        error: field of `graph.Difference` that is looked at.
-        allowed: the most that it may be; 0 for equal to the last bit.
-        advice: what to do where it is more, the end of a sentence.
-        arguments: settings that the advice is about.
-    """
-
-    outputs: tuple[str, ...]
-    error: str
-    allowed: float
-    advice: str = ""
-    arguments: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,107 +93,104 @@ class Rewritten:
     report: Callable[[Path], tuple[Path, ...]] | None = None
 
 
-Rewrite = Callable[["ExportedGraph", Any, OnProgress | None], Rewritten]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnnxStep:
+    """The row of a step from ONNX to ONNX.
 
-
-def onnx_step(
-    *,
-    name: str,
-    suffix: str,
-    takes: str | None,
-    gives: str | None,
-    help: str,
-    follows: tuple[str, ...],
-    likeness: Likeness,
-    rewrite: Rewrite,
-    settings: type[Any] | None = None,
-    check: Callable[[Any], None] = lambda settings: None,
-    only_standard_operators: bool = True,
-) -> ExportStep:
-    """Make the row of a step from ONNX to ONNX.
-
-    Args:
-        name, suffix, takes, gives, help, settings, check: see `ExportStep`.
+    Attributes:
+        name: see `ExportStep`.
+        module: has its `rewrite(graph, settings, on_progress) -> Rewritten`, which changes no graph in place; imported
+            when the step is applied.
+        takes: the only precision of a source; None for any.
+        gives: precision of the result; None for the source's.
         follows: names of the steps whose results it takes; every other step's are refused.
-        likeness: what its result is held to.
-        rewrite: what it does. The source's graph is not changed in place.
+        compared: names of the values that have to be like the source's.
+        error: field of `graph.Difference` that is looked at.
+        allowed: the most that it may be; 0 for equal to the last bit.
+        advice: what to do where it is more, the end of a sentence, and `arguments`, the settings that it is about.
         only_standard_operators: ONNX's checker knows what is in its files.
+        check: see `ExportStep`.
     """
-    if not likeness.outputs:
-        raise ValueError(f"the export step {name} is checked on nothing")
+
+    name: str
+    module: str
+    takes: str | None
+    gives: str | None
+    follows: tuple[str, ...]
+    compared: tuple[str, ...]
+    error: str
+    allowed: float
+    advice: str = ""
+    arguments: tuple[str, ...] = ()
+    only_standard_operators: bool = True
+    check: Callable[[Any], None] = lambda settings: None
+
+    def __post_init__(self) -> None:
+        if not self.compared:
+            raise ValueError(f"the export step {self.name} is checked on nothing")
+
+    def path_for(self, source: Path, out_dir: Path) -> Path:
+        """Return what the step calls the file that it makes of another."""
+        return out_dir / f"{source.stem.removesuffix(f'.{self.takes}' if self.gives else '')}.{self.name}.onnx"
 
     def apply(
-        source: Path, out_dir: Path, settings: Any = None, *, on_progress: OnProgress | None = None
+        self, source: Path, out_dir: Path, settings: Any = None, *, on_progress: OnProgress | None = None
     ) -> StepResult:
-        check(settings)
-        require("onnx", "export", f"The export step {name}")
+        """See `ExportStep.apply`."""
+        self.check(settings)
+        require("onnx", "export", f"The export step {self.name}")
         from export.graph import load_exported
 
         graph = load_exported(source)
-        _check_takes(row, graph, follows)
-        log.info("%s: making %s of it", source.name, name)
-        rewritten = rewrite(graph, settings, on_progress)
+        self._check_takes(graph)
+        log.info("%s: making %s of it", source.name, self.name)
+        rewritten: Rewritten = importlib.import_module(self.module).rewrite(graph, settings, on_progress)
         if rewritten.model is None:
             return StepResult(path=None, notes=rewritten.notes)
-        path = row.path_for(source, out_dir)
-        checked = _finish(row, graph, rewritten, likeness, only_standard_operators, path)
+        path = self.path_for(source, out_dir)
+        checked = self._write(rewritten.model, rewritten, graph, path)
         files = rewritten.report(path.with_suffix("")) if rewritten.report is not None else ()
         return StepResult(path=path, checked=checked, notes=rewritten.notes, files=files)
 
-    row = ExportStep(
-        name=name, suffix=suffix, takes=takes, gives=gives, help=help, settings=settings, check=check, apply=apply
-    )
-    return row
+    def _check_takes(self, graph: "ExportedGraph") -> None:
+        if self.takes is not None and graph.spec.precision != self.takes:
+            raise ModelError(f"{graph.path}: computes in {graph.spec.precision}, but {self.name} takes {self.takes}")
+        for name in steps_behind(graph.metadata):
+            if name not in self.follows:
+                raise ModelError(
+                    f"{graph.path}: is a result of {name} already, which {self.name} does not take; name the file that "
+                    "it was made of"
+                )
 
+    def _write(self, model: "onnx.ModelProto", rewritten: Rewritten, source: "ExportedGraph", path: Path) -> str:
+        """Check a rewritten graph and write it; returns what was checked."""
+        import numpy as np
+        import onnx
 
-def _check_takes(step: ExportStep, graph: "ExportedGraph", follows: tuple[str, ...]) -> None:
-    if step.takes is not None and graph.spec.precision != step.takes:
-        raise ModelError(f"{graph.path}: computes in {graph.spec.precision}, but {step.name} takes {step.takes}")
-    for name in steps_behind(graph.metadata):
-        if name not in follows:
-            raise ModelError(
-                f"{graph.path}: is a result of {name} already, which {step.name} does not take; name the file that it "
-                "was made of"
-            )
+        from export.graph import differences
 
-
-def _finish(
-    step: ExportStep,
-    source: "ExportedGraph",
-    rewritten: Rewritten,
-    likeness: Likeness,
-    only_standard_operators: bool,
-    path: Path,
-) -> str:
-    """Check a rewritten graph and write it; returns what was checked."""
-    import numpy as np
-    import onnx
-
-    from export.graph import differences
-
-    model = rewritten.model
-    assert model is not None
-    precision = {"precision": step.gives} if step.gives else {}
-    onnx.helper.set_model_props(model, source.metadata | precision | rewritten.metadata)
-    if only_standard_operators:
-        onnx.checker.check_model(model, full_check=True)
-    log.info("%s: checking it against %s", path.name, source.path.name)
-    images = rewritten.images
-    if images is None:
-        images = np.random.default_rng(0).normal(size=(2, 3, *source.spec.input_size)).astype(np.float32)
-    found = differences(model, source.model, likeness.outputs, images)
-    errors = {name: getattr(difference, likeness.error) for name, difference in found.items()}
-    for name, error in errors.items():
-        if not error <= likeness.allowed:
-            raise ModelError(
-                f"{source.path}: {step.name} gives other {name} ({error:.2g} of their spread, {likeness.error} "
-                f"difference; at most {likeness.allowed:g} is allowed); nothing was written{likeness.advice}",
-                arguments=likeness.arguments,
-            )
-    with written_atomically(path) as temporary:
-        onnx.save(model, temporary)
-    beside = f"beside {source.path.name} on {len(images)} images{'' if rewritten.images is not None else ' of noise'}"
-    if likeness.allowed == 0:
-        return f"{', '.join(errors)} equal to the last bit {beside}"
-    listed = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
-    return f"{likeness.error} difference as a share of the spread: {listed} ({likeness.allowed:g} allowed), {beside}"
+        precision = {"precision": self.gives} if self.gives else {}
+        onnx.helper.set_model_props(model, source.metadata | precision | rewritten.metadata)
+        if self.only_standard_operators:
+            onnx.checker.check_model(model, full_check=True)
+        log.info("%s: checking it against %s", path.name, source.path.name)
+        images, noise = rewritten.images, ""
+        if images is None:
+            images = np.random.default_rng(0).normal(size=(2, 3, *source.spec.input_size)).astype(np.float32)
+            noise = " of noise"
+        found = differences(model, source.model, self.compared, images)
+        errors = {name: getattr(difference, self.error) for name, difference in found.items()}
+        for name, error in errors.items():
+            if not error <= self.allowed:
+                raise ModelError(
+                    f"{source.path}: {self.name} gives other {name} ({error:.2g} of their spread, {self.error} "
+                    f"difference; at most {self.allowed:g} is allowed); nothing was written{self.advice}",
+                    arguments=self.arguments,
+                )
+        with written_atomically(path) as temporary:
+            onnx.save(model, temporary)
+        beside = f"beside {source.path.name} on {len(images)} images{noise}"
+        if self.allowed == 0:
+            return f"{', '.join(errors)} equal to the last bit {beside}"
+        listed = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
+        return f"{self.error} difference as a share of the spread: {listed} ({self.allowed:g} allowed), {beside}"

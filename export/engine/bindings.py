@@ -1,7 +1,6 @@
 """TensorRT's Python modules, behind one name: the functions of this project take either flavour's as `trt`."""
 
 import contextlib
-import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Iterator
@@ -17,11 +16,7 @@ AUTO = "auto"
 
 
 def load_bindings(flavour: str) -> Any:
-    """Import a flavour's Python module.
-
-    Raises:
-        BackendError: no such flavour, it is not installed, or its libraries do not load.
-    """
+    """Import a flavour's Python module; raise BackendError where it is not installed or does not load."""
     module = FLAVOURS.find(flavour).module
     if importlib.util.find_spec(module) is None:
         raise BackendError(f"{flavour} is not installed: pip install 'ssd-deploy[{flavour}]'")
@@ -34,35 +29,26 @@ def load_bindings(flavour: str) -> Any:
 
 
 def choose_flavour(flavour: str) -> str:
-    """Return the flavour that is meant: `auto` is the first that loads.
-
-    Raises:
-        BackendError: the one that was named does not load; with `auto`, neither does.
-    """
-    if flavour != AUTO:
-        load_bindings(flavour)
-        return flavour
+    """Return the flavour that is meant, `auto` being the first that loads; raise BackendError where none does."""
     reasons = []
-    for name in FLAVOURS:
+    for name in FLAVOURS if flavour == AUTO else (flavour,):
         try:
             load_bindings(name)
+            return name
         except BackendError as error:
             reasons.append(str(error))
-        else:
-            return name
     raise BackendError("; ".join(reasons))
 
 
-@dataclasses.dataclass(kw_only=True)
 class Messages:
     """What TensorRT logged: warnings, and errors in their order."""
 
-    warnings: list[str] = dataclasses.field(default_factory=list)
-    errors: list[str] = dataclasses.field(default_factory=list)
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.errors: list[str] = []
 
-    def last_errors(self, count: int = 3) -> str:
-        """Return the latest errors as text."""
-        return "; ".join(self.errors[-count:]) or "it gave no reason"
+    def last_errors(self) -> str:
+        return "; ".join(self.errors[-3:]) or "it gave no reason"
 
 
 @contextlib.contextmanager

@@ -13,10 +13,10 @@ import onnxruntime
 
 from export.engine.bindings import load_bindings
 from export.engine.cache import (
+    BuiltEngine,
     EngineRequest,
     building,
     default_cache,
-    engine_path,
     find_engine,
     timing_cache_path,
     writable_cache,
@@ -38,25 +38,6 @@ MOST_WARNINGS = 20
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BuiltEngine:
-    """An engine in a cache folder.
-
-    Attributes:
-        path: the plan; its JSON lies beside it. Where the cache cannot be written both go with the process.
-        info: what the JSON says.
-        from_cache: it was there already.
-    """
-
-    path: Path
-    info: EngineInfo
-    from_cache: bool
-
-
-def silent(fraction: float, phase: str) -> None:
-    """An `OnProgress` that shows nothing."""
-
-
 def build_engine(
     onnx: Path,
     options: BuildOptions,
@@ -65,7 +46,7 @@ def build_engine(
     gpu: Gpu | None,
     cache: Path | None = None,
     outputs: Sequence[str] = OUTPUT_NAMES,
-    on_progress: OnProgress = silent,
+    on_progress: OnProgress = lambda fraction, phase: None,
 ) -> BuiltEngine:
     """Build an engine from an exported ONNX file, or return the one that was built from the same before.
 
@@ -101,31 +82,30 @@ def build_engine(
         outputs=tuple(outputs),
     )
     cache = cache or default_cache()
-    engine = _find(cache, request)
+    engine = find_engine(cache, request.name)
     if engine is None:
         cache = writable_cache(cache, request.name)
         with building(cache, request.name):
-            engine = _find(cache, request) or _build(trt, request, cache, on_progress)
-    _report_precision(engine.info, strict=options.strict)
+            engine = find_engine(cache, request.name) or _build(trt, request, cache, on_progress)
+    if FLAVOURS[flavour].tells_layers:
+        # Also of an engine from the cache.
+        for problem in precision_problems(spec.precision, engine.info.layer_precisions):
+            if options.strict:
+                raise BackendError(f"{spec.network}: {problem}", arguments=("strict",))
+            _log.warning("%s: %s", spec.network, problem)
     return engine
 
 
-def _find(cache: Path, request: EngineRequest) -> BuiltEngine | None:
-    path = engine_path(cache, request.name)
-    info = find_engine(path)
-    return BuiltEngine(path=path, info=info, from_cache=True) if info else None
-
-
 def _build(trt: Any, request: EngineRequest, cache: Path, on_progress: OnProgress) -> BuiltEngine:
-    spec, gpu = request.spec, request.gpu
-    _log.info("building %s with %s %s", spec.network, request.flavour, request.version)
+    gpu = request.gpu
+    _log.info("building %s with %s %s", request.spec.network, request.flavour, request.version)
     start = time.perf_counter()
     with request.on_gpu():
         plan = build_plan(trt, request, timing_cache_path(cache, request), on_progress)
     info = EngineInfo(
         flavour=request.flavour,
         tensorrt_version=request.version,
-        spec=spec,
+        spec=request.spec,
         options=request.options,
         inputs=plan.inputs,
         outputs=plan.outputs,
@@ -156,16 +136,6 @@ def _read_precisions(trt: Any, request: EngineRequest, plan: bytes) -> tuple[dic
         reason = " ".join(str(error).split())
         return None, (f"the precisions of the layers cannot be read back ({type(error).__name__}: {reason})",)
     return counts, precision_problems(request.spec.precision, counts)
-
-
-def _report_precision(info: EngineInfo, *, strict: bool) -> None:
-    """Warn of layers in other precisions than asked for, also of an engine from the cache; raise if `strict`."""
-    if not FLAVOURS[info.flavour].tells_layers:
-        return
-    for problem in precision_problems(info.spec.precision, info.layer_precisions):
-        if strict:
-            raise BackendError(f"{info.spec.network}: {problem}", arguments=("strict",))
-        _log.warning("%s: %s", info.spec.network, problem)
 
 
 def _shortened(warnings: Sequence[str]) -> tuple[str, ...]:
@@ -202,11 +172,7 @@ def check_options(options: BuildOptions, flavour: str, gpu: Gpu | None) -> None:
 
 
 def read_spec(onnx: Path) -> DetectorSpec:
-    """Return the description inside an exported file.
-
-    Raises:
-        ModelError: it is missing, not ours, or was made for a CPU.
-    """
+    """Return the description inside an exported file; raise ModelError where it is not ours, or was made for a CPU."""
     metadata = read_metadata(onnx)
     check_runs_here(metadata, str(onnx), onnxruntime.__version__, on_cpu=False)
     quantization = Quantization.from_metadata(metadata, str(onnx))

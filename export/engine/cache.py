@@ -35,13 +35,10 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineRequest:
-    """An engine that is wanted: everything that decides what it is.
+    """An engine that is wanted: everything that decides what it is, but the file's place.
 
     Attributes:
-        onnx: the file; its place decides nothing.
-        onnx_sha256: its hash.
-        spec: its description, with the precision that is asked for.
-        options: how to build it.
+        spec: the file's description, with the precision that is asked for.
         flavour, version: of TensorRT.
         gpu: the card to build on; None where none is needed.
         outputs: the graph's values to make outputs.
@@ -70,10 +67,24 @@ class EngineRequest:
         return self.gpu.current() if self.gpu else contextlib.nullcontext()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuiltEngine:
+    """An engine in a cache folder.
+
+    Attributes:
+        path: the plan; its JSON lies beside it. Where the cache cannot be written both go with the process.
+        info: what the JSON says.
+        from_cache: it was there already.
+    """
+
+    path: Path
+    info: EngineInfo
+    from_cache: bool
+
+
 def default_cache() -> Path:
     """Return the folder of engines and timing caches: SSD_DEPLOY_CACHE, else `ssd-deploy` in the user's cache."""
-    named = os.environ.get("SSD_DEPLOY_CACHE")
-    if named:
+    if named := os.environ.get("SSD_DEPLOY_CACHE"):
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssd-deploy"
 
@@ -83,20 +94,19 @@ def engine_path(cache: Path, name: str) -> Path:
     return cache / "engines" / name
 
 
-def find_engine(path: Path) -> EngineInfo | None:
-    """Return what is known of an engine; None where it is absent or not what its JSON says."""
+def find_engine(cache: Path, name: str) -> BuiltEngine | None:
+    """Return an engine; None where it is absent or not what its JSON says."""
+    path = engine_path(cache, name)
     try:
         info = read_info(path)
-        return info if sha256_of_file(path) == info.plan_sha256 else None
+        found = sha256_of_file(path) == info.plan_sha256
     except (ModelError, OSError):
         return None
+    return BuiltEngine(path=path, info=info, from_cache=True) if found else None
 
 
 def writable_cache(cache: Path, name: str) -> Path:
-    """Return `cache` where an engine can be written into it, else a folder that lasts as long as this process.
-
-    To be asked before a build, which takes minutes.
-    """
+    """Return `cache` where an engine can be written into it, else `process_cache`: before a build of minutes."""
     try:
         check_writable(engine_path(cache, name))
     except SSDDeployError as error:
@@ -147,9 +157,6 @@ def write_engine(cache: Path, name: str, plan: bytes, info: EngineInfo) -> Path:
         _log.warning("%s; this engine is not kept for another time", error)
         return write_engine(process_cache(), name, plan, info)
     return path
-
-
-# --- Measurements of earlier builds ---
 
 
 def timing_cache_path(cache: Path, request: EngineRequest) -> Path | None:

@@ -3,15 +3,15 @@
 Checked before TensorRT sees the plan, as far as that goes: its own answers would be hard to read, or a crash.
 """
 
-import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from export.engine.file import AGAIN, EngineInfo, read_info
 from export.engine.flavours import FLAVOURS
 from ssd_train.errors import BackendError, ModelError
-from ssd_train.spec import INPUT_NAME, DetectorSpec
+from ssd_train.spec import INPUT_NAME
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -21,11 +21,7 @@ AMPERE = (8, 0)
 
 
 def read_plan(path: Path) -> tuple[EngineInfo, bytes]:
-    """Return an engine's description and its plan.
-
-    Raises:
-        ModelError: one of them is missing, or the plan is not the one that the description is about.
-    """
+    """Return an engine's description and its plan; raise ModelError unless they are there and belong together."""
     info = read_info(path)
     try:
         plan = path.read_bytes()
@@ -54,12 +50,9 @@ def check_version(path: Path, info: EngineInfo, installed: str) -> None:
 
 
 def check_gpu(path: Path, info: EngineInfo, name: str, compute_capability: str) -> None:
-    """Raise BackendError where an engine was not built for the GPU.
+    """Raise BackendError where an engine was not built for the GPU that is here.
 
     A card that TensorRT for RTX does not support at all is left for it to refuse, in its own words.
-
-    Args:
-        name, compute_capability: of the GPU that is here.
     """
     here = f"this is {name} with compute capability {compute_capability}"
     major, minor = map(int, compute_capability.split("."))
@@ -84,92 +77,60 @@ def check_gpu(path: Path, info: EngineInfo, name: str, compute_capability: str) 
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EngineTensor:
-    """An input or output as the engine itself describes it.
+class EngineTensor(NamedTuple):
+    """An input or output as the engine itself describes it; `batches` of an input are the least and the most."""
 
-    Attributes:
-        name: as in the ONNX file.
-        is_input: rather than an output.
-        dtype: TensorRT's name, for example `FLOAT`.
-        shape: -1 where it depends on the input.
-        batches: least and greatest batch size of the profile, of inputs only.
-    """
-
-    name: str
     is_input: bool
     dtype: str
     shape: tuple[int, ...]
     batches: tuple[int, int] | None
 
 
-def read_tensors(trt: Any, engine: "trt.ICudaEngine") -> list[EngineTensor]:
-    """Return an engine's inputs and outputs."""
-    tensors = []
-    for index in range(engine.num_io_tensors):
-        name = engine.get_tensor_name(index)
-        is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-        batches = None
+def read_tensors(trt: Any, engine: "trt.ICudaEngine") -> dict[str, EngineTensor]:
+    """Return an engine's inputs and outputs by name; apart from their check, whose errors must not hold the engine."""
+    tensors = {}
+    for name in (engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
+        is_input, batches = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT, None
         if is_input:
             profile = engine.get_tensor_profile_shape(name, 0)
             batches = (int(profile[0][0]), int(profile[2][0]))
-        tensors.append(
-            EngineTensor(
-                name=name,
-                is_input=is_input,
-                dtype=engine.get_tensor_dtype(name).name,
-                shape=tuple(engine.get_tensor_shape(name)[:]),
-                batches=batches,
-            )
-        )
+        shape = tuple(engine.get_tensor_shape(name)[:])
+        tensors[name] = EngineTensor(is_input, engine.get_tensor_dtype(name).name, shape, batches)
     return tensors
 
 
-def check_tensors(
-    path: Path, info: EngineInfo, tensors: list[EngineTensor], outputs: tuple[str, ...]
-) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each output of one image, without the batch.
-
-    Raises:
-        ModelError: names, types or shapes are not a detector's, or the batch sizes are not those of `info`.
-    """
-    names = sorted(tensor.name for tensor in tensors)
-    if names != sorted((INPUT_NAME, *outputs)):
+def check_tensors(path: Path, info: EngineInfo, tensors: Mapping[str, EngineTensor], outputs: tuple[str, ...]) -> None:
+    """Raise ModelError where tensors are not a detector's, or batch sizes not those of `info`."""
+    if sorted(tensors) != sorted((INPUT_NAME, *outputs)):
         raise ModelError(
-            f"{path}: the engine has the tensors {', '.join(names)} instead of {INPUT_NAME}, {', '.join(outputs)}; "
-            f"{AGAIN}"
+            f"{path}: the engine has the tensors {', '.join(sorted(tensors))} instead of {INPUT_NAME}, "
+            f"{', '.join(outputs)}; {AGAIN}"
         )
-    wanted = expected_shapes(info.spec)
+    kept = info.spec.postprocess.max_detections
+    # Of one image; None where the description does not say (the number of anchors).
+    wanted: dict[str, tuple[int | None, ...]] = {
+        INPUT_NAME: (3, *info.spec.input_size),
+        "boxes": (kept, 4),
+        "scores": (kept,),
+        "labels": (kept,),
+        "cls_logits": (None, len(info.spec.class_names) + 1),
+        "box_offsets": (None, 4),
+    }
     batches = (info.options.min_batch, info.options.max_batch)
-    for tensor in tensors:
-        dtype = "INT64" if tensor.name == "labels" else "FLOAT"
-        shape = wanted[tensor.name]
-        fits = len(tensor.shape) == len(shape) + 1 and all(
-            size in (None, found) and found > 0 for size, found in zip(shape, tensor.shape[1:], strict=True)
+    for name, tensor in tensors.items():
+        dtype = "INT64" if name == "labels" else "FLOAT"
+        fits = len(tensor.shape) == len(wanted[name]) + 1 and all(
+            size in (None, found) and found > 0 for size, found in zip(wanted[name], tensor.shape[1:], strict=True)
         )
         fits = fits and tensor.shape[0] in (-1, info.options.max_batch)
-        if not fits or tensor.dtype != dtype or tensor.is_input != (tensor.name == INPUT_NAME):
-            text = ", ".join("any" if size is None else str(size) for size in shape)
+        if not fits or tensor.dtype != dtype or tensor.is_input != (name == INPUT_NAME):
+            text = ", ".join("any" if size is None else str(size) for size in wanted[name])
             raise ModelError(
-                f"{path}: the engine's {'input' if tensor.is_input else 'output'} {tensor.name} is {tensor.dtype} of "
-                f"shape {tensor.shape} instead of {dtype} of shape (batch, {text}); {AGAIN}"
+                f"{path}: the engine's {'input' if tensor.is_input else 'output'} {name} is {tensor.dtype} of shape "
+                f"{tensor.shape} instead of {dtype} of shape (batch, {text}); {AGAIN}"
             )
         if tensor.batches not in (None, batches):
             raise ModelError(
                 f"{path}: the engine takes batches of {tensor.batches} images at least and at most, its description "
                 f"says {batches}; {AGAIN}"
             )
-    return {tensor.name: tensor.shape[1:] for tensor in tensors if not tensor.is_input}
-
-
-def expected_shapes(spec: DetectorSpec) -> dict[str, tuple[int | None, ...]]:
-    """Return the shapes of one image's tensors, None where the description does not say (the number of anchors)."""
-    kept = spec.postprocess.max_detections
-    return {
-        INPUT_NAME: (3, *spec.input_size),
-        "boxes": (kept, 4),
-        "scores": (kept,),
-        "labels": (kept,),
-        "cls_logits": (None, len(spec.class_names) + 1),
-        "box_offsets": (None, 4),
-    }

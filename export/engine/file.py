@@ -106,16 +106,12 @@ class EngineInfo:
     """Everything known about an engine.
 
     Attributes:
-        flavour: `tensorrt` or `tensorrt-rtx`.
         tensorrt_version: the version that built it, and unless `options` say otherwise the only one that runs it.
         spec: the detector, as in the ONNX file; `precision` is `tf32` where TF32 was allowed.
-        options: how it was built, the range of batch sizes included.
         inputs, outputs: tensors by name.
         gpu, compute_capability: the GPU that it was built on, "8.9" for instance; None for TensorRT
             for RTX, which needs none.
-        onnx_sha256: SHA-256 of the ONNX file that it was built from.
-        plan_sha256: SHA-256 of the plan.
-        size_bytes: the plan's size.
+        size_bytes: of the plan.
         build_seconds: time of the build, without the export to ONNX.
         layer_precisions: number of convolutions of each precision that the engine inspector found; None where it was
             not asked or gave no answer.
@@ -159,11 +155,7 @@ def write_info(engine: Path, info: EngineInfo) -> None:
 
 
 def read_info(engine: Path) -> EngineInfo:
-    """Read the JSON beside an engine.
-
-    Raises:
-        ModelError: the engine or its JSON is missing, or the JSON was not written by this project.
-    """
+    """Read the JSON beside an engine; raise ModelError where either is missing, or the JSON not one of ours."""
     path = info_path(engine)
     if not engine.is_file():
         raise ModelError(
@@ -186,7 +178,6 @@ def read_info(engine: Path) -> EngineInfo:
     return info
 
 
-def _plain(info: EngineInfo) -> dict[str, Any]:
+def _plain(info: EngineInfo) -> Any:
     """Return a description as JSON holds it."""
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(info) | {"options": info.options.built_with()}))
-    return values
+    return json.loads(json.dumps(dataclasses.asdict(info) | {"options": info.options.built_with()}))

@@ -7,6 +7,7 @@ recorded and warned of; see `BuildOptions.strict`.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,14 +66,11 @@ def read_layers(trt: Any, plan: bytes, spec: DetectorSpec, options: BuildOptions
 
 
 def precision_problems(precision: str, counts: Mapping[str, int] | None) -> tuple[str, ...]:
-    """Say what is wrong with the convolutions of an engine.
+    """Say in at most one sentence what is wrong with the convolutions of an engine.
 
     Args:
         precision: what was asked for.
         counts: as `count_convolutions` returns; None where the inspector gave no answer.
-
-    Returns:
-        At most one sentence; none where all that is known is as it should be.
     """
     row = PRECISIONS.get(precision)
     allowed = row.engine_kinds if row else frozenset()
@@ -90,21 +88,14 @@ def precision_problems(precision: str, counts: Mapping[str, int] | None) -> tupl
 
 
 def count_convolutions(information: dict[str, Any]) -> dict[str, int]:
-    """Count an engine's convolutions by precision.
+    """Count an engine's convolutions by precision: `fp16`, `fp32`, ..., or `unknown` where a layer does not tell.
 
     Args:
         information: the inspector's JSON for an engine that was built with detailed verbosity.
-
-    Returns:
-        Number of convolutions for each of `fp16`, `fp32`, ... that occurs; `unknown` where a layer does not tell.
     """
-    counts: dict[str, int] = {}
-    for layer in information.get("Layers", []):
-        # Without detailed verbosity a layer is its name alone.
-        if isinstance(layer, dict) and _is_convolution(layer):
-            precision = _precision(layer)
-            counts[precision] = counts.get(precision, 0) + 1
-    return counts
+    # Without detailed verbosity a layer is its name alone.
+    layers = [layer for layer in information.get("Layers", []) if isinstance(layer, dict)]
+    return dict(Counter(_precision(layer) for layer in layers if _is_convolution(layer)))
 
 
 def _is_convolution(layer: dict[str, Any]) -> bool:
@@ -116,8 +107,8 @@ def _is_convolution(layer: dict[str, Any]) -> bool:
 
 def _precision(layer: dict[str, Any]) -> str:
     weights = layer.get("Weights")
-    stated = _first(TYPES, str(weights.get("Type", ""))) if isinstance(weights, dict) else None
-    tactic = _first(TACTICS, str(layer.get("TacticName", "")))
+    stated = _first(TYPES, weights.get("Type")) if isinstance(weights, dict) else None
+    tactic = _first(TACTICS, layer.get("TacticName"))
     if stated == "fp32" and tactic == "tf32":
         return "tf32"
     if stated or tactic:
@@ -131,13 +122,10 @@ def _precision(layer: dict[str, Any]) -> str:
 
 
 def _types(tensors: list[Any]) -> list[str]:
-    found = [_first(TYPES, _type(tensor)) for tensor in tensors if isinstance(tensor, dict)]
-    return [each for each in found if each]
+    tensors = [tensor for tensor in tensors if isinstance(tensor, dict)]
+    names = [each.get("Format/Datatype") or each.get("DataType") or each.get("Format") for each in tensors]
+    return [found for name in names if (found := _first(TYPES, name))]
 
 
-def _type(tensor: dict[str, Any]) -> str:
-    return str(tensor.get("Format/Datatype") or tensor.get("DataType") or tensor.get("Format") or "")
-
-
-def _first(words: tuple[tuple[re.Pattern[str], str], ...], text: str) -> str | None:
-    return next((precision for pattern, precision in words if pattern.search(text.lower())), None)
+def _first(words: tuple[tuple[re.Pattern[str], str], ...], text: Any) -> str | None:
+    return next((precision for pattern, precision in words if pattern.search(str(text or "").lower())), None)

@@ -37,7 +37,6 @@ def build_plan(trt: Any, request: EngineRequest, timing_cache: Path | None, on_p
 
     Args:
         trt: the module of the flavour.
-        request: what to build.
         timing_cache: file of measurements to use and to keep; None for none.
 
     Raises:
@@ -62,7 +61,19 @@ def build_plan(trt: Any, request: EngineRequest, timing_cache: Path | None, on_p
         load_timing_cache(config, timing_cache)
     monitor = make_monitor(trt, on_progress)
     config.progress_monitor = monitor
-    plan = build_interruptibly(builder, network, config, monitor, request)
+
+    def build() -> "trt.IHostMemory | None":
+        # Which GPU is used is a thread's own affair.
+        with request.on_gpu():
+            return builder.build_serialized_network(network, config)
+
+    # In a thread of its own, so that this one hears Ctrl-C and the monitor can pass it on.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        try:
+            plan = pool.submit(build).result()
+        except KeyboardInterrupt:
+            monitor.is_cancelled = True
+            raise
     if monitor.error is not None:
         raise monitor.error
     if plan is None:
@@ -84,11 +95,10 @@ def describe_tensors(tensors: Sequence["trt.ITensor"]) -> dict[str, TensorInfo]:
 
 def parser_errors(parser: "trt.OnnxParser") -> str:
     """Return all that the parser complained of, as text."""
-    found = [parser.get_error(index) for index in range(parser.num_errors)]
     # The description may be a bare condition of the parser's code; the code of the error says what is meant.
     return "; ".join(
         f"node {error.node_name()} ({error.node_operator()}): {error.code().name}, {' '.join(error.desc().split())}"
-        for error in found
+        for error in (parser.get_error(index) for index in range(parser.num_errors))
     )
 
 
@@ -158,28 +168,6 @@ def set_targets(trt_rtx: Any, config: "trt_rtx.IBuilderConfig", target_sm: Seque
             )
 
 
-def build_interruptibly(
-    builder: "trt.Builder",
-    network: "trt.INetworkDefinition",
-    config: "trt.IBuilderConfig",
-    monitor: Any,
-    request: EngineRequest,
-) -> "trt.IHostMemory | None":
-    """Build in a thread of its own, so that this one hears Ctrl-C and the monitor can pass it on."""
-
-    def build() -> "trt.IHostMemory | None":
-        # Which GPU is used is a thread's own affair.
-        with request.on_gpu():
-            return builder.build_serialized_network(network, config)
-
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        try:
-            return pool.submit(build).result()
-        except KeyboardInterrupt:
-            monitor.is_cancelled = True
-            raise
-
-
 def make_monitor(trt: Any, on_progress: OnProgress) -> Any:
     """Return a progress monitor that reports to `on_progress` and, once `is_cancelled` is set, stops the build."""
 
@@ -220,11 +208,7 @@ def make_monitor(trt: Any, on_progress: OnProgress) -> Any:
 
 
 def try_out(flavour: str, onnx: bytes) -> None:
-    """Build and load a small model of fixed shape on this machine's GPU.
-
-    Raises:
-        BackendError: TensorRT refuses, in its words; this may be all that it has to say about a GPU.
-    """
+    """Build and load a small model of fixed shape on this machine's GPU; raise BackendError with TensorRT's words."""
     trt = load_bindings(flavour)
     messages = Messages()
     logger = make_logger(trt, messages)

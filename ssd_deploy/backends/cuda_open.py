@@ -9,18 +9,13 @@ import os
 from ssd_deploy.backends.cuda_device import CudaDevice, DriverError, require_cuda_python, require_package
 from ssd_train.errors import BackendError
 
-INSTALL = "pip install cuda-python"
-
 
 def open_device(index: int = 0) -> CudaDevice:
-    """Open a GPU with pycuda, or with cuda-python where that does not work.
-
-    Args:
-        index: CUDA's number of the GPU.
+    """Open a GPU by CUDA's number of it.
 
     Raises:
-        BackendError: neither works; the sentence tells a missing driver or GPU from missing packages.
-        DriverError: there is no such GPU, or the environment hides it.
+        BackendError: neither package works.
+        DriverError: there is no driver or no such GPU, or the environment hides it.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     # CUDA shows what stands before the first number that is none.
@@ -38,15 +33,13 @@ def open_device(index: int = 0) -> CudaDevice:
             f"no usable NVIDIA GPU {index} and driver ({reasons}); run this where `nvidia-smi` lists the GPU, or use "
             "an ONNX file in ONNX Runtime on the CPU"
         ) from problems[-1]
-    raise BackendError(f"no CUDA package for Python works ({reasons}); install one: {INSTALL}") from problems[-1]
+    raise BackendError(
+        f"no CUDA package for Python works ({reasons}); install one: pip install cuda-python"
+    ) from problems[-1]
 
 
 def device_index(device: str) -> int:
-    """Return CUDA's number of `cuda`, `cuda:N` or `auto`.
-
-    Raises:
-        BackendError: another device.
-    """
+    """Return CUDA's number of `cuda`, `cuda:N` or `auto`; raise BackendError for another device."""
     name, _, number = device.partition(":")
     if device in ("cuda", "auto"):
         return 0

@@ -111,10 +111,9 @@ class PycudaDevice:
     @translated()
     def host_array(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         try:
-            array: NDArray[Any] = self._driver.pagelocked_empty(shape, dtype)
+            return self._driver.pagelocked_empty(shape, dtype)
         except self._driver.MemoryError as error:
             raise BackendError(f"page-locked memory for an array of {shape} cannot be had (pycuda: {error})") from error
-        return array
 
     @translated()
     def free_host_array(self, array: NDArray[Any]) -> None:

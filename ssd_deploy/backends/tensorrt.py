@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.engine.bindings import load_bindings
 from export.engine.check import check_gpu, check_version, read_plan
-from export.engine.file import AGAIN, BuildOptions, is_engine, read_info
+from export.engine.file import AGAIN, BuildOptions, EngineInfo, is_engine, read_info
 from ssd_deploy.backends import RunOptions
 from ssd_deploy.backends.base import CUDA_EVENTS, RawPredictions, check_images
 from ssd_deploy.backends.cuda_device import CudaDevice
@@ -53,11 +53,8 @@ class TensorRTRunner:
         self._path = path
         self._raw_path = raw
         self._lock = threading.Lock()
-        info, plan = read_plan(path)
-        trt = load_bindings(info.flavour)
-        check_version(path, info, trt.__version__)
+        info, plan, trt = _read(path)
         self.device = device or open_device()
-        check_gpu(path, info, self.device.name, self.device.compute_capability)
         self._info = info
         self.spec = info.spec
         self.max_batch_size: int | None = info.options.max_batch
@@ -65,61 +62,68 @@ class TensorRTRunner:
         short_version = ".".join(trt.__version__.split(".")[:3])
         variant = ", CUDA graph" if cuda_graph else ""
         self.name = f"{info.flavour} {short_version} ({self.device.name}, {self.device.layer}{variant})"
-        self._session = EngineSession(trt, path, plan, info, self.device, OUTPUT_NAMES, cuda_graph)
         self._raw_session: EngineSession | None = None
-        # Also gives back what a forgotten runner holds, so the list must not refer to the runner.
-        self._sessions = [self._session]
-        self._finalizer = weakref.finalize(self, _close_sessions, self._sessions)
+        # Also gives back what a forgotten runner holds, so it must not refer to the runner.
+        self._sessions = contextlib.ExitStack()
+        self._session = self._open(trt, path, info, plan, OUTPUT_NAMES, cuda_graph)
+        self._finalizer = weakref.finalize(self, self._sessions.close)
 
     def run(self, images: NDArray[np.float32]) -> PaddedDetections:
         """See `Runner.run`."""
         with self._lock:
-            self._check(images, self._session)
-            boxes, scores, labels = self._session.run(images)
-        return PaddedDetections(boxes, scores, labels)
+            return PaddedDetections(*self._checked(images).run(images))
 
     def run_raw(self, images: NDArray[np.float32]) -> RawPredictions:
         """See `Runner.run_raw`. Needs the second engine."""
         with self._lock:
-            session = self._open_raw()
-            self._check(images, session)
-            cls_logits, box_offsets = session.run(images)
-        return RawPredictions(cls_logits, box_offsets)
+            return RawPredictions(*self._checked(images, raw=True).run(images))
 
     def device_times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
         """See `DeviceTimed.device_times_ms`."""
         with self._lock:
-            self._check(images, self._session)
-            return self._session.times_ms(images, runs)
+            return self._checked(images).times_ms(images, runs)
 
     def close(self) -> None:
         """See `Runner.close`."""
         with self._lock:
             self._finalizer()
 
-    def _check(self, images: NDArray[np.float32], session: EngineSession) -> None:
+    def _checked(self, images: NDArray[np.float32], *, raw: bool = False) -> EngineSession:
+        """Return what computes a batch, when it is one that it takes."""
         if not self._finalizer.alive:
             raise BackendError(f"{self._path}: the runner was closed; open the engine again")
+        session = self._open_raw() if raw else self._session
         check_images(images, self.spec, None)
         session.check_batch(len(images))
+        return session
+
+    def _open(
+        self, trt: Any, path: Path, info: EngineInfo, plan: bytes, outputs: tuple[str, ...], cuda_graph: bool
+    ) -> EngineSession:
+        check_gpu(path, info, self.device.name, self.device.compute_capability)
+        session = EngineSession(trt, path, plan, info, self.device, outputs, cuda_graph)
+        self._sessions.callback(session.close)
+        return session
 
     def _open_raw(self) -> EngineSession:
-        if not self._finalizer.alive:
-            raise BackendError(f"{self._path}: the runner was closed; open the engine again")
         if self._raw_path is None:
             raise BackendError(
                 f"{self._path}: the engine has no raw outputs; `ssd-deploy parity --model FILE.onnx` builds one"
             )
         if self._raw_session is None:
-            info, plan = read_plan(self._raw_path)
+            info, plan, trt = _read(self._raw_path)
             if info.onnx_sha256 != self._info.onnx_sha256:
                 raise ModelError(f"{self._raw_path}: was built from another ONNX file than {self._path}; {AGAIN}")
-            trt = load_bindings(info.flavour)
-            check_version(self._raw_path, info, trt.__version__)
-            check_gpu(self._raw_path, info, self.device.name, self.device.compute_capability)
-            self._raw_session = EngineSession(trt, self._raw_path, plan, info, self.device, RAW_NAMES, False)
-            self._sessions.append(self._raw_session)
+            self._raw_session = self._open(trt, self._raw_path, info, plan, RAW_NAMES, False)
         return self._raw_session
+
+
+def _read(path: Path) -> tuple[EngineInfo, bytes, Any]:
+    """Return an engine's description, its plan, and the module of TensorRT that runs it."""
+    info, plan = read_plan(path)
+    trt = load_bindings(info.flavour)
+    check_version(path, info, trt.__version__)
+    return info, plan, trt
 
 
 def open_runner(flavour: str, model: Any, options: RunOptions) -> TensorRTRunner:
@@ -150,9 +154,3 @@ def open_runner(flavour: str, model: Any, options: RunOptions) -> TensorRTRunner
     engine_of = functools.partial(engine_for, model, build, flavour=flavour, device_index=index)
     path, raw = engine_of().path, engine_of(outputs=RAW_NAMES).path if options.with_raw else None
     return TensorRTRunner(path, raw=raw, cuda_graph=cuda_graph, device=device)
-
-
-def _close_sessions(sessions: list[EngineSession]) -> None:
-    with contextlib.ExitStack() as stack:
-        for session in sessions:
-            stack.callback(session.close)

@@ -4,12 +4,11 @@ images -> page-locked memory -> GPU -> engine -> GPU -> page-locked memory -> ou
 """
 
 import contextlib
-import dataclasses
 import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +28,8 @@ if TYPE_CHECKING:
 DTYPES: dict[str, np.dtype[Any]] = {"FLOAT": np.dtype(np.float32), "INT64": np.dtype(np.int64)}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Buffer:
-    """Room for one tensor of the largest batch.
-
-    Attributes:
-        host: (max batch, ...) in page-locked memory.
-        address: of as many bytes in the GPU's memory.
-    """
+class Buffer(NamedTuple):
+    """Room for one tensor of the largest batch: page-locked memory, and the address of as many bytes on the GPU."""
 
     host: NDArray[Any]
     address: int
@@ -50,9 +43,6 @@ class EngineSession:
     Args:
         trt: the module of the engine's flavour.
         path: the plan's file, for errors.
-        plan: its bytes.
-        info: its description.
-        device: the GPU.
         outputs: names of the outputs in the order in which `run` returns them.
         cuda_graph: capture the work of each batch size at its first call and replay it afterwards.
 
@@ -92,14 +82,12 @@ class EngineSession:
             with device.current():
                 self._load(trt, plan)
                 tensors = read_tensors(trt, self.engine)
-                shapes = check_tensors(path, info, tensors, outputs)
+                check_tensors(path, info, tensors, outputs)
                 self._stream = device.create_stream()
                 self._held.callback(device.destroy_stream, self._stream)
-                dtypes = {tensor.name: DTYPES[tensor.dtype] for tensor in tensors}
-                for name, shape in {INPUT_NAME: (3, *info.spec.input_size), **shapes}.items():
-                    self._buffers[name] = self._allocate((info.options.max_batch, *shape), dtypes[name])
+                for name, tensor in tensors.items():
+                    self._allocate(name, (info.options.max_batch, *tensor.shape[1:]), DTYPES[tensor.dtype])
                 self._held.callback(device.synchronize, self._stream)
-                self._held.callback(self._drop_graphs)
                 if not cuda_graph:
                     self._ready_context(0)
         except BaseException:
@@ -110,8 +98,7 @@ class EngineSession:
 
     def check_batch(self, count: int) -> None:
         """Raise BackendError where the engine does not take a batch of `count` images."""
-        high = self._info.options.max_batch
-        if count > high:
+        if count > (high := self._info.options.max_batch):
             raise BackendError(
                 f"{self._path}: a batch of {count} images, but the engine takes at most {high}; build it again with "
                 f"max_batch {count}, or send smaller batches"
@@ -120,14 +107,13 @@ class EngineSession:
     def run(self, images: NDArray[np.float32]) -> list[NDArray[Any]]:
         """Return the outputs for a checked batch, in new arrays."""
         wanted, images = len(images), self._filled(images)
-        count = len(images)
+        buffers = [self._buffers[name] for name in self._outputs]
         with self._at_work():
             self._compute(self._prepare(images))
-            for name in self._outputs:
-                buffer = self._buffers[name]
-                self._device.copy_to_host(buffer.host[:count], buffer.address, self._stream)
+            for host, address in buffers:
+                self._device.copy_to_host(host[: len(images)], address, self._stream)
             self._device.synchronize(self._stream)
-            return [self._buffers[name].host[:wanted].copy() for name in self._outputs]
+            return [host[:wanted].copy() for host, _ in buffers]
 
     def _filled(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Repeat the last image of a batch that is smaller than the engine takes: the last of a data set may be."""
@@ -159,12 +145,12 @@ class EngineSession:
     def _load(self, trt: Any, plan: bytes) -> None:
         """Deserialise the plan. Only attributes hold TensorRT's objects, so that an error's traceback does not."""
         self.logger = make_logger(trt, self._messages)
-        self._held.callback(self._drop, "logger")
+        self._held.callback(delattr, self, "logger")
         try:
             self.runtime = trt.Runtime(self.logger)
         except TypeError as error:  # that is how a null pointer from TensorRT arrives
             raise self._failed("TensorRT does not start") from error
-        self._held.callback(self._drop, "runtime")
+        self._held.callback(delattr, self, "runtime")
         if self._info.options.version_compatible:
             # Such a plan brings code of the version that built it, which has to be allowed.
             self.runtime.engine_host_code_allowed = True
@@ -173,25 +159,16 @@ class EngineSession:
             cure = FLAVOURS[self._info.flavour].when_not_loaded
             raise self._failed(f"TensorRT cannot load the engine; {AGAIN}, or {cure}")
         self.engine = engine
-        self._held.callback(self._drop, "engine")
+        self._held.callback(delattr, self, "engine")
         # Pushed here, so that contexts go before the engine that they belong to.
         self._held.callback(self._contexts.clear)
 
-    def _drop(self, name: str) -> None:
-        delattr(self, name)
-
-    def _drop_graphs(self) -> None:
-        with contextlib.ExitStack() as stack:
-            for graph in self._graphs.values():
-                stack.callback(self._device.destroy_graph, graph)
-            self._graphs.clear()
-
-    def _allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
+    def _allocate(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         address = self._device.allocate(math.prod(shape) * dtype.itemsize)
         self._held.callback(self._device.free, address)
         host = self._device.host_array(shape, dtype)
         self._held.callback(self._device.free_host_array, host)
-        return Buffer(host=host, address=address)
+        self._buffers[name] = Buffer(host, address)
 
     @contextlib.contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -270,6 +247,7 @@ class EngineSession:
         self._enqueue(key)
         self._device.synchronize(self._stream)
         self._graphs[key] = self._device.capture(self._stream, functools.partial(self._enqueue, key))
+        self._held.callback(self._device.destroy_graph, self._graphs[key])
 
     def _enqueue(self, key: int) -> None:
         if not self._contexts[key].execute_async_v3(self._stream):
@@ -277,6 +255,6 @@ class EngineSession:
 
     def _failed(self, what: str) -> BackendError:
         """Return an error with what TensorRT said about it, the first of which is the cause of the rest."""
-        said = " ".join(self._messages.errors[0].split()) if self._messages.errors else "no reason given"
+        said = self._messages.errors[0] if self._messages.errors else "no reason given"
         self._messages.errors.clear()
         return BackendError(f"{self._path}: {what} ({self._info.flavour}: {said})")
