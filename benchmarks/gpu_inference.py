@@ -40,9 +40,9 @@ from ssd_train.errors import SSDDeployError
 from ssd_train.files import write_json
 from ssd_train.networks.complexity import measure as measure_complexity
 from ssd_train.networks.postprocess import Postprocess
-from ssd_train.networks.precision import in_precision
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import network_config
+from ssd_train.precisions import in_precision
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 VARIANTS: dict[str, dict[str, Any]] = {

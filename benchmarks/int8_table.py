@@ -35,7 +35,7 @@ from ssd_train.evaluation.loop import run_detector
 from ssd_train.files import write_json
 from ssd_train.metrics.agreement import agreement_ap
 from ssd_train.metrics.protocol import Protocol
-from ssd_train.networks.precision import in_precision
+from ssd_train.precisions import in_precision
 
 NETWORKS = (
     "ssd_300_vgg16_atrous_voc",

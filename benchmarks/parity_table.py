@@ -25,7 +25,7 @@ from ssd_train import build_network
 from ssd_train.datasets.layouts import find_source
 from ssd_train.files import write_json
 from ssd_train.metrics.protocol import Protocol
-from ssd_train.networks.precision import in_precision
+from ssd_train.precisions import in_precision
 
 
 def measure(name: str, params: Path, data_root: Path, precisions: list[str], score_threshold: float) -> ParityOutcome:

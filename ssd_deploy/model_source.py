@@ -178,7 +178,7 @@ def open_runner(
     row = backend_of_network(backend, precision)
     network = source.load(on_progress)
     if row.runs_networks:
-        from ssd_train.networks.precision import in_precision
+        from ssd_train.precisions import in_precision
 
         return open_model(row, in_precision(network, precision), options)
     logger.info("%s runs files: exporting %s for it", row.name, source.name)
@@ -229,7 +229,7 @@ def export_network(
     require("onnx", "export", "Exporting")
     require("onnxscript", "export", "Exporting")
     from export.onnx import export_onnx
-    from ssd_train.networks.precision import in_precision
+    from ssd_train.precisions import in_precision
 
     settings = settings or network.spec.postprocess
     if not row.needs_calibration:

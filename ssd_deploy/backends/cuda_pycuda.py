@@ -155,17 +155,17 @@ class PycudaDevice:
             raise BackendError(
                 f"CUDA graphs need cuda-python beside pycuda, which has none ({error}): pip install cuda-python"
             ) from error
-        from ssd_deploy.backends import cuda_python
+        import ssd_deploy.backends.cuda_python as cuda_python
 
         return cuda_python.capture(stream, work)
 
     def launch(self, graph: int, stream: int) -> None:
-        from ssd_deploy.backends import cuda_python
+        import ssd_deploy.backends.cuda_python as cuda_python
 
         cuda_python.launch(graph, stream)
 
     def destroy_graph(self, graph: int) -> None:
-        from ssd_deploy.backends import cuda_python
+        import ssd_deploy.backends.cuda_python as cuda_python
 
         cuda_python.destroy_graph(graph)
 

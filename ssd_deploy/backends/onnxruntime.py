@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from export.file_metadata import check_runs_here
 from export.session import open_session, quiet_options
-from ssd_deploy.backends import RunOptions
 from ssd_deploy.backends.base import RawPredictions, check_images
+from ssd_deploy.backends.row import RunOptions
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, ModelError, first_line
 from ssd_train.requirements import require

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssd_deploy.backends import RunOptions
 from ssd_deploy.backends.base import CUDA_EVENTS, RawPredictions, check_images
+from ssd_deploy.backends.row import RunOptions
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, first_line
 from ssd_train.networks.detector import Detector

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from export.engine.bindings import load_bindings
 from export.engine.check import check_gpu, check_version, read_plan
 from export.engine.file import AGAIN, BuildOptions, EngineInfo, is_engine, read_info
-from ssd_deploy.backends import RunOptions
 from ssd_deploy.backends.base import CUDA_EVENTS, RawPredictions, check_images
 from ssd_deploy.backends.cuda_device import CudaDevice
 from ssd_deploy.backends.cuda_open import device_index, open_device
+from ssd_deploy.backends.row import RunOptions
 from ssd_deploy.backends.tensorrt_session import EngineSession
 from ssd_deploy.engines import engine_for
 from ssd_train.detections import PaddedDetections

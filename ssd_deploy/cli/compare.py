@@ -95,7 +95,7 @@ def _in_precision(network: "SSD", precision: str, folder: Path, int8: QuantizeOp
     """Return what `parity` compares in a precision: the exported file, or the network where there is none."""
     if PRECISIONS[precision].in_file:
         return export_network(network, folder / precision, precision, None, int8)
-    from ssd_train.networks.precision import in_precision
+    from ssd_train.precisions import in_precision
 
     return in_precision(network, precision)
 
@@ -168,7 +168,7 @@ def _source(source: ModelSource, precisions: list[str], folder: Path, int8: Quan
 
     if source.file is not None:
         return Source.from_file(source.file)
-    from ssd_train.networks.precision import in_precision
+    from ssd_train.precisions import in_precision
 
     network = loaded(source)
     return Source(

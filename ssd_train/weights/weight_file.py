@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ssd_train.errors import WeightsError
 from ssd_train.files import written_atomically
-from ssd_train.weights.description import EXPECTED, Format, damaged_safetensors, format_of, safetensors_header
+from ssd_train.weights.file_format import EXPECTED, Format, damaged_safetensors, format_of, safetensors_header
 from ssd_train.weights.packed import PACKED, unpack
 from ssd_train.weights.params_file import parse_params, read_bytes
 

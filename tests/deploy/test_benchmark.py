@@ -37,8 +37,8 @@ from ssd_deploy.benchmark.sources import Source, open_backends, usual_choices
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, ImageError, ModelError
 from ssd_train.files import write_json
-from ssd_train.networks.precision import in_precision
 from ssd_train.networks.ssd import SSD
+from ssd_train.precisions import in_precision
 from ssd_train.preprocess import load_image
 from ssd_train.spec import DetectorSpec
 

@@ -18,7 +18,7 @@ from ssd_train.datasets.layouts import find_source
 from ssd_train.evaluation.evaluate import score
 from ssd_train.evaluation.loop import run_detector
 from ssd_train.metrics.protocol import Protocol
-from ssd_train.networks.precision import in_precision
+from ssd_train.precisions import in_precision
 from ssd_train.weights.load import SHAPES_WEIGHTS
 
 NETWORK = "ssd_300_mobilenet0.25_custom"

@@ -18,9 +18,9 @@ from ssd_deploy.backends.base import CUDA_EVENTS, DeviceTimed
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError
-from ssd_train.networks.precision import in_precision
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import NetworkConfig
+from ssd_train.precisions import in_precision
 from ssd_train.preprocess import preprocess
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")

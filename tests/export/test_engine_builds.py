@@ -69,7 +69,7 @@ def build_row(name: str, options: tuple[BuildOptions, ...], folder: Path) -> lis
     from export.quantize_options import QuantizeOptions
     from export.steps import STEPS
     from ssd_train import build_network
-    from ssd_train.networks.precision import in_precision
+    from ssd_train.precisions import in_precision
 
     torch.set_num_threads(1)
     all_batches = onnx_export.CHECKED_BATCHES

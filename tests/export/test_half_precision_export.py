@@ -14,7 +14,7 @@ from export.onnx import export_onnx
 from ssd_train import build_network
 from ssd_train.errors import ModelError
 from ssd_train.networks.detector import Detector
-from ssd_train.networks.precision import in_precision
+from ssd_train.precisions import in_precision
 from ssd_train.spec import RAW_NAMES, DetectorSpec
 
 NAME = "ssd_300_mobilenet0.25_voc"

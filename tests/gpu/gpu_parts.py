@@ -191,7 +191,7 @@ def export_model(name: str, precision: str, folder: Path) -> Path:
     """Export a network with random weights to `folder/<name>.<precision>.onnx`."""
     from export.onnx import export_onnx
     from ssd_train import build_network
-    from ssd_train.networks.precision import in_precision
+    from ssd_train.precisions import in_precision
 
     return export_onnx(in_precision(build_network(name, weights="random"), precision), folder)
 

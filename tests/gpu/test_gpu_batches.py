@@ -174,7 +174,7 @@ def test_timing_does_not_change_answers(small_runner: Any, small_engine: BuiltEn
 def test_torch_is_timed_on_the_gpu(cuda_graph: bool, torch_precision: str, torch_on_gpu: None, record: Record) -> None:
     from ssd_deploy.backends.pytorch import TorchRunner
     from ssd_train import build_network
-    from ssd_train.networks.precision import in_precision
+    from ssd_train.precisions import in_precision
 
     network = in_precision(build_network(SMALL, weights="random"), torch_precision)
     runner = TorchRunner(network, device="cuda", cuda_graph=cuda_graph)

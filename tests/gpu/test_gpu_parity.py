@@ -122,7 +122,7 @@ def test_every_variant_of_torch_on_cuda_finds_what_torch_finds_on_the_cpu(
 
     from ssd_deploy.backends.pytorch import TorchRunner
     from ssd_train import build_network
-    from ssd_train.networks.precision import in_precision
+    from ssd_train.precisions import in_precision
 
     options = VARIANTS[variant]
     if options.get("compiled") and not any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang")):
