@@ -5,7 +5,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,8 +14,8 @@ from export.engine.flavours import FLAVOURS, TENSORRT
 from export.file_metadata import Int8Target
 from export.quantize_options import QuantizeOptions
 from ssd_deploy.backends import AUTO
-from ssd_deploy.cli.options import ModelArgument, OneModel
-from ssd_train.command_line import Result, parse_list, written
+from ssd_deploy.cli.options import ModelArgument, OneModel, check_calibrated, loaded, refuse
+from ssd_train.command_line import Result, parse_list
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.options import option
 from ssd_train.precisions import PRECISIONS
@@ -96,14 +96,13 @@ def export(
     formats = parse_list(exporting.format or usual_format, (ONNX, *FLAVOURS), "--format")
     exported = [row.name for row in PRECISIONS.values() if row.in_file]
     precisions = parse_list(exporting.precision or "fp32", exported, "--precision")
-    is_calibrated = any(PRECISIONS[name].needs_calibration for name in precisions)
+    is_calibrated = check_calibrated(ctx, precisions)
     needs_engine = "an engine: --format tensorrt or tensorrt-rtx"
-    _refuse(ctx, (BuildOptions, Flavoured), formats == [ONNX], needs_engine)
-    _refuse(ctx, (QuantizeOptions,), not is_calibrated, "--precision int8")
-    _refuse(ctx, ("winograd", "optimize_for_cpu"), ONNX not in formats, "a network, and --format onnx")
-    _refuse(ctx, ("winograd",), "fp32" not in precisions, "--precision fp32")
+    refuse(ctx, (BuildOptions, Flavoured), formats == [ONNX], needs_engine)
+    refuse(ctx, ("winograd", "optimize_for_cpu"), ONNX not in formats, "a network, and --format onnx")
+    refuse(ctx, ("winograd",), "fp32" not in precisions, "--precision fp32")
     if source.file is not None:
-        _refuse(ctx, (PostprocessSettings, "precision"), True, f"a network; {source.file} has its own")
+        refuse(ctx, (PostprocessSettings, "precision"), True, f"a network; {source.file} has its own")
         if ONNX in formats:
             raise typer.BadParameter(f"{source.file} is exported already; name an engine", param_hint="'--format'")
     if formats != [ONNX] and calibrating.target == Int8Target.CPU:
@@ -111,7 +110,6 @@ def export(
             "cpu is for ONNX Runtime; TensorRT takes the portable graph", param_hint="'--int8-target'"
         )
     from ssd_deploy import exporting as make
-    from ssd_deploy.cli.options import loaded
 
     int8, out, results = calibrating.settings(), exporting.out, []
     if is_calibrated:
@@ -143,12 +141,11 @@ def quantize(
     """Write an int8 file of a network, or of an exported float32 file, calibrated on images."""
     source = named.source(name)
     from ssd_deploy import exporting as make
-    from ssd_deploy.cli.options import loaded
 
     int8 = calibrating.settings()
     make.STEPS["int8"].check(int8)
     if source.file is not None:
-        _refuse(ctx, (PostprocessSettings,), True, f"a network; {source.file} has its own")
+        refuse(ctx, (PostprocessSettings,), True, f"a network; {source.file} has its own")
         return _result([make.run_step("int8", source.file, to.out, int8)])
     return _result(make.export_precisions(loaded(source), ["int8"], thresholds, int8, to.out))
 
@@ -170,18 +167,6 @@ def build(
     flavours = flavoured.names(parse_list(format, FLAVOURS, "--format"))
     engines = {flavour: make.engine_settings(building, flavour) for flavour in flavours}
     return _result([make.run_step(flavour, source.file, to.out, each) for flavour, each in engines.items()])
-
-
-def _refuse(ctx: typer.Context, what: Sequence[Any], is_refused: bool, needed: str) -> None:
-    """Raise Typer's error for given options that lack what they need; `what` are their names, or dataclasses."""
-    names = {
-        name
-        for each in what
-        for name in ([each] if isinstance(each, str) else [field.name for field in dataclasses.fields(each)])
-    }
-    given = [param for param in ctx.command.params if param.name in names & written(ctx)]
-    if is_refused and given:
-        raise typer.BadParameter(f"needs {needed}", param_hint=f"'{given[0].opts[-1]}'")
 
 
 def _result(results: "Sequence[StepResult]") -> Result:

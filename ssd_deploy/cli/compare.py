@@ -16,6 +16,7 @@ from ssd_deploy.cli.options import (
     OnDevice,
     SeveralModels,
     SeveralPrecisions,
+    check_calibrated,
     loaded,
 )
 from ssd_deploy.model_source import ModelSource, export_network
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 
 def parity(
+    ctx: typer.Context,
     named: SeveralModels,
     precision: SeveralPrecisions,
     int8: QuantizeOptions,
@@ -57,6 +59,7 @@ def parity(
             "belongs to files that are exported for the comparison, not to those named", param_hint="'--precision'"
         )
     precisions = parse_list(precision.precision or "fp32", PRECISIONS, "--precision")
+    check_calibrated(ctx, precisions)
     from ssd_deploy.describe import description_of
     from ssd_deploy.parity.run import run as run_parity
     from ssd_deploy.progress import image_progress
@@ -101,6 +104,7 @@ def _in_precision(network: "SSD", precision: str, folder: Path, int8: QuantizeOp
 
 
 def benchmark(
+    ctx: typer.Context,
     named: SeveralModels,
     precision: SeveralPrecisions,
     int8: QuantizeOptions,
@@ -129,6 +133,7 @@ def benchmark(
     if precision.precision is not None and all(source.file is not None for source in sources):
         raise typer.BadParameter("belongs to networks; an exported model has its own", param_hint="'--precision'")
     precisions = parse_list(precision.precision or "fp32", PRECISIONS, "--precision")
+    check_calibrated(ctx, precisions)
     from ssd_deploy.backends import parse_backends
     from ssd_deploy.benchmark.chart import write_chart
     from ssd_deploy.benchmark.measure import BenchmarkSettings

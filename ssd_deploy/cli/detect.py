@@ -7,11 +7,21 @@ from typing import Annotated
 import typer
 
 from export.quantize_options import QuantizeOptions
-from ssd_deploy.cli.options import Data, Images, Loading, ModelArgument, OneModel, OnePrecision, Running
+from ssd_deploy.cli.options import (
+    Data,
+    Images,
+    Loading,
+    ModelArgument,
+    OneModel,
+    OnePrecision,
+    Running,
+    check_calibrated,
+)
 from ssd_train.command_line import Result, check_results
 
 
 def evaluate(
+    ctx: typer.Context,
     named: OneModel,
     data: Data,
     running: Running,
@@ -36,6 +46,7 @@ def evaluate(
     from ssd_train.metrics.protocol import Protocol
 
     source = named.source(name)
+    check_calibrated(ctx, [precision.precision or "fp32"])
     known = description_of(source)
     if data_shape is not None and known.input_size != (data_shape, data_shape):
         raise typer.BadParameter(
@@ -70,6 +81,7 @@ def evaluate(
 
 
 def detect(
+    ctx: typer.Context,
     named: OneModel,
     pictures: Images,
     running: Running,
@@ -94,6 +106,7 @@ def detect(
     given = list(words or [])
     name = given.pop(0) if given and named.model is None and named.network is None else None
     source = named.source(name)
+    check_calibrated(ctx, [precision.precision or "fp32"])
     patterns = [*pictures.images, *given]
     if not patterns:
         raise typer.BadParameter("name images behind the model: files, folders or patterns")

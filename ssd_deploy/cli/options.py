@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from export.quantize_options import QuantizeOptions
 from ssd_deploy.backends import AUTO, BACKENDS, RunOptions, parse_backend
 from ssd_deploy.model_source import ModelSource, find_model, is_exported, open_runner
+from ssd_train.command_line import written
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.options import option
 from ssd_train.precisions import PRECISIONS
@@ -16,7 +18,6 @@ from ssd_train.requirements import require
 from ssd_train.weights.description import BATCH_NORMS, BatchNorm
 
 if TYPE_CHECKING:
-    from export.quantize_options import QuantizeOptions
     from ssd_deploy.backends.base import Runner
     from ssd_train.datasets.dataset import Dataset
     from ssd_train.networks.ssd import SSD
@@ -123,7 +124,7 @@ class Running(OnDevice):
     cuda_graph: bool = option(False, "Record the GPU's work once for each batch size and replay it.")
 
     def open(
-        self, source: ModelSource, *, batch_size: int, precision: str | None, int8: "QuantizeOptions | None"
+        self, source: ModelSource, *, batch_size: int, precision: str | None, int8: QuantizeOptions | None
     ) -> "Runner":
         """Open a detector, with a bar where its weights are downloaded."""
         from ssd_deploy.progress import download_progress
@@ -218,3 +219,22 @@ class Images:
             return list(words), []
         images = [word for word in words if word.lower().endswith(IMAGE_SUFFIXES)]
         return [word for word in words if word not in images], [*self.images, *images]
+
+
+def refuse(ctx: typer.Context, what: Sequence[Any], isrefused: bool, needed: str) -> None:
+    """Raise Typer's error for given options that lack what they need; `what` are their names, or dataclasses."""
+    names = {
+        name
+        for each in what
+        for name in ([each] if isinstance(each, str) else [field.name for field in dataclasses.fields(each)])
+    }
+    given = [param for param in ctx.command.params if param.name in names & written(ctx)]
+    if isrefused and given:
+        raise typer.BadParameter(f"needs {needed}", param_hint=f"'{given[0].opts[-1]}'")
+
+
+def check_calibrated(ctx: typer.Context, precisions: Sequence[str]) -> bool:
+    """Return whether a precision needs calibration; raise Typer's error for its options where none does."""
+    is_calibrated = any(PRECISIONS[name].needs_calibration for name in precisions)
+    refuse(ctx, (QuantizeOptions,), not is_calibrated, "--precision int8")
+    return is_calibrated
