@@ -122,8 +122,8 @@ def _precision(layer: dict[str, Any]) -> str:
 
 
 def _types(tensors: list[Any]) -> list[str]:
-    tensors = [tensor for tensor in tensors if isinstance(tensor, dict)]
-    names = [each.get("Format/Datatype") or each.get("DataType") or each.get("Format") for each in tensors]
+    known: list[dict[str, Any]] = [tensor for tensor in tensors if isinstance(tensor, dict)]
+    names = [each.get("Format/Datatype") or each.get("DataType") or each.get("Format") for each in known]
     return [found for name in names if (found := _first(TYPES, name))]
 
 

@@ -53,19 +53,19 @@ class TensorRTRunner:
         self._path = path
         self._raw_path = raw
         self._lock = threading.Lock()
-        info, plan, trt = _read(path)
+        info, plan = _read(path)
         self.device = device or open_device()
         self._info = info
         self.spec = info.spec
         self.max_batch_size: int | None = info.options.max_batch
         self.device_clock: str | None = CUDA_EVENTS
-        short_version = ".".join(trt.__version__.split(".")[:3])
+        short_version = ".".join(load_bindings(info.flavour).__version__.split(".")[:3])
         variant = ", CUDA graph" if cuda_graph else ""
         self.name = f"{info.flavour} {short_version} ({self.device.name}, {self.device.layer}{variant})"
         self._raw_session: EngineSession | None = None
         # Also gives back what a forgotten runner holds, so it must not refer to the runner.
         self._sessions = contextlib.ExitStack()
-        self._session = self._open(trt, path, info, plan, OUTPUT_NAMES, cuda_graph)
+        self._session = self._open(path, info, plan, OUTPUT_NAMES, cuda_graph)
         self._finalizer = weakref.finalize(self, self._sessions.close)
 
     def run(self, images: NDArray[np.float32]) -> PaddedDetections:
@@ -98,9 +98,10 @@ class TensorRTRunner:
         return session
 
     def _open(
-        self, trt: Any, path: Path, info: EngineInfo, plan: bytes, outputs: tuple[str, ...], cuda_graph: bool
+        self, path: Path, info: EngineInfo, plan: bytes, outputs: tuple[str, ...], cuda_graph: bool
     ) -> EngineSession:
         check_gpu(path, info, self.device.name, self.device.compute_capability)
+        trt = load_bindings(info.flavour)
         session = EngineSession(trt, path, plan, info, self.device, outputs, cuda_graph)
         self._sessions.callback(session.close)
         return session
@@ -111,19 +112,18 @@ class TensorRTRunner:
                 f"{self._path}: the engine has no raw outputs; `ssd-deploy parity --model FILE.onnx` builds one"
             )
         if self._raw_session is None:
-            info, plan, trt = _read(self._raw_path)
+            info, plan = _read(self._raw_path)
             if info.onnx_sha256 != self._info.onnx_sha256:
                 raise ModelError(f"{self._raw_path}: was built from another ONNX file than {self._path}; {AGAIN}")
-            self._raw_session = self._open(trt, self._raw_path, info, plan, RAW_NAMES, False)
+            self._raw_session = self._open(self._raw_path, info, plan, RAW_NAMES, False)
         return self._raw_session
 
 
-def _read(path: Path) -> tuple[EngineInfo, bytes, Any]:
-    """Return an engine's description, its plan, and the module of TensorRT that runs it."""
+def _read(path: Path) -> tuple[EngineInfo, bytes]:
+    """Return the description and the plan of an engine that the installed TensorRT runs."""
     info, plan = read_plan(path)
-    trt = load_bindings(info.flavour)
-    check_version(path, info, trt.__version__)
-    return info, plan, trt
+    check_version(path, info, load_bindings(info.flavour).__version__)
+    return info, plan
 
 
 def open_runner(flavour: str, model: Any, options: RunOptions) -> TensorRTRunner:
