@@ -55,7 +55,8 @@ def train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from ssd_train.requirements import require
 
-    _log.info("preparing %s on %s", resolved.network, resolved.dataset)
+    if os.environ.get("RANK", "0") == "0":
+        _log.info("preparing %s on %s", resolved.network, resolved.dataset)
     require("torch", "train", "Training")
     require("safetensors", "train", "Training")
     if preview:

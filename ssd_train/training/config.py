@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,7 +73,7 @@ class TrainingConfig:
     seed: int = option(233, "Of order, augmentation and fresh weights.", least=0, below=2**63)
     log_step: int = option(10, "Steps from one line of metrics.jsonl to the next.", least=1)
     skip_bad_images: bool = option(False, "Go on without images that cannot be read, and count them.")
-    device: str = option("auto", "auto, cpu or cuda.", choices=("auto", "cpu", "cuda"))
+    device: str = option("auto", "auto, cpu or cuda[:N].")
     gpus: int | None = option(
         None, "Start so many processes with torchrun, one a GPU; under torchrun it says nothing.", least=1
     )
@@ -82,6 +83,8 @@ class TrainingConfig:
         check_ranges(self, SSDDeployError)
         if self.data_shape not in (None, 300, 512):
             raise SSDDeployError(f"data_shape {self.data_shape}: expected 300 or 512", arguments=("data_shape",))
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise SSDDeployError(f"device {self.device}: expected auto, cpu, cuda or cuda:N", arguments=("device",))
         epochs = self.lr_decay_epoch
         if list(epochs) != sorted(set(epochs)) or any(epoch < 1 for epoch in epochs):
             raise SSDDeployError(

@@ -72,11 +72,13 @@ def test_backends_agree_on_a_trained_network(pictures: Dataset, models: dict[str
 def test_int8_is_never_said_to_lose_nothing_and_a_bad_calibration_fails(
     pictures: Dataset, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    from export.calibration import find_calibration_images
-    from export.int8_export import Int8Settings, export_int8
+    from export.quantize_options import QuantizeOptions
+    from export.steps import STEPS
 
     def calibrated_on(folder: Path, out: str) -> Path:
-        return export_int8(models["fp32"], tmp_path / out, Int8Settings(images=find_calibration_images(folder))).path
+        path = STEPS["int8"].apply(models["fp32"], tmp_path / out, QuantizeOptions(calibration_data=folder)).path
+        assert path is not None
+        return path
 
     few = pictures.limited(30)
     paths = [sample.path for sample in few.samples]

@@ -144,7 +144,7 @@ def test_torchrun_stops_saves_goes_on_and_writes_every_file_once(shapes: Path, t
     assert process.returncode == 0, errors
     assert printed == f"weights: {tmp_path / 'best.safetensors'} (best validation), {tmp_path / 'last.safetensors'}\n"
     lines = [line for line in errors.splitlines() if not line.startswith(("W", "*"))]
-    assert "on 2 x cpu" in lines[0] and "steps of 4 images" in lines[0]
+    assert lines[0].startswith("preparing ") and "on 2 x cpu" in lines[1] and "steps of 4 images" in lines[1]
     assert sum(line.startswith("epoch 3/3: VOC07 mAP") for line in lines) == 1
     assert {path.name for path in tmp_path.iterdir()} == FILES
     # One event file of each of the two runs.

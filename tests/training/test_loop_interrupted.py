@@ -67,7 +67,15 @@ def stopped_line(folder: Path, step: int) -> str:
 
 def is_plain(lines: str) -> bool:
     """Whether standard error has a training's lines and nothing else, such as a traceback or a library's warning."""
-    known = (NETWORK, "note: ", "goes on after step ", "training images as ", "epoch ", "stopped after step ")
+    known = (
+        "preparing ",
+        NETWORK,
+        "note: ",
+        "goes on after step ",
+        "training images as ",
+        "epoch ",
+        "stopped after step ",
+    )
     return all(line.startswith(known) for line in lines.splitlines())
 
 
