@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,41 @@ if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD
 
 logger = logging.getLogger(__name__)
+
+
+def export_files(
+    network: "SSD",
+    out_dir: Path,
+    *,
+    precisions: Sequence[str],
+    settings: PostprocessSettings,
+    int8: QuantizeOptions,
+    keeps_onnx: bool,
+    winograd: bool,
+    optimize: bool,
+    engines: Mapping[str, EngineSettings],
+) -> list[StepResult]:
+    """Write what is asked for of a network.
+
+    Args:
+        keeps_onnx: the ONNX files are wanted, and not only engines made of them.
+        winograd, optimize: see `rewrite_for_cpu`.
+        engines: flavour -> how to build; see `engine_settings`.
+
+    Raises:
+        BackendError, ModelError, SSDDeployError: as `export_network` and `run_step`; what was written before stays.
+    """
+    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as unseen:
+        made = export_precisions(network, precisions, settings, int8, out_dir if keeps_onnx else Path(unseen))
+        files = [each.path for each in made if each.path is not None]
+        results = made if keeps_onnx else [keep_reports(each, out_dir) for each in made]
+        results += rewrite_for_cpu(files, out_dir, winograd=winograd, optimize=optimize)
+        return [*results, *build_engines(files, out_dir, engines)]
+
+
+def build_engines(files: Sequence[Path], out_dir: Path, engines: Mapping[str, EngineSettings]) -> list[StepResult]:
+    """Build an engine of every file in every flavour."""
+    return [run_step(flavour, file, out_dir, settings) for flavour, settings in engines.items() for file in files]
 
 
 def export_precisions(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ssd_deploy.backends import AUTO, BACKENDS, Backend, RunOptions, choose_backend, open_model
 from ssd_train.errors import BackendError, ModelError, NetworkError, WeightsError
-from ssd_train.precisions import PRECISIONS
+from ssd_train.precisions import PRECISIONS, in_precision
 from ssd_train.requirements import require
 from ssd_train.spec import PostprocessSettings
 from ssd_train.weights.store import Progress, silent
@@ -178,8 +178,6 @@ def open_runner(
     row = backend_of_network(backend, precision)
     network = source.load(on_progress)
     if row.runs_networks:
-        from ssd_train.precisions import in_precision
-
         return open_model(row, in_precision(network, precision), options)
     logger.info("%s runs files: exporting %s for it", row.name, source.name)
     with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
@@ -229,7 +227,6 @@ def export_network(
     require("onnx", "export", "Exporting")
     require("onnxscript", "export", "Exporting")
     from export.onnx import export_onnx
-    from ssd_train.precisions import in_precision
 
     settings = settings or network.spec.postprocess
     if not row.needs_calibration:
@@ -242,3 +239,14 @@ def export_network(
         path = STEPS[precision].apply(float_file, folder, int8).path
     assert path is not None
     return path
+
+
+def converted(network: "SSD", precision: str, folder: Path, int8: "QuantizeOptions | None" = None) -> "SSD | Path":
+    """Return a float32 network in a precision: exported, or a network again where no file holds it.
+
+    Raises:
+        As `export_network`.
+    """
+    if PRECISIONS[precision].in_file:
+        return export_network(network, folder / precision, precision, None, int8)
+    return in_precision(network, precision)

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import psutil
 
 from export.engine.file import is_engine
+from export.quantize_options import QuantizeOptions
 from ssd_deploy.backends import AUTO, Backend, BackendChoice, Finding, RunOptions, choose_backend, open_model
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.benchmark.environment import memory_in_use
 from ssd_deploy.benchmark.measure import Contender
+from ssd_deploy.model_source import export_network
 from ssd_train.errors import BackendError, SSDDeployError
-from ssd_train.precisions import PRECISIONS
+from ssd_train.precisions import PRECISIONS, in_precision
 
 if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD
@@ -58,6 +60,18 @@ class Source:
         except BackendError:
             return False
         return True
+
+
+def exported_source(
+    name: str, network: "SSD", precisions: Sequence[str], folder: Path, int8: QuantizeOptions | None = None
+) -> Source:
+    """Return a network as a source, which is exported to a folder, each precision once, where a backend runs files."""
+    return Source(
+        name=name,
+        precisions=tuple(precisions),
+        model_for=lambda each: export_network(network, folder / each, each, None, int8),
+        network_for=lambda each: in_precision(network, each),
+    )
 
 
 def usual_choices(sources: Sequence[Source]) -> tuple[BackendChoice, ...]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -111,22 +110,23 @@ def export(
         )
     from ssd_deploy import exporting as make
 
-    int8, out, results = calibrating.settings(), exporting.out, []
+    int8 = calibrating.settings()
     if is_calibrated:
         make.STEPS["int8"].check(int8)
     engines = {flavour: make.engine_settings(building, flavour) for flavour in flavoured.names(formats)}
-    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as unseen:
-        files = [source.file] if source.file is not None else []
-        if source.file is None:
-            folder = out if ONNX in formats else Path(unseen)
-            made = make.export_precisions(loaded(source), precisions, thresholds, int8, folder)
-            files = [each.path for each in made if each.path is not None]
-            results = made if ONNX in formats else [make.keep_reports(each, out) for each in made]
-            results += make.rewrite_for_cpu(
-                files, out, winograd=exporting.winograd, optimize=exporting.optimize_for_cpu
-            )
-        for flavour, settings in engines.items():
-            results += [make.run_step(flavour, file, out, settings) for file in files]
+    if source.file is not None:
+        return _result(make.build_engines([source.file], exporting.out, engines))
+    results = make.export_files(
+        loaded(source),
+        exporting.out,
+        precisions=precisions,
+        settings=thresholds,
+        int8=int8,
+        keeps_onnx=ONNX in formats,
+        winograd=exporting.winograd,
+        optimize=exporting.optimize_for_cpu,
+        engines=engines,
+    )
     return _result(results)
 
 
@@ -166,7 +166,7 @@ def build(
 
     flavours = flavoured.names(parse_list(format, FLAVOURS, "--format"))
     engines = {flavour: make.engine_settings(building, flavour) for flavour in flavours}
-    return _result([make.run_step(flavour, source.file, to.out, each) for flavour, each in engines.items()])
+    return _result(make.build_engines([source.file], to.out, engines))
 
 
 def _result(results: "Sequence[StepResult]") -> Result:

@@ -19,14 +19,13 @@ from ssd_deploy.cli.options import (
     check_calibrated,
     loaded,
 )
-from ssd_deploy.model_source import ModelSource, export_network
+from ssd_deploy.model_source import converted
 from ssd_deploy.parity.criteria import Criteria
 from ssd_train.command_line import Result, check_results, parse_list, parse_numbers
 from ssd_train.precisions import PRECISIONS
 
 if TYPE_CHECKING:
-    from ssd_deploy.benchmark.sources import Source
-    from ssd_train.networks.ssd import SSD
+    pass
 
 
 def parity(
@@ -80,7 +79,7 @@ def parity(
         network = loaded(reference)
         outcome = run_parity(
             network,
-            files or [_in_precision(network, each, folder, int8) for each in precisions],
+            files or [converted(network, each, folder, int8) for each in precisions],
             dataset,
             metric=metric,
             protocol=Protocol(data.protocol),
@@ -92,15 +91,6 @@ def parity(
             show_progress=image_progress,
         )
     return Result(text=outcome.text(output_width()), data=outcome.to_dict(), exit_code=0 if outcome.passed else 1)
-
-
-def _in_precision(network: "SSD", precision: str, folder: Path, int8: QuantizeOptions) -> "SSD | Path":
-    """Return what `parity` compares in a precision: the exported file, or the network where there is none."""
-    if PRECISIONS[precision].in_file:
-        return export_network(network, folder / precision, precision, None, int8)
-    from ssd_train.precisions import in_precision
-
-    return in_precision(network, precision)
 
 
 def benchmark(
@@ -138,7 +128,7 @@ def benchmark(
     from ssd_deploy.benchmark.chart import write_chart
     from ssd_deploy.benchmark.measure import BenchmarkSettings
     from ssd_deploy.benchmark.run import run as run_benchmark
-    from ssd_deploy.benchmark.sources import usual_choices
+    from ssd_deploy.benchmark.sources import Source, exported_source, usual_choices
     from ssd_deploy.progress import turn_progress
     from ssd_deploy.text_table import output_width
     from ssd_train.image_files import find_images
@@ -151,7 +141,12 @@ def benchmark(
     choices = parse_backends(backends) if backends is not None else None
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ssd-deploy-")))
-        measured = [_source(source, precisions, folder / str(number), int8) for number, source in enumerate(sources)]
+        measured = [
+            Source.from_file(each.file)
+            if each.file is not None
+            else exported_source(each.name, loaded(each), precisions, folder / str(number), int8)
+            for number, each in enumerate(sources)
+        ]
         report = run_benchmark(
             measured,
             usual_choices(measured) if choices is None else choices,
@@ -165,20 +160,3 @@ def benchmark(
     if chart is not None:
         write_chart(report, chart)
     return Result(text=report.text(output_width()), data=report.to_dict())
-
-
-def _source(source: ModelSource, precisions: list[str], folder: Path, int8: QuantizeOptions) -> "Source":
-    """Return what `benchmark` measures of a model; a network is exported, each precision once, where that is needed."""
-    from ssd_deploy.benchmark.sources import Source
-
-    if source.file is not None:
-        return Source.from_file(source.file)
-    from ssd_train.precisions import in_precision
-
-    network = loaded(source)
-    return Source(
-        name=source.name,
-        precisions=tuple(precisions),
-        model_for=lambda each: export_network(network, folder / each, each, None, int8),
-        network_for=lambda each: in_precision(network, each),
-    )

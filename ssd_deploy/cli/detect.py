@@ -110,7 +110,7 @@ def detect(
     patterns = [*pictures.images, *given]
     if not patterns:
         raise typer.BadParameter("name images behind the model: files, folders or patterns")
-    paths = find_images(patterns)
+    paths = find_images(patterns, leave_out=out)
     runner = running.open(source, batch_size=loading.batch_size, precision=precision.precision, int8=int8)
     try:
         detector = Detector(runner, batch_size=loading.batch_size)

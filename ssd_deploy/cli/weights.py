@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from ssd_deploy.backends import BACKENDS
 from ssd_deploy.cli.options import ModelArgument, OneModel
 from ssd_train.command_line import Result, check_results
 
@@ -30,29 +29,14 @@ def doctor(
     ] = None,
 ) -> Result:
     """Say which backends work on this machine, and why each other does not."""
-    from ssd_deploy.doctor import examine, table
+    from ssd_deploy.doctor import examine, missing, table
     from ssd_deploy.text_table import output_width
 
     findings = examine()
-    wanted = require or []
-    for name in wanted:
-        if name not in findings and name not in BACKENDS:
-            raise typer.BadParameter(
-                f"{name!r} is none of {', '.join((*findings, *BACKENDS))}", param_hint="'--require'"
-            )
-    # A backend that is named without a device works where one of its devices does.
-    missing = [
-        name
-        for name in wanted
-        if not any(
-            finding.works for place, finding in findings.items() if place == name or place.startswith(f"{name} (")
-        )
-    ]
-    text = table(findings, width=output_width())
-    if missing:
-        text += f"\n{', '.join(missing)}: required, but does not work here"
+    lacking = missing(findings, require or [])
+    lines = [table(findings, width=output_width()), *(f"{name}: required, but does not work here" for name in lacking)]
     data = {name: {"works": finding.works, "detail": finding.detail} for name, finding in findings.items()}
-    return Result(text=text, data={"backends": data, "missing": missing}, exit_code=1 if missing else 0)
+    return Result(text="\n".join(lines), data={"backends": data, "missing": lacking}, exit_code=1 if lacking else 0)
 
 
 def fetch(network: NetworkArgument, root: RootOption = None) -> Result:
