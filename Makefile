@@ -1,4 +1,4 @@
-# `make test` and `make demo` need Python 3.11 to 3.13, make and a package index; they install what is missing.
+# `make test` and `make demo` need Python 3.11 or later, make and a package index; they install what is missing.
 PYTHON ?= python3
 # GluonCV's NumPy has no wheels for a newer Python.
 ORACLE_PYTHON ?= python3.11
@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # A process a core, and a thread each.
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: install demo test test-engines test-gpu test-oracle lint types light clean
+.PHONY: install demo quick test test-engines test-engines-ci test-gpu test-oracle lint types light clean
 
 install: $(VENV)/installed
 
@@ -34,6 +34,11 @@ demo: $(VENV)/installed
 	$(BIN)/ssd-deploy detect --model $(DEMO_MODEL) --images '.demo/shapes/JPEGImages/shapes1_100000*.jpg' \
 		--out .demo/annotated
 
+# What one runs while working; tests that are marked slow, and whatever exports or opens a model, are left to `test`.
+quick: $(VENV)/installed
+	$(PARALLEL) -q -m "not slow and not engines and not gpu" $(wildcard tests/test_*.py) tests/datasets tests/evaluation \
+		tests/metrics tests/networks tests/training tests/weights tests/deploy/test_import_direction.py
+
 test: $(VENV)/installed $(BINDINGS)/made
 	$(BIN)/python -m pytest -q tests/deploy/test_benchmark.py -m "not gpu" # alone, since it measures time
 	$(PARALLEL) --ignore tests/oracle --ignore tests/deploy/test_benchmark.py -m "not engines and not gpu"
@@ -41,6 +46,10 @@ test: $(VENV)/installed $(BINDINGS)/made
 # TensorRT for RTX really builds every network of the table, in every precision; no GPU needed.
 test-engines: $(VENV)/installed
 	$(BIN)/python -m pytest tests/export/test_engine_builds.py
+
+# The same for three networks: plain, residual and depthwise.
+test-engines-ci: $(VENV)/installed
+	$(BIN)/python -m pytest tests/export/test_engine_builds.py -m engines_ci
 
 # What needs an NVIDIA GPU; each test that lacks a part says which.
 test-gpu: $(VENV)/installed

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see ssd_train/train_command.py
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait by spinning slow everything beside them
 
 import cv2
 import numpy as np
@@ -36,28 +36,30 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.transforms import v2
-from turns import recorded_environment, test_data
 
+from _common.turns import recorded_environment, test_data
 from export.onnx import export_onnx
-from ssd_deploy import parity_run
+from ssd_deploy.parity.run import run as run_parity
+from ssd_deploy.progress import image_progress
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
 from ssd_train.datasets.dataset import Dataset, Sample
-from ssd_train.datasets.layouts import load_dataset
+from ssd_train.datasets.layouts import find_source
 from ssd_train.detections import Detections
 from ssd_train.evaluation.evaluate import score
-from ssd_train.evaluation.protocol import Protocol
 from ssd_train.files import write_json
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.spec import DetectorSpec, PostprocessSettings
 from ssd_train.training.batches import Key, Stream
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.ema import MovingAverage
+from ssd_train.training.epoch import validate
 from ssd_train.training.loop import train
 from ssd_train.training.optimizer import learning_rate
+from ssd_train.training.prepare import load_training_samples
 from ssd_train.training.processes import Processes
-from ssd_train.training.run_folder import LAST_NAME, METRICS_NAME
-from ssd_train.training.samples import find_class_names, find_source, load_training_samples
-from ssd_train.training.validate import validate
+from ssd_train.training.run_folder import METRICS_NAME
+from ssd_train.weights.store import LAST_NAME
 
 NETWORK = "ssd_512_mobilenet0.25_custom"
 PEER = "torchvision ssdlite320_mobilenet_v3_large"
@@ -129,16 +131,14 @@ def train_ours(options: argparse.Namespace, seed: int, test: Dataset) -> dict[st
 def parity(folder: Path, test: Dataset, options: argparse.Namespace) -> dict[str, Any]:
     """Export what was trained, and compare every backend that works here with PyTorch, as `ssd-deploy parity` does."""
     network = build_network(NETWORK, weights=folder / LAST_NAME)
-    outcome = parity_run.run(
+    outcome = run_parity(
         network,
         [export_onnx(network, folder)],
         test.limited(options.parity_images),
         metric="voc",
         protocol=Protocol.STANDARD,
-        batch_size=1,
         workers=1,
-        reference_device="cpu",
-        allow_tf32=False,
+        show_progress=image_progress,
     )
     print(outcome.text(), flush=True)
     summary = outcome.to_dict()
@@ -312,8 +312,8 @@ def count_training_images(options: argparse.Namespace) -> int:
 
 
 def training_samples(options: argparse.Namespace) -> list[Sample]:
-    source = find_source(str(options.data_root), None, options.train_split, "val")
-    samples, _ = load_training_samples(source, find_class_names(source))
+    source = find_source(options.data_root, train_split=options.train_split, val_split="val")
+    samples, _ = load_training_samples(source, source.class_names())
     return samples[: options.limit]
 
 
@@ -373,8 +373,8 @@ def main() -> None:
     cv2.setNumThreads(0)
     options.out.mkdir(parents=True, exist_ok=True)
     samples = training_samples(options)
-    class_names = find_class_names(find_source(str(options.data_root), None, options.train_split, "val"))
-    test = load_dataset("voc", options.data_root, "test", class_names).limited(options.limit)
+    class_names = find_source(options.data_root, train_split=options.train_split).class_names()
+    test = find_source("voc", options.data_root).load("test", class_names).limited(options.limit)
     seeds = [int(seed) for seed in options.seeds.split(",")]
     results: list[dict[str, Any]] = []
 

@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from matrix_rate import matrix_tflops
 from numpy.typing import NDArray
 from torch import Tensor
-from turns import recorded_environment, rested_ms
 
+from _common.matrix_rate import matrix_tflops
+from _common.turns import recorded_environment, rested_ms
 from export.onnx import export_onnx
 from ssd_deploy.backends.base import DeviceTimed, Runner
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner, provider_list
@@ -40,9 +40,9 @@ from ssd_train.errors import SSDDeployError
 from ssd_train.files import write_json
 from ssd_train.networks.complexity import measure as measure_complexity
 from ssd_train.networks.postprocess import Postprocess
-from ssd_train.networks.precision import in_precision
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import network_config
+from ssd_train.precisions import in_precision
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -73,7 +73,7 @@ class NoPostprocess(Postprocess):
 def open_alone(network: SSD, **options: Any) -> TorchRunner:
     """Open a network with nothing behind it."""
     runner = TorchRunner(network, **options)
-    runner.postprocess = NoPostprocess(runner.spec.postprocess)
+    runner.detector.postprocess = NoPostprocess(runner.spec.postprocess)
     return runner
 
 
@@ -93,7 +93,7 @@ def open_runners(
         yield label, functools.partial(TorchRunner, own, device=device, **options)
         yield label + ALONE, functools.partial(open_alone, own, device=device, **options)
     if model is not None:
-        yield ONNX_RUNTIME, functools.partial(OnnxRuntimeRunner, model, provider="cuda")
+        yield ONNX_RUNTIME, functools.partial(OnnxRuntimeRunner, model, device="cuda")
 
 
 def measure_batch(openers: Iterable[tuple[str, Callable[[], Runner]]], images: Images, rounds: int) -> dict[str, float]:

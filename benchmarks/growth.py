@@ -24,17 +24,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from run_model import peak_mb, run_model
-from turns import median_ratio, recorded_environment, take_turns, test_data
-
+from _common.run_model import peak_mb, run_model
+from _common.turns import median_ratio, recorded_environment, take_turns, test_data
 from export.onnx import export_onnx
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.benchmark.measure import wait_until_idle
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
-from ssd_train.datasets.generated import write_shapes
-from ssd_train.datasets.layouts import load_dataset
-from ssd_train.evaluation.evaluate import run_detector
+from ssd_train.datasets.generated_files import write_shapes
+from ssd_train.datasets.layouts import find_source
+from ssd_train.evaluation.loop import run_detector
 from ssd_train.files import write_json, written_atomically
 from ssd_train.preprocess import preprocess
 
@@ -81,7 +80,7 @@ def end_to_end(options: argparse.Namespace) -> list[dict[str, Any]]:
     for name in END_TO_END:
         path = export_onnx(build_network(name, weights="random"), options.out)
         runner = OnnxRuntimeRunner(path)
-        dataset = load_dataset("coco", options.data_root, "val2017", runner.spec.class_names)
+        dataset = find_source("coco", options.data_root).load("val2017", runner.spec.class_names)
         ready = [preprocess(sample.load_image(), runner.spec)[None] for sample in dataset.samples]
 
         def network(ready: list[Any] = ready, runner: OnnxRuntimeRunner = runner) -> None:

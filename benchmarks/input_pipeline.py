@@ -21,19 +21,20 @@ from typing import Any, NamedTuple
 
 import cv2
 import torch
-from asked_process import ORACLE_PYTHON, AskedProcess
 from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
-from turns import median_ratio, recorded_environment, take_turns, test_data
 
+from _common.asked_process import ORACLE_PYTHON, AskedProcess
+from _common.turns import median_ratio, recorded_environment, take_turns, test_data
 from ssd_deploy.text_table import text_table
 from ssd_train.datasets.dataset import Sample
+from ssd_train.datasets.layouts import find_source
 from ssd_train.files import write_json
 from ssd_train.spec import IMAGENET_MEAN, IMAGENET_STD
 from ssd_train.training.batches import AugmentedImages, Batch, Key, collate
 from ssd_train.training.input_batch import input_batch
-from ssd_train.training.samples import find_class_names, find_source, load_training_samples
+from ssd_train.training.prepare import load_training_samples
 
 GOAL = 200.0
 BATCH_SIZE = 16
@@ -204,8 +205,8 @@ def main() -> None:
     options = parser.parse_args()
     environment = recorded_environment()
     core = pin_to_one_core()
-    source = find_source(str(options.data_root), None, options.split, options.split)
-    samples, _ = load_training_samples(source, find_class_names(source))
+    source = find_source(options.data_root, train_split=options.split, val_split=options.split)
+    samples, _ = load_training_samples(source, source.class_names())
     gluoncv = None
     if ORACLE_PYTHON.is_file():
         gluoncv = GluonCVProcess(samples)

@@ -17,23 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import median_ratio, recorded_environment, rested_ms, take_turns, test_data
 
-from export.calibration import USUAL_IMAGES, find_calibration_images
-from export.int8_export import Int8Settings, export_int8
-from export.int8_metadata import Int8Target
+from _common.turns import median_ratio, recorded_environment, rested_ms, take_turns, test_data
+from export.file_metadata import Int8Target
 from export.onnx import export_onnx
+from export.quantize_options import USUAL_IMAGES, QuantizeOptions
+from export.steps import STEPS
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
 from ssd_train.datasets.dataset import Dataset
-from ssd_train.datasets.generated import SHAPE_CLASSES, write_shapes
-from ssd_train.datasets.layouts import load_dataset
-from ssd_train.evaluation.evaluate import run_detector, score
-from ssd_train.evaluation.protocol import Protocol
+from ssd_train.datasets.generated import SHAPE_CLASSES
+from ssd_train.datasets.generated_files import write_shapes
+from ssd_train.datasets.layouts import find_source
+from ssd_train.evaluation.evaluate import score
+from ssd_train.evaluation.loop import run_detector
 from ssd_train.files import write_json
 from ssd_train.metrics.agreement import agreement_ap
-from ssd_train.networks.precision import in_precision
+from ssd_train.metrics.protocol import Protocol
+from ssd_train.precisions import in_precision
 
 NETWORKS = (
     "ssd_300_vgg16_atrous_voc",
@@ -76,9 +78,13 @@ def folder_of(dataset: Dataset, folder: Path) -> Path:
 def export_all(subject: Subject, folder: Path) -> dict[str, Path]:
     network = build_network(subject.network, weights=subject.weights, classes=subject.classes)
     files = {name: export_onnx(in_precision(network, name), folder) for name in ("fp32", "fp16")}
-    images = find_calibration_images(subject.calibration, subject.images)
     for name, target in (("int8", Int8Target.PORTABLE), ("int8 cpu", Int8Target.CPU)):
-        files[name] = export_int8(files["fp32"], folder / target, Int8Settings(images=images, target=target)).path
+        options = QuantizeOptions(
+            calibration_data=subject.calibration, calibration_images=subject.images, int8_target=target
+        )
+        made = STEPS["int8"].apply(files["fp32"], folder / target, options).path
+        assert made is not None
+        files[name] = made
     return files
 
 
@@ -119,7 +125,7 @@ def measure(subject: Subject, files: dict[str, Path], rounds: int, threads: int)
 def find_subjects(options: argparse.Namespace) -> list[Subject]:
     shapes = write_shapes(options.out / "shapes", train=USUAL_IMAGES, val=VAL_PICTURES, seed=1)
     classes = tuple(sorted(SHAPE_CLASSES))
-    pictures = folder_of(load_dataset("voc", shapes, "train", classes), options.out / "calibration" / "shapes")
+    pictures = folder_of(find_source("voc", shapes).load("train", classes), options.out / "calibration" / "shapes")
     subjects = [
         Subject(name=name, network=name, weights="random", calibration=pictures, images=RANDOM_IMAGES)
         for name in options.networks
@@ -131,12 +137,12 @@ def find_subjects(options: argparse.Namespace) -> list[Subject]:
             weights="shapes",
             calibration=pictures,
             images=None,
-            held_out=load_dataset("voc", shapes, "val", classes),
+            held_out=find_source("voc", shapes).load("val", classes),
         )
     )
     if options.bccd_weights is not None:
         root = test_data() / "bccd"
-        train = load_dataset("voc", root, "train", BLOOD_CELLS)
+        train = find_source("voc", root).load("train", BLOOD_CELLS)
         subjects.append(
             Subject(
                 name="blood cells",
@@ -145,7 +151,7 @@ def find_subjects(options: argparse.Namespace) -> list[Subject]:
                 calibration=folder_of(train, options.out / "calibration" / "bccd"),
                 images=None,
                 classes=BLOOD_CELLS,
-                held_out=load_dataset("voc", root, "test", BLOOD_CELLS),
+                held_out=find_source("voc", root).load("test", BLOOD_CELLS),
             )
         )
     return subjects

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from turns import recorded_environment
 
+from _common.turns import recorded_environment
 from ssd_train.datasets.dataset import GroundTruth
 from ssd_train.detections import Detections
 from ssd_train.files import write_json
@@ -127,7 +127,7 @@ def main() -> None:
         "largest_difference": float(np.abs(np.array(list(ours.numbers.values())) - expected).max()),
         "numbers": ours.numbers,
         "voc_seconds": voc_seconds,
-        "voc07_map": voc.mean_ap07,
+        "voc07_map": voc.numbers["VOC07 mAP"],
     }
     print(", ".join(f"{key} {value}" for key, value in result.items()))
     if options.json is not None:

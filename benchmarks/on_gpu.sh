@@ -82,7 +82,7 @@ PYTHON
 # What TensorRT for RTX says about this card, in its own words: it supports consumer and workstation cards only.
 rtx_on_this_card() {
     "$python" - <<'PYTHON'
-from export.tensorrt_engine import try_out
+from export.engine.plan import try_out
 from ssd_deploy.doctor import IDENTITY_ONNX
 from ssd_train.errors import SSDDeployError
 

@@ -1,6 +1,7 @@
 """Do all backends compute what PyTorch computes, network by network? Prints a Markdown table.
 
-    python benchmarks/parity_table.py --params FOLDER --data-root COCO --json OUT.json --precision fp32,fp16 NETWORK...
+    python benchmarks/parity_table.py --params FOLDER --data-root COCO --json OUT.json --precision fp32,fp16 \
+        [--score-threshold 0.3] NETWORK...
 
 FOLDER holds `NETWORK.params` files as GluonCV saves them, COCO is a data set in COCO's layout. Each
 network is loaded, exported to ONNX and run over every image in PyTorch and in all backends that work.
@@ -16,33 +17,35 @@ import onnxruntime
 import torch
 
 from export.onnx import export_onnx
-from ssd_deploy import parity_run
+from ssd_deploy.parity.criteria import Criteria
+from ssd_deploy.parity.report import ParityOutcome
+from ssd_deploy.parity.run import run as run_parity
+from ssd_deploy.progress import image_progress
 from ssd_train import build_network
-from ssd_train.datasets.layouts import load_dataset
-from ssd_train.evaluation.protocol import Protocol
+from ssd_train.datasets.layouts import find_source
 from ssd_train.files import write_json
-from ssd_train.networks.precision import in_precision
+from ssd_train.metrics.protocol import Protocol
+from ssd_train.precisions import in_precision
 
 
-def measure(name: str, params: Path, data_root: Path, precisions: list[str]) -> parity_run.ParityOutcome:
+def measure(name: str, params: Path, data_root: Path, precisions: list[str], score_threshold: float) -> ParityOutcome:
     """Export one network and compare every backend with float32 PyTorch on a COCO data set, batch size 1."""
     network = build_network(name, weights=params)
-    dataset = load_dataset("coco", data_root, None, network.spec.class_names)
+    dataset = find_source("coco", data_root).load(None, network.spec.class_names)
     with tempfile.TemporaryDirectory() as folder:
-        return parity_run.run(
+        return run_parity(
             network,
             [export_onnx(in_precision(network, precision), Path(folder)) for precision in precisions],
             dataset,
             metric="coco",
             protocol=Protocol.STANDARD,
-            batch_size=1,
+            criteria=Criteria(score_threshold=score_threshold),
             workers=1,
-            reference_device="cpu",
-            allow_tf32=False,
+            show_progress=image_progress,
         )
 
 
-def rows(outcome: parity_run.ParityOutcome) -> list[str]:
+def rows(outcome: ParityOutcome) -> list[str]:
     """Return a Markdown row for each backend beside PyTorch."""
     name, reference = outcome.reference.runner.spec.network, outcome.reference.report
     assert reference is not None
@@ -66,6 +69,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--precision", default="fp32", help="such as fp32,fp16")
+    parser.add_argument("--score-threshold", type=float, default=0.3, help="of what counts; random weights score less")
     options = parser.parse_args()
     results: dict[str, Any] = {
         "torch": torch.__version__,
@@ -79,7 +83,8 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in options.networks:
-        outcome = measure(name, options.params / f"{name}.params", options.data_root, options.precision.split(","))
+        params, precisions = options.params / f"{name}.params", options.precision.split(",")
+        outcome = measure(name, params, options.data_root, precisions, options.score_threshold)
         print(outcome.text(), flush=True)
         summary = outcome.to_dict()
         # The comparison of every image is for looking into a failure; the table does not need it.

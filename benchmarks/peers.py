@@ -31,27 +31,25 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from asked_process import ROOT, AskedProcess
 from numpy.typing import NDArray
-from run_model import run_model
 from torchvision.models.detection import ssd300_vgg16
-from turns import median_ratio, recorded_environment, rested_ms, take_turns, test_data
 
-from export.calibration import find_calibration_images
-from export.cpu_graph import optimize_for_cpu
-from export.int8_export import Int8Settings, export_int8
-from export.int8_metadata import Int8Target
+from _common.asked_process import ROOT, AskedProcess
+from _common.run_model import run_model
+from _common.turns import median_ratio, recorded_environment, rested_ms, take_turns, test_data
+from export.graph import network_only
 from export.onnx import export_onnx
-from export.quantize import network_only
-from export.winograd import export_winograd
-from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner, open_session, provider_list, session_options
+from export.quantize_options import QuantizeOptions
+from export.session import open_session, quiet_options
+from export.steps import STEPS
+from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_deploy.benchmark.measure import wait_until_idle
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
+from ssd_train.boxes import iou
 from ssd_train.detections import PaddedDetections
 from ssd_train.files import write_json, written_atomically
-from ssd_train.metrics.voc_ap import iou
 from ssd_train.spec import INPUT_NAME, RAW_NAMES
 
 NETWORKS = tuple(
@@ -117,7 +115,7 @@ def torchvision_variants(image: Images, folder: Path, threads: int) -> dict[str,
     pictures = [torch.from_numpy(image[0])]
     path = folder / "torchvision.onnx"
     torch.onnx.export(model, (pictures,), str(path), dynamo=False, opset_version=17, input_names=["image"])
-    session = open_session(path, path.name, session_options(threads), provider_list("cpu", False))
+    session = open_session(path, path.name, quiet_options(threads=threads))
 
     def eager() -> None:
         with torch.inference_mode():
@@ -128,7 +126,7 @@ def torchvision_variants(image: Images, folder: Path, threads: int) -> dict[str,
 
 def bare_network(path: Path, threads: int) -> onnxruntime.InferenceSession:
     model = network_only(onnx.load(path)).SerializeToString()
-    return open_session(model, path.name, session_options(threads), provider_list("cpu", False))
+    return open_session(model, path.name, quiet_options(threads=threads))
 
 
 def measure(name: str, reference: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -140,12 +138,14 @@ def measure(name: str, reference: Path, options: argparse.Namespace) -> dict[str
     np.save(image_path, image)
     params = reference / f"{name}.params"
     path = export_onnx(build_network(name, weights=params), folder)
-    images = find_calibration_images(test_data() / "coco_tiny" / "val2017", CALIBRATION_IMAGES)
-    int8 = export_int8(path, folder, Int8Settings(images=images, target=Int8Target.CPU)).path
-    files = {FLOAT: path, INT8: int8}
-    winograd = export_winograd(path)
-    if winograd is not None:
-        files[WINOGRAD] = winograd
+    int8 = QuantizeOptions(
+        calibration_data=test_data() / "coco_tiny" / "val2017",
+        calibration_images=CALIBRATION_IMAGES,
+        int8_target="cpu",
+    )
+    made = {FLOAT: path, INT8: STEPS["int8"].apply(path, folder, int8).path}
+    made[WINOGRAD] = STEPS["winograd"].apply(path, folder).path
+    files = {label: file for label, file in made.items() if file is not None}
 
     gluoncv = GluonCV(name, params, image_path, gluoncv_out, options.threads)
     runners = {label: OnnxRuntimeRunner(file, threads=options.threads) for label, file in files.items()}
@@ -166,7 +166,8 @@ def measure(name: str, reference: Path, options: argparse.Namespace) -> dict[str
     times = take_turns(variants, options.rounds)
     gluoncv.close()
     float_files = {label: files[label] for label in FOR_CPU if label in files}
-    in_own_process = float_files | {FOR_CPU[label]: optimize_for_cpu(file) for label, file in float_files.items()}
+    for_cpu = {FOR_CPU[label]: STEPS["cpu"].apply(file, folder).path for label, file in float_files.items()}
+    in_own_process = float_files | for_cpu
     alone = {
         label: run_model(file, "--images", str(image_path), "--threads", str(options.threads))
         for label, file in in_own_process.items()

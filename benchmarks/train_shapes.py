@@ -24,17 +24,19 @@ from torch import Tensor, nn
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_train import build_network
 from ssd_train.datasets.dataset import Dataset
-from ssd_train.datasets.generated import SHAPE_CLASSES, write_shapes
-from ssd_train.datasets.layouts import load_dataset
-from ssd_train.evaluation.evaluate import run_detector, score
-from ssd_train.evaluation.protocol import Protocol
+from ssd_train.datasets.generated import SHAPE_CLASSES
+from ssd_train.datasets.generated_files import write_shapes
+from ssd_train.datasets.layouts import find_source
+from ssd_train.evaluation.evaluate import score
+from ssd_train.evaluation.loop import run_detector
 from ssd_train.files import write_json
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.networks.mobilenet import MobileNet
 from ssd_train.spec import IMAGENET_MEAN, IMAGENET_STD
 from ssd_train.training.augment import sample_colour
 from ssd_train.training.config import resolve
-from ssd_train.weights.checkpoint import write_safetensors
-from ssd_train.weights.convert import save_network
+from ssd_train.weights.network_file import save_network
+from ssd_train.weights.weight_file import write_safetensors
 
 NETWORK = "ssd_300_mobilenet0.25_custom"
 SEED = 233
@@ -156,7 +158,7 @@ def main() -> None:
     data = write_shapes(out / "data", train=TRAIN_PICTURES, val=VAL_PICTURES, seed=1)
     # In the order that a training takes from annotations.
     class_names = sorted(SHAPE_CLASSES)
-    splits = {name: load_dataset("voc", data, name, class_names) for name in ("train", "val")}
+    splits = {name: find_source("voc", data).load(name, class_names) for name in ("train", "val")}
     backbone = out / "backbone.safetensors"
     if not backbone.exists():
         first = splits["train"].limited(FIRST_PICTURES)

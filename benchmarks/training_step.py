@@ -21,13 +21,14 @@ from typing import Any
 
 import cv2
 import torch
-from flops import counted_flops, training_gflops
 from torch import Tensor
 from torchvision.models.detection import ssd300_vgg16
-from turns import median_ratio, recorded_environment, take_turns, test_data
 
+from _common.flops import counted_flops, training_gflops
+from _common.turns import median_ratio, recorded_environment, take_turns, test_data
 from ssd_deploy.text_table import text_table
 from ssd_train.datasets.dataset import Sample
+from ssd_train.datasets.layouts import find_source
 from ssd_train.files import write_json
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
@@ -36,8 +37,8 @@ from ssd_train.training.batches import AugmentedImages, Batch, Key, collate
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.initialise import initialise
 from ssd_train.training.loss import multibox_loss
+from ssd_train.training.prepare import load_training_samples
 from ssd_train.training.processes import Processes
-from ssd_train.training.samples import find_class_names, find_source, load_training_samples
 from ssd_train.training.step import AMP_TYPES, Trainer
 from ssd_train.training.targets import assign_targets
 
@@ -312,8 +313,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(0)
     device = torch.device(options.device)
-    source = find_source(str(options.data_root), None, options.split, options.split)
-    samples, _ = load_training_samples(source, find_class_names(source))
+    source = find_source(options.data_root, train_split=options.split, val_split=options.split)
+    samples, _ = load_training_samples(source, source.class_names())
     results: dict[str, Any] = {
         "environment": environment,
         "device": options.device,

@@ -19,20 +19,21 @@ from typing import Any, NamedTuple
 
 import cv2
 import torch
-from flops import training_gflops
-from matrix_rate import matrix_tflops
-from turns import recorded_environment, take_turns, test_data
 
+from _common.flops import training_gflops
+from _common.matrix_rate import matrix_tflops
+from _common.turns import recorded_environment, take_turns, test_data
 from ssd_deploy.text_table import text_table
 from ssd_train.datasets.dataset import Sample
+from ssd_train.datasets.layouts import find_source
 from ssd_train.files import write_json
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.zoo import network_config
 from ssd_train.training.batches import AugmentedImages, Batch, Stream, available_workers, batches
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.initialise import initialise
+from ssd_train.training.prepare import load_training_samples
 from ssd_train.training.processes import Processes
-from ssd_train.training.samples import find_class_names, find_source, load_training_samples
 from ssd_train.training.step import Trainer
 
 SEED = 233
@@ -195,8 +196,8 @@ def main() -> None:
     environment = recorded_environment()
     cv2.setNumThreads(0)
     device = torch.device(options.device)
-    source = find_source(str(options.data_root), None, options.split, options.split)
-    samples, _ = load_training_samples(source, find_class_names(source))
+    source = find_source(options.data_root, train_split=options.split, val_split=options.split)
+    samples, _ = load_training_samples(source, source.class_names())
     matrix = {"bf16": matrix_tflops(torch.bfloat16, device), "fp32": matrix_tflops(torch.float32, device)}
     if device.type == "cuda" and torch.backends.cudnn.allow_tf32:
         matrix["tf32"] = matrix_tflops(torch.float32, device, allow_tf32=True)

@@ -1,45 +1,30 @@
-"""Images -> the range of every activation, measured in the float graph with ONNX Runtime's calibrators.
+"""Images -> the range of every activation, measured in the float graph with ONNX Runtime's calibrators."""
 
-The images go through the project's own pre-processing. There is no fallback to random data: ranges of noise
-would look like a calibration and ruin the detector.
-"""
-
-import dataclasses
 import hashlib
+import logging
 import random
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, TensorsData, create_calibrator
 
+from export.quantize_options import METHODS, USUAL_IMAGES, check_count, image_files
 from ssd_train.captured_stdout import captured_stdout
 from ssd_train.datasets.generated import draw_picture
 from ssd_train.errors import DatasetError, ImageError
 from ssd_train.files import sha256_of_file
-from ssd_train.preprocess import IMAGE_SUFFIXES, load_image, preprocess
+from ssd_train.preprocess import load_image, preprocess
 from ssd_train.spec import INPUT_NAME, DetectorSpec
 
-# What is taken of a folder where no number is asked for.
-USUAL_IMAGES = 200
+log = logging.getLogger(__name__)
 
 # Operators whose inputs and outputs are measured: those that compute in integers, see `quantize`.
 MEASURED_OPERATORS = ("Conv", "Relu", "MaxPool", "Add")
-
-# Each with its options of ONNX Runtime. Its own 128 bins for as many steps of int8 leave entropy nothing to choose
-# from. The percentile is the share of an activation's values that are not cut off.
-METHODS: dict[str, tuple[CalibrationMethod, dict[str, Any]]] = {
-    "minmax": (CalibrationMethod.MinMax, {}),
-    "entropy": (CalibrationMethod.Entropy, {"num_bins": 1024, "num_quantized_bins": 128}),
-    "percentile": (CalibrationMethod.Percentile, {"num_bins": 2048, "percentile": 99.99}),
-}
-
-# The one that cost least on trained detectors; the largest values alone leave too few steps for all others.
-USUAL_METHOD = "percentile"
 
 # Pixels of a picture of one color differ by no more than JPEG's rounding, in 0 to 255.
 FLAT_SPREAD = 4.0
@@ -47,44 +32,16 @@ FLAT_SPREAD = 4.0
 PROBES = 4
 SATURATED = 1.5
 
-# Told how many images are done, of how many.
-OnProgress = Callable[[int, int], None]
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CalibrationImages:
-    """The images that ranges are measured on.
-
-    Attributes:
-        paths: image files that can be read, each checked.
-        sha256: over the files' contents in their order.
-        unreadable: a sentence for each file that was passed over.
-    """
+class CalibrationImages(NamedTuple):
+    """Image files that can be read, each checked, and a hash over their contents in their order."""
 
     paths: tuple[Path, ...]
     sha256: str
-    unreadable: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Ranges, and how they were found.
-
-    Attributes:
-        ranges: ONNX Runtime's data for each measured tensor.
-        method: key of `METHODS`.
-        images: what they were measured on.
-        warnings: why the ranges may be of no use, a sentence each.
-    """
-
-    ranges: TensorsData
-    method: str
-    images: CalibrationImages
-    warnings: tuple[str, ...]
 
 
 def find_calibration_images(folder: Path, count: int | None = None) -> CalibrationImages:
-    """Choose images of a folder and its sub-folders, the same ones every time.
+    """Choose images of a folder and its sub-folders, the same ones every time; warn of those that cannot be read.
 
     Args:
         count: how many; None for `USUAL_IMAGES`, or all where there are fewer.
@@ -92,11 +49,7 @@ def find_calibration_images(folder: Path, count: int | None = None) -> Calibrati
     Raises:
         DatasetError: no such folder, no image in it that can be read, or fewer than `count`.
     """
-    if count is not None and count < 1:
-        raise DatasetError(f"{count} calibration images are none; ask for at least 1")
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: there is no such folder; name one with images like those to be detected in")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    found = image_files(folder, count)
     # Folders are often in the order in which pictures were taken.
     random.Random(0).shuffle(found)
     wanted = USUAL_IMAGES if count is None else count
@@ -114,73 +67,73 @@ def find_calibration_images(folder: Path, count: int | None = None) -> Calibrati
         paths.append(path)
         digest.update(sha256_of_file(path).encode())
     if not paths:
-        reason = f"{len(unreadable)} files could not be read, the first: {unreadable[0]}" if unreadable else "no image"
         raise DatasetError(
-            f"{folder}: has no image to calibrate on ({reason}); name a folder with images "
-            f"({', '.join(IMAGE_SUFFIXES)}) like those to be detected in"
+            f"{folder}: has no image to calibrate on ({len(unreadable)} files could not be read, the first: "
+            f"{unreadable[0]}); name a folder with images like those to be detected in",
+            arguments=("calibration_data",),
         )
-    if count is not None and len(paths) < count:
-        raise DatasetError(
-            f"{folder}: has {len(paths)} images that can be read, {count} were asked for; "
-            f"use --calibration-images {len(paths)} or name a larger folder"
-        )
-    return CalibrationImages(paths=tuple(paths), sha256=digest.hexdigest(), unreadable=tuple(unreadable))
+    check_count(folder, len(paths), count)
+    for sentence in unreadable:
+        log.warning("%s", sentence)
+    return CalibrationImages(tuple(paths), digest.hexdigest())
 
 
 def calibrate(
     network: onnx.ModelProto,
     spec: DetectorSpec,
-    images: CalibrationImages,
+    images: Sequence[Path],
     *,
     method: str,
-    on_progress: OnProgress | None = None,
-) -> Calibration:
-    """Measure the range of every activation.
+    on_progress: Callable[[int, int], None] | None = None,
+) -> TensorsData:
+    """Measure the range of every activation; warn where the ranges may be of no use.
 
     Args:
         network: the float graph from images to raw predictions.
         method: key of `METHODS`.
+        on_progress: told how many images are done, of how many.
 
     Raises:
-        DatasetError: no such method.
         ImageError: an image was removed in the meantime.
     """
-    if method not in METHODS:
-        raise DatasetError(f"calibration method {method!r} does not exist; choose {', '.join(METHODS)}")
+    log.info("calibrating on %d images (%s)", len(images), method)
     spreads: list[float] = []
 
     def loaded() -> Iterator[NDArray[np.float32]]:
-        for done, path in enumerate(images.paths, start=1):
+        for done, path in enumerate(images, start=1):
             image = load_image(path)
             spreads.append(float(image.std(axis=(0, 1)).max()))
             yield preprocess(image, spec)
             if on_progress is not None:
-                on_progress(done, len(images.paths))
+                on_progress(done, len(images))
 
     ranges = _measure(network, loaded(), method)
-    warnings = []
     flat = sum(spread < FLAT_SPREAD for spread in spreads)
     if 2 * flat >= len(spreads):
-        warnings.append(_about_flat_images(network, spec, ranges, flat, len(spreads)))
-    return Calibration(ranges=ranges, method=method, images=images, warnings=tuple(warnings))
+        log.warning("%s", _about_flat_images(network, spec, ranges, flat, len(spreads)))
+    return ranges
 
 
 def _measure(network: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], method: str) -> TensorsData:
     calibrator_method, options = METHODS[method]
-    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder, captured_stdout():
+    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
         path = Path(folder) / "network.onnx"
         onnx.save(network, path)
         calibrator = create_calibrator(
             path,
             MEASURED_OPERATORS,
             augmented_model_path=str(Path(folder) / "augmented.onnx"),
-            calibrate_method=calibrator_method,
+            calibrate_method=CalibrationMethod[calibrator_method],
             extra_options=options,
         )
-        # One by one: a calibrator keeps every activation of what it is given at once.
+        # One by one: a calibrator keeps every activation of what it is given at once. It prints a line for each, which
+        # is caught around its own call alone, not while images are loaded and callers are told.
         for image in inputs:
-            calibrator.collect_data(_OneImage(image))
-        return calibrator.compute_data()
+            reader = _OneImage(image)
+            with captured_stdout():
+                calibrator.collect_data(reader)
+        with captured_stdout():
+            return calibrator.compute_data()
 
 
 class _OneImage(CalibrationDataReader):
@@ -199,10 +152,10 @@ def _about_flat_images(
     probes = _measure(network, pictures, "minmax")
     excess = {name: _largest(probes[name]) / max(_largest(ranges[name]), 1e-12) for name in probes}
     worst = sorted((name for name in excess if excess[name] > SATURATED), key=lambda name: -excess[name])
-    named = ", ".join(f"{name} ({min(excess[name], 1e6):.3g} times)" for name in worst[:5])
-    saturated = (
-        f"{len(worst)} of {len(excess)} activations would saturate, such as {named}" if worst else "none saturates"
-    )
+    saturated = "none saturates"
+    if worst:
+        named = ", ".join(f"{name} ({min(excess[name], 1e6):.3g} times)" for name in worst[:5])
+        saturated = f"{len(worst)} of {len(excess)} activations would saturate, such as {named}"
     return (
         f"{flat} of {images} calibration images are of one color; on {PROBES} drawn pictures {saturated}; "
         "calibrate on images like those to be detected in"
@@ -210,5 +163,4 @@ def _about_flat_images(
 
 
 def _largest(measured: Any) -> float:
-    low, high = (float(np.max(np.abs(value))) for value in measured.range_value)
-    return max(low, high)
+    return max(float(np.max(np.abs(value))) for value in measured.range_value)

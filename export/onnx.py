@@ -17,25 +17,23 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from ssd_train.captured_stdout import captured_stdout
+from export.graph import Difference, open_graph, with_raw_outputs
 from ssd_train.errors import ModelError
 from ssd_train.files import written_atomically
-from ssd_train.networks.postprocess import Postprocess
+from ssd_train.networks.detector import Detector
 from ssd_train.networks.ssd import SSD
+from ssd_train.precisions import PRECISIONS
 from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec, PostprocessSettings
+
+log = logging.getLogger(__name__)
 
 # What the exporter writes by itself; another number would mean a conversion after the fact.
 OPSET = 18
 
-# Largest difference between PyTorch and the file, relative to the spread of each raw output. In float32
-# both compute in another order, and 1e-5 is seen. In half precision PyTorch rounds after every layer, ONNX
-# Runtime, which computes such a graph in float32 on most CPUs, only where it cannot avoid it: 1e-2 is seen.
-RAW_TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2}
-
-# The same for detections, in pixels and in score; and the share of them that may have another partner,
-# since softmax differs in its last bit and the last bit decides which of two equal candidates stays.
+# The largest difference between PyTorch's detections and the file's, in pixels and in score; and the share of them that
+# may have another partner, since softmax differs in its last bit and the last bit decides which of two equal candidates
+# stays. That of the raw predictions is the precision's (`Precision.onnx_tolerance`).
 BOX_TOLERANCE = 1e-2
 SCORE_TOLERANCE = 1e-5
 TIED_SHARE = 0.02
@@ -43,20 +41,6 @@ TIED_SHARE = 0.02
 # Batch sizes of the check; the trace itself uses 2.
 TRACED_BATCH = 2
 CHECKED_BATCHES = (1, 3)
-
-
-class ExportedGraph(nn.Module):
-    """Network and post-processing as one module; also returns the raw predictions."""
-
-    def __init__(self, network: SSD, settings: PostprocessSettings) -> None:
-        super().__init__()
-        self.network = network
-        self.postprocess = Postprocess(settings)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return boxes, scores, labels (see `Postprocess`), then cls_logits and box_offsets (see `SSD`)."""
-        cls_logits, box_offsets = self.network(images)
-        return *self.postprocess(cls_logits, box_offsets, self.network.anchors), cls_logits, box_offsets
 
 
 def export_onnx(network: SSD, out_dir: Path, *, settings: PostprocessSettings = PostprocessSettings()) -> Path:
@@ -76,34 +60,43 @@ def export_onnx(network: SSD, out_dir: Path, *, settings: PostprocessSettings = 
         ModelError: the exported graph does not compute what the network does.
         SSDDeployError: the folder cannot be written.
     """
-    graph = ExportedGraph(network, settings).eval()
-    spec = dataclasses.replace(network.spec, postprocess=settings, versions=_versions())
-    if spec.precision not in RAW_TOLERANCES:
-        raise ModelError(f"{spec.network}: cannot be exported in {spec.precision}; use {' or '.join(RAW_TOLERANCES)}")
-    model = _traced(graph, spec)
-    for name in RAW_NAMES:
-        _drop_output(model, name)
+    detector = Detector(network, settings).eval()
+    versions = {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+    spec = dataclasses.replace(network.spec, postprocess=settings, versions=versions)
+    tolerance = PRECISIONS.find(spec.precision).onnx_tolerance
+    if tolerance is None:
+        exported = " or ".join(row.name for row in PRECISIONS.values() if row.onnx_tolerance is not None)
+        raise ModelError(
+            f"{spec.network}: cannot be exported in {spec.precision}; use {exported}", arguments=("precision",)
+        )
+    log.info("%s: tracing it in %s", spec.network, spec.precision)
+    model = _traced(detector, spec)
+    # The raw predictions become inner values, whose names and shapes stay known.
+    for output in [output for output in model.graph.output if output.name in RAW_NAMES]:
+        model.graph.value_info.append(output)
+        model.graph.output.remove(output)
     _strip_traces(model)
     onnx.helper.set_model_props(model, spec.to_metadata())
-    path = out_dir / f"{network.config.name}.{spec.precision}.onnx"
     onnx.checker.check_model(model, full_check=True)
-    _check_values(graph, model, spec)
+    path = out_dir / f"{network.config.name}.{spec.precision}.onnx"
+    log.info("%s: checking it against PyTorch", path.name)
+    _check_values(detector, model, spec, tolerance)
     with written_atomically(path) as temporary:
         onnx.save(model, temporary)
     return path
 
 
-def _traced(graph: ExportedGraph, spec: DetectorSpec) -> onnx.ModelProto:
+def _traced(detector: Detector, spec: DetectorSpec) -> onnx.ModelProto:
     images = torch.zeros(TRACED_BATCH, 3, *spec.input_size)
     exporter_log = logging.getLogger("torch.onnx")
     level = exporter_log.level
     # The exporter logs optional packages that it does without and prints counts of rewrites: nothing for a user.
     exporter_log.setLevel(logging.ERROR)
     try:
-        with captured_stdout(), warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                graph,
+                detector,
                 (images,),
                 dynamo=True,
                 verbose=False,
@@ -119,13 +112,6 @@ def _traced(graph: ExportedGraph, spec: DetectorSpec) -> onnx.ModelProto:
     return program.model_proto
 
 
-def _drop_output(model: onnx.ModelProto, name: str) -> None:
-    """Make an output an inner value; its name and its shape stay known."""
-    output = next(output for output in model.graph.output if output.name == name)
-    model.graph.value_info.append(output)
-    model.graph.output.remove(output)
-
-
 def _strip_traces(model: onnx.ModelProto) -> None:
     """Remove the Python stack traces that the exporter leaves on every node: size, and paths of the machine."""
     model.graph.ClearField("metadata_props")
@@ -136,41 +122,37 @@ def _strip_traces(model: onnx.ModelProto) -> None:
         value.ClearField("metadata_props")
 
 
-def _check_values(graph: ExportedGraph, model: onnx.ModelProto, spec: DetectorSpec) -> None:
+def _check_values(detector: Detector, model: onnx.ModelProto, spec: DetectorSpec, tolerance: float) -> None:
     """Compare the graph with PyTorch on inputs that were not traced, raw predictions included."""
-    with_raw = onnx.ModelProto()
-    with_raw.CopyFrom(model)
-    values = {value.name: value for value in with_raw.graph.value_info}
-    with_raw.graph.output.extend(values[name] for name in RAW_NAMES)
-    session = onnxruntime.InferenceSession(with_raw.SerializeToString(), providers=["CPUExecutionProvider"])
-    generator = torch.Generator().manual_seed(0)
     names = [*OUTPUT_NAMES, *RAW_NAMES]
-    tolerance = RAW_TOLERANCES[spec.precision]
+    run = open_graph(with_raw_outputs(model, spec.network), names)
+    generator = torch.Generator().manual_seed(0)
     for batch in CHECKED_BATCHES:
         images = torch.randn(batch, 3, *spec.input_size, generator=generator)
         with torch.inference_mode():
-            expected = dict(zip(names, (value.numpy() for value in graph(images)), strict=True))
-        got = dict(zip(names, session.run(names, {"images": images.numpy()}), strict=True))
+            expected = dict(zip(names, (value.numpy() for value in detector(images)), strict=True))
+        got = dict(zip(names, run(images.numpy()), strict=True))
         for name in RAW_NAMES:
             if not np.isfinite(expected[name]).all():
                 raise ModelError(
                     f"{spec.network}: its {name} are not finite in {spec.precision}, so its activations leave that "
-                    "range; nothing was written, use --precision fp32"
+                    "range; nothing was written, use the precision fp32",
+                    arguments=("precision",),
                 )
-            difference = float(np.abs(got[name] - expected[name]).max() / (expected[name].std() + 1e-12))
-            if got[name].shape != expected[name].shape or not difference <= tolerance:
+            difference = Difference.between(expected[name], got[name]).largest
+            if not difference <= tolerance:
                 raise ModelError(
                     f"{spec.network}: the exported graph gives other {name} than PyTorch for a batch of {batch} "
                     f"({difference:.1e} of their spread, at most {tolerance:.0e} is allowed); nothing was written"
                 )
-        _check_detections(graph, got, spec, batch)
+        _check_detections(detector, got, spec, batch)
 
 
-def _check_detections(graph: ExportedGraph, got: dict[str, NDArray[Any]], spec: DetectorSpec, batch: int) -> None:
+def _check_detections(detector: Detector, got: dict[str, NDArray[Any]], spec: DetectorSpec, batch: int) -> None:
     """Compare the graph's decode and NMS with PyTorch's, both on the graph's own raw predictions."""
     with torch.inference_mode():
         raw = [torch.from_numpy(got[name]) for name in RAW_NAMES]
-        outputs = graph.postprocess(*raw, graph.network.anchors)
+        outputs = detector.postprocess(*raw, detector.network.anchors)
     expected = dict(zip(OUTPUT_NAMES, (value.numpy() for value in outputs), strict=True))
     shapes = [
         (got[name].shape, got[name].dtype) == (expected[name].shape, expected[name].dtype) for name in OUTPUT_NAMES
@@ -190,7 +172,3 @@ def _rows_alone(rows: dict[str, NDArray[Any]], others: dict[str, NDArray[Any]]) 
     near &= np.abs(rows["scores"][:, :, None] - others["scores"][:, None]) < SCORE_TOLERANCE
     near &= rows["labels"][:, :, None] == others["labels"][:, None]
     return int((~near.any(axis=2)).sum())
-
-
-def _versions() -> dict[str, str]:
-    return {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}

@@ -1,4 +1,6 @@
-"""A float ONNX graph -> the same graph with explicit int8 quantization, through ONNX Runtime's quantizer.
+"""A float ONNX graph and images -> the same graph with explicit int8 quantization, through ONNX Runtime's quantizer.
+
+    images -> calibration -> (sensitivity: which layers stay float) -> quantized graph
 
 The network from its first convolution to the predictors is quantized; channel norm, softmax, decode and NMS stay
 in float32. Weights are symmetric int8, a scale for each output channel. Activations have one scale each:
@@ -7,51 +9,85 @@ in float32. Weights are symmetric int8, a scale for each output channel. Activat
 - `cpu`: uint8 with a zero point, which ONNX Runtime computes faster, as the zero point takes the place of Relu.
 """
 
+import contextlib
 import copy
+import functools
 import logging
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
+import numpy as np
 import onnx
 from onnxruntime.quantization import QDQQuantizer, QuantType, TensorsData
 
-from export.calibration import MEASURED_OPERATORS, Calibration
-from export.int8_metadata import Int8Target
-from ssd_train.captured_stdout import captured_stdout
+from export.calibration import MEASURED_OPERATORS, calibrate, find_calibration_images
+from export.file_metadata import Int8Target, Quantization
+from export.graph import ExportedGraph, layer_names, network_nodes, network_only
+from export.quantize_options import QuantizeOptions
+from export.sensitivity import find_float_layers, write_sensitivity
+from export.step import OnProgress, Rewritten
 from ssd_train.errors import ModelError
-from ssd_train.spec import INPUT_NAME, RAW_NAMES
+from ssd_train.preprocess import load_image, preprocess
+
+# Calibration images that layers are judged on, and those that the written graph is looked at on.
+SENSITIVITY_IMAGES = 32
+CHECKED_IMAGES = 4
 
 
-def network_only(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph from images to raw predictions, without decode and NMS."""
-    return onnx.utils.Extractor(model).extract_model([INPUT_NAME], list(RAW_NAMES))
+def rewrite(source: ExportedGraph, settings: QuantizeOptions, on_progress: OnProgress | None) -> Rewritten:
+    """The step of `export.steps`: it takes and gives what the float file does, whose batch norms are folded already.
+
+    Raises:
+        ModelError: the graph was not quantized as it should be.
+        DatasetError, ImageError: calibration images cannot be used.
+    """
+    assert settings.calibration_data is not None  # see `check_quantizable`
+    paths, images_sha256 = find_calibration_images(settings.calibration_data, settings.calibration_images)
+
+    def report(stage: str, done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(stage, done, total)
+
+    ranges = calibrate(
+        network_only(source.model),
+        source.spec,
+        paths,
+        method=settings.method,
+        on_progress=functools.partial(report, "calibrating"),
+    )
+    quantized = functools.partial(quantize_graph, source.model, ranges, settings.target)
+    notes = [f"calibrated on {len(paths)} images ({settings.method})"]
+    sensitivity = None
+    if settings.sensitivity:
+        sensitivity = find_float_layers(
+            source.model,
+            source.spec,
+            paths[:SENSITIVITY_IMAGES],
+            quantized,
+            # All may be lost where no limit is set, so that no layer has to stay float.
+            max_drop=100.0 if settings.max_drop is None else settings.max_drop,
+            on_progress=functools.partial(report, "judging layers"),
+        )
+        notes += sensitivity.lines()
+    quantization = Quantization(
+        target=settings.target,
+        method=settings.method,
+        images=len(paths),
+        images_sha256=images_sha256,
+        float_layers=sensitivity.float_layers if sensitivity else (),
+    )
+    return Rewritten(
+        model=quantized(float_layers=quantization.float_layers),
+        metadata=quantization.to_metadata(),
+        images=np.stack([preprocess(load_image(path), source.spec) for path in paths[:CHECKED_IMAGES]]),
+        notes=tuple(notes),
+        report=functools.partial(write_sensitivity, sensitivity) if sensitivity else None,
+    )
 
 
-def network_nodes(model: onnx.ModelProto) -> set[str]:
-    """Return the names of the nodes that lead to the raw predictions; unlike `network_only`, no weight is copied."""
-    producers = {output: node for node in model.graph.node for output in node.output}
-    names: set[str] = set()
-    waiting = list(RAW_NAMES)
-    while waiting:
-        node = producers.get(waiting.pop())
-        if node is not None and node.name not in names:
-            names.add(node.name)
-            waiting += node.input
-    return names
-
-
-def layer_names(model: onnx.ModelProto) -> dict[str, str]:
-    """Return layer -> node of every convolution, in the order of the data flow; a layer is called as its weight is."""
-    return {
-        node.input[1].removeprefix("network.").removesuffix(".weight"): node.name
-        for node in model.graph.node
-        if node.op_type == "Conv"
-    }
-
-
-def quantize(
+def quantize_graph(
     model: onnx.ModelProto,
-    calibration: Calibration,
+    ranges: TensorsData,
     target: Int8Target,
     *,
     float_layers: Collection[str] = (),
@@ -60,6 +96,7 @@ def quantize(
     """Return a quantized copy of an exported float graph.
 
     Args:
+        ranges: as `calibrate` returns.
         float_layers: layers (see `layer_names`) that stay float32.
         only_layer: quantize this one alone.
 
@@ -67,14 +104,11 @@ def quantize(
         ModelError: a layer does not exist, or one was left in float that should not have been.
     """
     layers = layer_names(model)
-    unknown = [layer for layer in (*float_layers, *([only_layer] if only_layer else [])) if layer not in layers]
-    if unknown:
-        raise ModelError(f"there is no layer {unknown[0]}; the first ones are {', '.join(list(layers)[:3])}")
+    for layer in float_layers:
+        if layer not in layers:
+            raise ModelError(f"there is no layer {layer}; the first ones are {', '.join(list(layers)[:3])}")
     kept = {layers[layer] for layer in float_layers}
-    if only_layer is not None:
-        nodes = [layers[only_layer]]
-    else:
-        nodes = [node for node in _integer_nodes(model) if node not in kept]
+    nodes = [layers[only_layer]] if only_layer else [node for node in _integer_nodes(model) if node not in kept]
     is_symmetric = target == Int8Target.PORTABLE
     # TensorRT takes no int32 biases and no pair of Q and DQ that two layers share; ONNX Runtime makes its own biases.
     portable = {"ActivationSymmetric": True, "QuantizeBias": False, "DedicatedQDQPair": True} if is_symmetric else {}
@@ -84,27 +118,40 @@ def quantize(
         reduce_range=False,
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8 if is_symmetric else QuantType.QUInt8,
-        tensors_range=_ranges_after_relu(model, calibration.ranges),
+        tensors_range=_ranges_after_relu(model, ranges),
         nodes_to_quantize=nodes,
         nodes_to_exclude=[],
         op_types_to_quantize=list(MEASURED_OPERATORS),
         extra_options={"WeightSymmetric": True, **portable},
     )
-    log = logging.getLogger()
-    level = log.level
-    # It warns on the root logger of every bias whose scale it adjusts.
-    log.setLevel(logging.ERROR)
-    try:
-        with captured_stdout():
-            quantizer.quantize_model()
-            quantizer.model.topological_sort()
-    finally:
-        log.setLevel(level)
+    with _silent_root_logger():
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
     quantized: onnx.ModelProto = quantizer.model.model
     _keep_pairs_apart(quantized)
-    expected = {only_layer} if only_layer is not None else set(layers) - set(float_layers)
+    expected = {only_layer} if only_layer else set(layers) - set(float_layers)
     _check_quantized(quantized, {layers[layer]: layer for layer in expected})
     return quantized
+
+
+@contextlib.contextmanager
+def _silent_root_logger() -> Iterator[None]:
+    """Drop what is logged on the root logger itself: ONNX Runtime warns there of every bias whose scale it adjusts.
+
+    Without a handler such a call would also set up the caller's logging.
+    """
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addFilter(drop)
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.removeFilter(drop)
 
 
 def _integer_nodes(model: onnx.ModelProto) -> list[str]:
@@ -139,24 +186,21 @@ def _keep_pairs_apart(model: onnx.ModelProto) -> None:
         if node.op_type == "QuantizeLinear":
             pairs[node.input[0]].append(node)
     for nodes in pairs.values():
-        for axis, node in enumerate(nodes):
-            if len(nodes) > 1:
+        if len(nodes) > 1:
+            for axis, node in enumerate(nodes):
                 node.attribute.append(onnx.helper.make_attribute("axis", axis))
 
 
 def _check_quantized(model: onnx.ModelProto, expected: dict[str, str]) -> None:
     """Raise ModelError unless just the expected convolutions take int8 weights and 8-bit activations."""
     producers = {output: node for node in model.graph.node for output in node.output}
-    constants = {initializer.name: initializer for initializer in model.graph.initializer}
+    integers = {value.name for value in model.graph.initializer if value.data_type == onnx.TensorProto.INT8}
     found = set()
     for node in model.graph.node:
         if node.op_type == "Conv":
-            activation, weight = (producers.get(name) for name in node.input[:2])
-            if activation is None or weight is None:
-                continue
-            constant = constants.get(weight.input[0])
-            is_dequantized = activation.op_type == weight.op_type == "DequantizeLinear"
-            if is_dequantized and constant is not None and constant.data_type == onnx.TensorProto.INT8:
+            inputs = [producers[name] for name in node.input[:2] if name in producers]
+            kinds = [each.op_type for each in inputs]
+            if kinds == ["DequantizeLinear"] * 2 and inputs[1].input[0] in integers:
                 found.add(node.name)
     wrong = found.symmetric_difference(expected)
     if wrong:

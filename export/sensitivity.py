@@ -1,29 +1,22 @@
-"""Which layers suffer from int8, measured: each is quantized alone, and the detections are held against float's.
-
-The worst stay in float32, as few of them as bring the whole network within the drop that is allowed.
-"""
+"""Which layers suffer from int8, measured: each is quantized alone, and the detections are held against float's."""
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import onnx
 
-from export.calibration import Calibration, OnProgress
-from export.cpu_session import open_graph
-from export.int8_metadata import Int8Target
-from export.quantize import layer_names, quantize
-from ssd_train.datasets.dataset import Sample, image_samples
+from export.graph import layer_names, open_graph
+from ssd_train.datasets.dataset import image_samples
 from ssd_train.detections import Detections, PaddedDetections
-from ssd_train.errors import ModelError
-from ssd_train.evaluation.evaluate import run_detector
+from ssd_train.evaluation.loop import run_detector
 from ssd_train.files import write_json, written_atomically
 from ssd_train.metrics.agreement import agreement_ap
-from ssd_train.requirements import require
 from ssd_train.spec import OUTPUT_NAMES, DetectorSpec
 
-# Calibration images that layers are judged on; every layer costs a pass over them.
-USUAL_SENSITIVITY_IMAGES = 32
+log = logging.getLogger(__name__)
 
 # Layers that a chart has room for.
 CHARTED = 40
@@ -31,15 +24,15 @@ CHARTED = 40
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """What int8 costs.
+    """What int8 costs, in points of agreement AP (0 to 100).
 
     Attributes:
         images: how many the drops were measured on.
-        layer_drops: layer -> points of agreement AP (0 to 100) lost when it alone is quantized, the worst first.
-        full_drop: points lost when all layers are quantized.
-        max_drop: points that were allowed.
+        layer_drops: layer -> lost when it alone is quantized, the worst first.
+        full_drop: lost when all layers are quantized.
+        max_drop: allowed.
         float_layers: layers that stay float32 to meet that.
-        drop: points lost then.
+        drop: lost then.
     """
 
     images: int
@@ -52,62 +45,70 @@ class Sensitivity:
     def lines(self) -> list[str]:
         """Return the table as text."""
         width = max(map(len, self.layer_drops))
-        lines = [f"{'layer':<{width}}  agreement AP lost when quantized alone, points"]
-        lines += [
-            f"{layer:<{width}}  {drop:6.2f}{'  stays float' if layer in self.float_layers else ''}"
-            for layer, drop in self.layer_drops.items()
-        ]
         return [
-            *lines,
+            f"{'layer':<{width}}  agreement AP lost when quantized alone, points",
+            *(
+                f"{layer:<{width}}  {drop:6.2f}{'  stays float' if layer in self.float_layers else ''}"
+                for layer, drop in self.layer_drops.items()
+            ),
             f"all layers int8: {self.full_drop:.2f} points lost on {self.images} images; "
             f"{len(self.float_layers)} in float: {self.drop:.2f} (allowed {self.max_drop:g})",
         ]
 
 
+class Quantized(Protocol):
+    """What makes an int8 graph of the float one: `quantize.quantize_graph` with its first arguments given."""
+
+    def __call__(self, *, float_layers: Sequence[str] = (), only_layer: str | None = None) -> onnx.ModelProto: ...
+
+
 def find_float_layers(
     model: onnx.ModelProto,
     spec: DetectorSpec,
-    calibration: Calibration,
-    target: Int8Target,
+    images: Sequence[Path],
+    quantized: Quantized,
     *,
     max_drop: float,
-    images: int = USUAL_SENSITIVITY_IMAGES,
-    on_progress: OnProgress | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
     """Rank the layers and choose the fewest that have to stay float, the worst first.
 
     Args:
         model: the exported float graph.
+        images: files to measure on; every layer costs a pass over them.
         max_drop: points of agreement AP that may be lost, 0 to 100.
-        images: of the calibration's, how many to measure on.
+        on_progress: told how many layers are judged, of how many.
 
     Raises:
-        ModelError: `max_drop` is out of range.
         DatasetError: the float graph detects nothing in the images.
     """
-    if not 0 <= max_drop <= 100:
-        raise ModelError(f"a drop of {max_drop} points is not in 0 to 100")
-    samples = image_samples(calibration.images.paths[:images])
-    reference = _detect(model, samples, spec)
+    samples = image_samples(images)
+    sizes = [sample.image_size for sample in samples]
     layers = list(layer_names(model))
 
-    def drop_of(quantized: onnx.ModelProto) -> float:
-        sizes = [sample.image_size for sample in samples]
-        return 100 * (1 - agreement_ap(reference, _detect(quantized, samples, spec), sizes, len(spec.class_names)))
+    def detect(graph: onnx.ModelProto) -> list[Detections]:
+        run = open_graph(graph, OUTPUT_NAMES)
+        return run_detector(samples, lambda images: PaddedDetections(*run(images)), spec)
+
+    def drop_of(graph: onnx.ModelProto) -> float:
+        return 100 * (1 - agreement_ap(reference, detect(graph), sizes, len(spec.class_names)))
+
+    reference = detect(model)
+    log.info("judging %d layers on %d images", len(layers), len(samples))
 
     drops = {}
     for done, layer in enumerate(layers, start=1):
-        drops[layer] = drop_of(quantize(model, calibration, target, only_layer=layer))
+        drops[layer] = drop_of(quantized(only_layer=layer))
         if on_progress is not None:
             on_progress(done, len(layers))
     ranked = dict(sorted(drops.items(), key=lambda item: -item[1]))
-    full_drop = drop = drop_of(quantize(model, calibration, target))
+    full_drop = drop = drop_of(quantized())
     kept: list[str] = []
     for layer in ranked:
         if drop <= max_drop:
             break
         kept.append(layer)
-        drop = drop_of(quantize(model, calibration, target, float_layers=kept)) if len(kept) < len(layers) else 0.0
+        drop = drop_of(quantized(float_layers=kept)) if len(kept) < len(layers) else 0.0
     return Sensitivity(
         images=len(samples),
         layer_drops=ranked,
@@ -118,19 +119,8 @@ def find_float_layers(
     )
 
 
-def _detect(model: onnx.ModelProto, samples: Sequence[Sample], spec: DetectorSpec) -> list[Detections]:
-    run = open_graph(model, OUTPUT_NAMES)
-    return run_detector(samples, lambda images: PaddedDetections(*run(images)), spec)
-
-
 def write_sensitivity(sensitivity: Sensitivity, stem: Path) -> tuple[Path, Path]:
-    """Write `<stem>.sensitivity.json` and a chart of the worst layers, `<stem>.sensitivity.png`.
-
-    Raises:
-        BackendError: matplotlib is not installed.
-        SSDDeployError: the folder cannot be written.
-    """
-    require("matplotlib", "plots", "A chart")
+    """Write `<stem>.sensitivity.json` and a chart of the worst layers, `<stem>.sensitivity.png`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -140,15 +130,14 @@ def write_sensitivity(sensitivity: Sensitivity, stem: Path) -> tuple[Path, Path]
     figure = Figure(figsize=(9.0, 1.6 + 0.2 * len(layers)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    drops = [sensitivity.layer_drops[layer] for layer in layers]
     colors = ["#D55E00" if layer in sensitivity.float_layers else "#0072B2" for layer in layers]
-    axes.barh(layers, drops, color=colors)
+    axes.barh(layers, [sensitivity.layer_drops[layer] for layer in layers], color=colors)
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize=7)
     axes.set_xlabel("agreement AP lost when this layer alone is int8, points")
-    left_out = len(sensitivity.layer_drops) - len(layers)
     kept = f", {len(sensitivity.float_layers)} stay float (orange)" if sensitivity.float_layers else ""
-    axes.set_title(f"{len(layers)} worst layers{kept}" if left_out else f"all {len(layers)} layers{kept}", fontsize=10)
+    shown = f"all {len(layers)}" if len(layers) == len(sensitivity.layer_drops) else f"{len(layers)} worst"
+    axes.set_title(f"{shown} layers{kept}", fontsize=10)
     with written_atomically(chart) as temporary:
         figure.savefig(temporary)
     return table, chart

@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from ssd_deploy.detector import load_detector
     from ssd_train.detections import Detections
 
-__all__ = ["Detections", "load_detector"]
+    __version__: str
+
+__all__ = ["Detections", "__version__", "load_detector"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +23,11 @@ def __getattr__(name: str) -> Any:
         from ssd_train.detections import Detections
 
         return Detections
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("ssd-deploy")
+        except PackageNotFoundError:  # run from a source tree on a machine where nothing may be installed
+            return "unknown"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

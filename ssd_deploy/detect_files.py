@@ -1,7 +1,8 @@
 """Image files -> annotated pictures and one JSON file."""
 
+import contextlib
 import dataclasses
-import glob
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 from ssd_deploy.detector import Detector
 from ssd_train.detections import Detections
 from ssd_train.draw import draw, write_picture
-from ssd_train.errors import ImageError, SSDDeployError
+from ssd_train.errors import SSDDeployError
+from ssd_train.evaluation.loop import detect_images
 from ssd_train.files import write_json
-from ssd_train.preprocess import IMAGE_SUFFIXES, load_image
+from ssd_train.preprocess import load_image
+
+logger = logging.getLogger(__name__)
 
 RESULTS_NAME = "detections.json"
 
@@ -23,41 +27,16 @@ class DetectedFiles:
     Attributes:
         json_path: the results of every image that could be read.
         pictures: annotated pictures, in the order of the images.
-        counts: detections above the threshold in each.
+        counts: detections of at least the threshold in each.
+        threshold: lowest score that was shown; the detector's own where that is higher than what was asked for.
         errors: one sentence for each image that could not be read.
     """
 
     json_path: Path
     pictures: tuple[Path, ...]
     counts: tuple[int, ...]
+    threshold: float
     errors: tuple[str, ...]
-
-
-def find_images(patterns: Sequence[str]) -> list[Path]:
-    """Expand files, folders (their images, not those of sub-folders) and glob patterns, each image once.
-
-    Raises:
-        ImageError: a pattern stands for nothing.
-    """
-    found: list[Path] = []
-    for pattern in patterns:
-        if not pattern:
-            raise ImageError("an empty name stands for no image; name a file, a folder or a pattern")
-        path = Path(pattern).expanduser()
-        if path.is_dir():
-            matches = sorted(
-                child for child in path.iterdir() if child.suffix.lower() in IMAGE_SUFFIXES and child.is_file()
-            )
-            if not matches:
-                raise ImageError(f"{path}: the folder has no images ({', '.join(IMAGE_SUFFIXES)}); name another one")
-        elif path.exists():
-            matches = [path]
-        else:
-            matches = [match for match in sorted(map(Path, glob.glob(str(path), recursive=True))) if match.is_file()]
-            if not matches:
-                raise ImageError(f"{pattern}: no such file or folder, and no file matches it as a pattern")
-        found += matches
-    return list(dict.fromkeys(found))
 
 
 def detect_files(
@@ -66,6 +45,7 @@ def detect_files(
     out_dir: Path,
     *,
     threshold: float = 0.5,
+    workers: int = 2,
     on_progress: Callable[[int], None] | None = None,
 ) -> DetectedFiles:
     """Detect in image files and write annotated pictures and `detections.json`.
@@ -77,16 +57,24 @@ def detect_files(
         paths: image files.
         out_dir: made if missing; pictures of the same name are replaced, the inputs never.
         threshold: lowest score that is drawn and written, 0 to 1.
+        workers: threads that load and pre-process, at least 1.
         on_progress: called after each batch with the number of images done so far.
 
     Raises:
         SSDDeployError: the folder cannot be written, or a picture would replace its own image; a
             threshold outside 0 to 1.
+        BackendError: the backend answered with something that is no detections, such as NaN.
     """
     if not 0 <= threshold <= 1:
-        raise SSDDeployError(f"a threshold of {threshold} is not in 0 to 1")
+        raise SSDDeployError(f"a threshold of {threshold} is not in 0 to 1", arguments=("threshold",))
+    lowest = detector.spec.postprocess.score_threshold
+    if threshold < lowest:
+        logger.warning(
+            "the detector itself leaves out what scores below %g, so that is shown instead of %g", lowest, threshold
+        )
+    threshold = max(threshold, lowest)
     if out_dir.exists() and not out_dir.is_dir():
-        raise SSDDeployError(f"{out_dir}: is a file; name a folder with --out")
+        raise SSDDeployError(f"{out_dir}: is a file; name a folder for the results", arguments=("out",))
     targets = _targets(paths, out_dir)
     results: list[dict[str, Any]] = []
     pictures: list[Path] = []
@@ -95,23 +83,27 @@ def detect_files(
     is_complete = False
     json_path = out_dir / RESULTS_NAME
     try:
-        for start in range(0, len(paths), detector.batch_size):
-            loaded = []
-            for path, target in list(zip(paths, targets, strict=True))[start : start + detector.batch_size]:
-                try:
-                    loaded.append((path, target, load_image(path)))
-                except ImageError as error:
-                    errors.append(str(error))
-            for (path, target, image), found in zip(
-                loaded, detector.detect([image for _, _, image in loaded]), strict=True
-            ):
-                shown = found.clipped(image.shape[:2]).select(found.scores >= threshold)
-                write_picture(target, draw(image, shown, detector.spec.class_names))
-                results.append(_result(path, image.shape[:2], shown, detector.spec.class_names))
+        found_images = detect_images(
+            list(zip(paths, targets, strict=True)),
+            lambda item: load_image(item[0]),
+            detector.runner.run,
+            detector.spec,
+            name_of=lambda item: item[0].name,
+            batch_size=detector.batch_size,
+            workers=workers,
+            keep_images=True,
+            on_failed=lambda _, error: errors.append(str(error)),
+            on_progress=on_progress,
+        )
+        with contextlib.closing(found_images):
+            for found in found_images:
+                (path, target), image_size = found.item, found.image.shape[:2]
+                shown = found.detections.clipped(image_size)
+                shown = shown.select(shown.scores >= threshold)
+                write_picture(target, draw(found.image, shown, detector.spec.class_names))
+                results.append(_result(path, image_size, shown, detector.spec.class_names))
                 pictures.append(target)
                 counts.append(len(shown))
-            if on_progress is not None:
-                on_progress(min(start + detector.batch_size, len(paths)))
         is_complete = True
     finally:
         # Whatever ends the run, what was found up to then stands beside its pictures; a run that ended
@@ -126,7 +118,13 @@ def detect_files(
                 "errors": errors,
             }
             write_json(json_path, content)
-    return DetectedFiles(json_path=json_path, pictures=tuple(pictures), counts=tuple(counts), errors=tuple(errors))
+    return DetectedFiles(
+        json_path=json_path,
+        pictures=tuple(pictures),
+        counts=tuple(counts),
+        threshold=threshold,
+        errors=tuple(errors),
+    )
 
 
 def _targets(paths: Sequence[Path], out_dir: Path) -> list[Path]:
@@ -142,7 +140,9 @@ def _targets(paths: Sequence[Path], out_dir: Path) -> list[Path]:
         taken.add(name)
         target = out_dir / name
         if target.resolve() in inputs:
-            raise SSDDeployError(f"{target}: the annotated picture would replace an image; choose another --out")
+            raise SSDDeployError(
+                f"{target}: the annotated picture would replace an image; choose another folder", arguments=("out",)
+            )
         targets.append(target)
     return targets
 

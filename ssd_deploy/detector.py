@@ -1,27 +1,19 @@
 """Images in, detections in image pixels out, whatever the backend."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.engine_file import BuildOptions, is_engine, read_info
-from export.tensorrt_bindings import MODULES
+from ssd_deploy.backends import AUTO, RunOptions
 from ssd_deploy.backends.base import Runner
+from ssd_deploy.model_source import find_model, open_runner
 from ssd_train.detections import Detections
-from ssd_train.errors import BackendError, ImageError, WeightsError
-from ssd_train.preprocess import preprocess
-from ssd_train.requirements import require
+from ssd_train.errors import BackendError, ImageError
+from ssd_train.evaluation.loop import detect_images
+from ssd_train.preprocess import check_image
 from ssd_train.spec import DetectorSpec, PostprocessSettings
-
-if TYPE_CHECKING:
-    from ssd_train.networks.ssd import SSD
-
-BACKENDS = ("torch", "onnxruntime", *MODULES)
 
 
 class Detector:
@@ -57,52 +49,60 @@ class Detector:
 
         Raises:
             ImageError: an array is not RGB uint8 of shape (H, W, 3).
+            BackendError: the backend answered with something that is no detections, such as NaN.
         """
-        found: list[Detections] = []
-        for start in range(0, len(images), self.batch_size):
-            batch = images[start : start + self.batch_size]
-            inputs = [self._preprocess(start + row, image) for row, image in enumerate(batch)]
-            padded = self.runner.run(np.stack(inputs))
-            for row, image in enumerate(batch):
-                found.append(Detections.from_padded(padded, row, self.spec.input_size, image.shape[:2]))
-        return found
 
-    def _preprocess(self, index: int, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        try:
-            return preprocess(image, self.spec)
-        except ImageError as error:
-            raise ImageError(f"images[{index}]: {error}") from error
+        def checked(index: int) -> NDArray[np.uint8]:
+            try:
+                check_image(images[index])
+            except ImageError as error:
+                raise ImageError(f"images[{index}]: {error}") from error
+            return images[index]
+
+        found = detect_images(
+            range(len(images)),
+            checked,
+            self.runner.run,
+            self.spec,
+            name_of=lambda index: f"images[{index}]",
+            batch_size=self.batch_size,
+        )
+        return [of_image.detections for of_image in found]
 
 
 def load_detector(
     model: str | Path,
-    backend: str = "auto",
+    backend: str = AUTO,
     *,
     weights: str | Path | None = None,
     classes: Sequence[str] | None = None,
-    provider: str = "cpu",
-    device: str = "cpu",
+    provider: str | None = None,
+    device: str | None = None,
     batch_size: int = 8,
     allow_tf32: bool = False,
     settings: PostprocessSettings | None = None,
-    precision: str = "fp32",
+    precision: str | None = None,
+    calibration_data: Path | None = None,
     cuda_graph: bool = False,
 ) -> Detector:
     """Load a detector.
 
     Args:
-        model: an exported `.onnx` or `.engine` file, or a network name such as `ssd_300_vgg16_atrous_voc`.
-        backend: `torch`, `onnxruntime`, `tensorrt`, `tensorrt-rtx`, or `auto`: PyTorch for a network, ONNX Runtime
-            for an `.onnx` file, an engine's own flavour of TensorRT. TensorRT builds its engine of an `.onnx`
-            file in the cache folder first, for batches of up to `batch_size`.
+        model: an exported `.onnx` file or an engine, a network such as `ssd_300_vgg16_atrous_voc`, a run folder of
+            `ssd-deploy train`, or a weight file of this project.
+        backend: a row of `ssd_deploy.backends.BACKENDS`, or `auto`: PyTorch for a network, ONNX Runtime for an
+            `.onnx` file, an engine's own flavour of TensorRT. A network is exported for a backend that runs files.
+            TensorRT builds its engine of an `.onnx` file in the cache folder first, for batches of up to `batch_size`.
         weights: for a network: a weight file, `shapes`, `random[:SEED]`, or None for the published weights.
         classes: class names of a `_custom` network.
-        provider: ONNX Runtime's `cpu`, `cuda` or `tensorrt`.
-        device: PyTorch's `cpu` or `cuda`.
+        provider: ONNX Runtime's `cpu`, `cuda` or `tensorrt`; another name of `device` there.
+        device: one of the backend's, such as `cuda` or `cuda:1`; None for its usual one, `auto` for the fastest that
+            works.
         batch_size: images a call of the backend, at most an engine's own limit.
         allow_tf32: let a GPU compute float32 with TF32 rounding.
         settings: thresholds of a network, GluonCV's where None; an exported file has its own.
-        precision: of a network: `fp32`, `fp16` or `bf16`; an exported file has its own.
+        precision: of a network: `fp32`, `fp16`, `bf16` or `int8`; an exported file has its own.
+        calibration_data: folder of images that a precision of int8 is calibrated on.
         cuda_graph: PyTorch and TensorRT: record the GPU's work once for each batch size and replay it.
 
     Raises:
@@ -110,102 +110,22 @@ def load_detector(
             does not work here.
         ModelError, NetworkError, WeightsError: the model cannot be loaded.
     """
-    is_file = is_engine(Path(model)) or Path(model).suffix.lower() == ".onnx" or Path(model).is_file()
-    if is_engine(Path(model)):
-        flavour = read_info(Path(model)).flavour
-        if backend not in ("auto", flavour):
-            raise BackendError(f"{model}: is an engine of {flavour}, which the {backend} backend does not run")
-        backend = flavour
-    elif backend == "auto":
-        backend = "onnxruntime" if is_file else "torch"
-    if backend not in BACKENDS:
-        raise BackendError(f"backend {backend!r} does not exist; choose {', '.join(BACKENDS)}")
-    if backend != "onnxruntime" and provider != "cpu":
-        raise BackendError(f"provider {provider!r} is for ONNX Runtime; choose PyTorch's device, such as 'cuda'")
-    if backend == "torch":
-        if is_file:
-            raise BackendError(
-                f"{model}: the torch backend runs a network and its weights; name them, or use onnxruntime"
-            )
-        network = load_network(str(model), weights, classes)
-        from ssd_deploy.backends.pytorch import TorchRunner
-        from ssd_train.networks.precision import in_precision
+    source = find_model(model, weights=weights, classes=classes)
+    if provider is not None and device not in (None, provider):
+        raise BackendError(f"provider {provider!r} and device {device!r} contradict each other; leave one out")
+    if provider is not None and source.file is None and backend != "onnxruntime":
+        raise BackendError(f"provider {provider!r} is for ONNX Runtime; name its backend, or a device")
+    int8 = None
+    if calibration_data is not None:
+        from export.quantize_options import QuantizeOptions
 
-        runner: Runner = TorchRunner(
-            in_precision(network, precision),
-            settings or PostprocessSettings(),
-            device=device,
-            allow_tf32=allow_tf32,
-            cuda_graph=cuda_graph,
-        )
-        return Detector(runner, batch_size=batch_size)
-    if not is_file:
-        raise BackendError(f"{model}: the {backend} backend runs a .onnx file; make it with `ssd-deploy export`")
-    if weights is not None or classes is not None or settings is not None or precision != "fp32":
-        raise WeightsError(
-            f"{model}: an exported model has its own weights, classes, settings and precision; leave yours out"
-        )
-    if device != "cpu":
-        raise BackendError(f"device {device!r} is for PyTorch; choose ONNX Runtime's provider, such as 'cuda'")
-    if backend == "onnxruntime":
-        if cuda_graph:
-            raise BackendError("cuda_graph is for PyTorch and TensorRT; leave it out with onnxruntime")
-        from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
-
-        return Detector(OnnxRuntimeRunner(Path(model), provider=provider, allow_tf32=allow_tf32), batch_size=batch_size)
-    from ssd_deploy.engines import open_tensorrt
-
-    options = BuildOptions(opt_batch=batch_size, max_batch=batch_size, allow_tf32=allow_tf32)
-    return Detector(
-        open_tensorrt(Path(model), flavour=backend, options=options, cuda_graph=cuda_graph), batch_size=batch_size
+        int8 = QuantizeOptions(calibration_data=calibration_data)
+    options = RunOptions(
+        device=device or provider,
+        variants=("cuda-graph",) if cuda_graph else (),
+        batch_size=batch_size,
+        allow_tf32=allow_tf32,
+        settings=settings,
     )
-
-
-def load_network(
-    name: str,
-    weights: str | Path | None = None,
-    classes: Sequence[str] | None = None,
-    *,
-    root: Path | None = None,
-    on_progress: Callable[[int, int | None], None] | None = None,
-) -> SSD:
-    """Build a network with the weights a user named; without any it gets the published ones.
-
-    Args:
-        name, weights, classes: as for `load_detector`.
-        root: where fetched weights are kept; None for the default.
-        on_progress: told the bytes of a download, done and in all.
-
-    Raises:
-        BackendError: torch is not installed.
-        NetworkError, WeightsError: as `ssd_train.build_network`, or the published weights cannot be had.
-    """
-    _require_torch()
-    from ssd_train import build_network
-
-    if weights is None:
-        weights = fetch_weights(name, root, on_progress)
-    return build_network(name, weights=weights, classes=classes)
-
-
-def fetch_weights(
-    name: str, root: Path | None = None, on_progress: Callable[[int, int | None], None] | None = None
-) -> Path:
-    """Return a network's published weights, converted; they are downloaded where `root` lacks them.
-
-    Raises:
-        BackendError: torch, which converts them, is not installed.
-        NetworkError: no such network.
-        WeightsError: none were published, or they cannot be had.
-    """
-    _require_torch()
-    from ssd_train.networks.zoo import find_network
-    from ssd_train.weights import store
-    from ssd_train.weights.load import published_weights
-
-    return published_weights(find_network(name), root or store.default_root(), on_progress or store.silent)
-
-
-def _require_torch() -> None:
-    require("torch", "export", "A PyTorch network")
-    require("safetensors", "export", "A weight file")
+    runner = open_runner(source, options, backend=backend, precision=precision, int8=int8)
+    return Detector(runner, batch_size=batch_size)

@@ -1,83 +1,44 @@
-"""Which backends work on this machine, tried and not guessed, and why each other does not."""
+"""Which backends work on this machine, and why each other does not."""
 
-import importlib.metadata
+import logging
+from collections.abc import Mapping, Sequence
 
-from export.tensorrt_bindings import TENSORRT_RTX, load_bindings
-from export.tensorrt_engine import try_out
 from ssd_deploy.backends import BACKENDS, Finding
-from ssd_deploy.engines import find_gpu
-from ssd_train.errors import BackendError, SSDDeployError
+from ssd_deploy.text_table import text_table
+from ssd_train.errors import BackendError
 
-# x -> Identity -> y, one float: the smallest file that a session opens (IR version 8, opset 13). Kept
-# as bytes, since the onnx package is not part of the light installation.
-IDENTITY_ONNX = bytes.fromhex(
-    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a0808"
-    "0112040a02080142040a00100d"
-)
+logger = logging.getLogger(__name__)
 
 
 def examine() -> dict[str, Finding]:
     """Try every backend on every device, by what `Backend.places` calls them; nothing is raised, whatever is broken."""
-    return {name: row.probe(device) for row in BACKENDS.values() for device, name in row.places()}
+    findings = {}
+    for row in BACKENDS.values():
+        for device, name in row.places():
+            logger.info("trying %s", name)
+            findings[name] = row.probe(device)
+    return findings
 
 
-def probe_torch(device: str) -> Finding:
-    """Whether PyTorch computes on a device."""
-    version = _version("torch")
-    if version is None:
-        return Finding(works=False, detail="not installed: pip install 'ssd-deploy[export]'")
-    try:
-        import torch
-    except (ImportError, OSError) as error:
-        return Finding(works=False, detail=f"torch {version} does not import: {error}")
-    if device == "cpu":
-        return Finding(works=True, detail=f"torch {version}, {torch.get_num_threads()} threads")
-    if torch.version.cuda is None:
-        return Finding(works=False, detail=f"torch {version} was built without CUDA")
-    if not torch.cuda.is_available():
-        detail = f"torch {version} (CUDA {torch.version.cuda}) finds no GPU or no driver"
-        return Finding(works=False, detail=detail)
-    name = torch.cuda.get_device_name()
-    return Finding(works=True, detail=f"torch {version}, CUDA {torch.version.cuda}, {name}")
+def table(findings: Mapping[str, Finding], *, width: int | None = None) -> str:
+    """Return what `examine` found as text.
+
+    Args:
+        width: most characters a line, at which details are broken; None for a line a backend.
+    """
+    rows = [(name, "yes" if finding.works else "no", finding.detail) for name, finding in findings.items()]
+    return text_table(("backend", "works", "detail"), rows, left=3, width=width, wrap_last=True)
 
 
-def probe_onnxruntime(provider: str) -> Finding:
-    """Whether a session really runs in a provider."""
-    try:
-        import onnxruntime
+def missing(findings: Mapping[str, Finding], wanted: Sequence[str]) -> list[str]:
+    """Return the backends of `wanted` that do not work here; one without a device works where one of its devices does.
 
-        from ssd_deploy.backends.onnxruntime import open_session, provider_list, session_options
-
-        providers = provider_list(provider, allow_tf32=False)
-        used = open_session(IDENTITY_ONNX, "a test model", session_options(), providers).get_providers()
-    except ImportError as error:
-        return Finding(works=False, detail=f"does not import ({error}): pip install ssd-deploy")
-    except SSDDeployError as error:
-        return Finding(works=False, detail=str(error))
-    return Finding(works=True, detail=f"onnxruntime {onnxruntime.__version__}, session uses {', '.join(used)}")
-
-
-def probe_tensorrt(flavour: str) -> Finding:
-    """Whether engines of a flavour run here; TensorRT for RTX may build some all the same."""
-    try:
-        version = load_bindings(flavour).__version__
-    except BackendError as error:
-        return Finding(works=False, detail=str(error))
-    try:
-        gpu = find_gpu()
-    except BackendError as error:
-        builds = ", builds engines" if flavour == TENSORRT_RTX else ""
-        return Finding(works=False, detail=f"{flavour} {version}{builds}, runs none here: {error}")
-    try:
-        try_out(flavour, IDENTITY_ONNX)
-    except BackendError as error:
-        return Finding(works=False, detail=f"{error} ({gpu.name})")
-    detail = f"{flavour} {version}, {gpu.name} (compute capability {gpu.compute_capability}) through {gpu.device_layer}"
-    return Finding(works=True, detail=detail)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    Raises:
+        BackendError: there is no such backend.
+    """
+    for name in wanted:
+        if name not in findings and name not in BACKENDS:
+            known = ", ".join(dict.fromkeys((*findings, *BACKENDS)))
+            raise BackendError(f"{name!r} is none of {known}", arguments=("require",))
+    places = {name: [place for place in findings if place == name or place.startswith(f"{name} (")] for name in wanted}
+    return [name for name, names in places.items() if not any(findings[place].works for place in names)]

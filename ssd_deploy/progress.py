@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from ssd_train.command_line import is_quiet
+
 
 class ImagesPerSecond(ProgressColumn):
     """How many images a second went through so far."""
@@ -28,77 +31,72 @@ class ImagesPerSecond(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} images/s")
 
 
+def _bars(*columns: ProgressColumn | str) -> Progress:
+    return Progress(*columns, console=Console(stderr=True), disable=is_quiet())
+
+
 @contextlib.contextmanager
 def image_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar; the yielded function is told how many images are done."""
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), ImagesPerSecond(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda done: progress.update(task, completed=done)
+    bars = _bars(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), ImagesPerSecond(), TimeRemainingColumn()
+    )
+    with bars:
+        task = bars.add_task(title, total=total)
+        yield lambda done: bars.update(task, completed=done)
 
 
 @contextlib.contextmanager
 def download_progress(title: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a bar that appears with the first bytes; the yielded function is told bytes done and in all."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    progress = Progress(*columns, console=Console(stderr=True))
-    task = progress.add_task(title, total=None)
-
-    def on_progress(done: int, total: int | None) -> None:
-        progress.start()
-        progress.update(task, completed=done, total=total)
-
-    with _stopped_at_the_end(progress):
-        yield on_progress
+    bars = _bars(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with _from_first_call(bars, title) as update:
+        yield lambda done, total: update(done, total)
 
 
 @contextlib.contextmanager
 def turn_progress(title: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar that appears with the first turn; the yielded function is told turns done and in all."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True))
-    task = progress.add_task(title, total=None)
+    bars = _bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with _from_first_call(bars, title) as update:
+        yield lambda done, total: update(done, total)
 
-    def on_turn(done: int, total: int) -> None:
-        progress.start()
-        progress.update(task, completed=done, total=total)
 
-    with _stopped_at_the_end(progress):
-        yield on_turn
+@contextlib.contextmanager
+def stage_progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar that appears with the first stage; the yielded function is told its name, parts done and in all."""
+    bars = _bars(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[stage]}"),
+    )  # fmt: skip
+    with _from_first_call(bars, title, stage="") as update:
+        yield lambda stage, done, total: update(done, total, stage=stage)
 
 
 @contextlib.contextmanager
 def build_progress(title: str) -> Iterator[Callable[[float, str], None]]:
     """Show a bar that appears when a build starts; the yielded function is told the share done and the phase."""
-    columns = (
+    bars = _bars(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
         TextColumn("{task.fields[phase]}"),
     )  # fmt: skip
-    progress = Progress(*columns, console=Console(stderr=True))
-    task = progress.add_task(title, total=1.0, phase="")
-
-    def on_progress(fraction: float, phase: str) -> None:
-        progress.start()
+    with _from_first_call(bars, title, phase="") as update:
         # Phases overlap and end early, but a bar does not go back.
-        progress.update(task, completed=max(fraction, progress.tasks[0].completed), phase=phase)
-
-    with _stopped_at_the_end(progress):
-        yield on_progress
-        progress.update(task, completed=1.0, phase="")
+        yield lambda fraction, phase: update(max(fraction, bars.tasks[0].completed), 1.0, phase=phase)
+        bars.update(bars.tasks[0].id, completed=1.0, phase="")
 
 
 @contextlib.contextmanager
-def _stopped_at_the_end(progress: Progress) -> Iterator[None]:
-    """Stop a bar that appeared within the block; one that never did would print an empty line."""
+def _from_first_call(bars: Progress, title: str, **fields: Any) -> Iterator[Callable[..., None]]:
+    """Yield a function that starts the bar and moves it; one that never started would print an empty line."""
+    task = bars.add_task(title, total=None, **fields)
+
+    def update(completed: float, total: float | None, **changed: Any) -> None:
+        bars.start()
+        bars.update(task, completed=completed, total=total, **changed)
+
     try:
-        yield
+        yield update
     finally:
-        if progress.live.is_started:
-            progress.stop()
-
-
-def say(text: str) -> None:
-    """Print a line where the bars are."""
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+        if bars.live.is_started:
+            bars.stop()

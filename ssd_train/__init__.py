@@ -8,21 +8,33 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD
+    from ssd_train.weights.description import BatchNorm
 
 __all__ = ["build_network"]
 
 
-def build_network(name: str, weights: str | Path | None = None, classes: Sequence[str] | None = None) -> SSD:
+def build_network(
+    name: str,
+    weights: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    *,
+    batch_norm: BatchNorm = "auto",
+) -> SSD:
     """Build an SSD network.
 
     Args:
         name: a network that `ssd-deploy models` lists, for example `ssd_512_resnet50_v1_coco`.
         weights: None for fresh initial weights; `"random"` or `"random:SEED"` for seeded ones with
             scores like a trained detector's; `"shapes"` for the trained detector that comes with the package
-            (`ssd_300_mobilenet0.25_custom`); else a file: MXNet `.params` in either naming scheme, a
-            pytorch-cv checkpoint, or this project's `.safetensors` / `.pth`, told apart by content.
+            (`ssd_300_mobilenet0.25_custom`); `"published"` for GluonCV's, downloaded where they are not here
+            yet; a training's folder for its best weights; else a file: MXNet `.params` in either naming scheme, a
+            pytorch-cv checkpoint, or this project's `.safetensors`, `.pth` or training checkpoint, told apart by
+            content.
         classes: class names, for the `_custom` networks; where it is None, a file of this project
             brings its own list.
+        batch_norm: of a pytorch-cv checkpoint, how the batch norms of the added levels compute: `"gluoncv"`
+            (scales of 1, epsilon 1e-3) or with the file's `"own"` scales and epsilon 1e-5; `"auto"` takes
+            GluonCV's where all scales lie within 1e-3 of 1, since the file was converted then, and not trained.
 
     Returns:
         The network in evaluation mode on the CPU. Called on (N, 3, S, S) float32 it returns logits
@@ -30,10 +42,10 @@ def build_network(name: str, weights: str | Path | None = None, classes: Sequenc
         `.spec` the description that travels with an exported model.
 
     Raises:
+        BackendError: torch is not installed.
         NetworkError: no such network, or a class list that does not belong to it.
         WeightsError: the file cannot be read or does not fit.
     """
-    # torch takes seconds to import, and the torch-free parts live in this package too.
     from ssd_train.weights.load import load_network
 
-    return load_network(name, weights, classes)
+    return load_network(name, weights, classes, batch_norm=batch_norm)

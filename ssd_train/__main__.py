@@ -5,16 +5,15 @@ import os
 import typer
 
 from ssd_train.cli import train
-from ssd_train.command_line import user_errors
+from ssd_train.command_line import add_command
 
 
 def main() -> None:
     # OpenCV, once it is loaded, would print lines of its own around our errors.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(train)
-    with user_errors(is_first=os.environ.get("LOCAL_RANK", "0") == "0"):
-        app()
+    add_command(app, train)
+    app()
 
 
 main()

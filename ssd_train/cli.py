@@ -1,171 +1,144 @@
 """The command `train`, which `ssd-deploy train` and `torchrun -m ssd_train` share."""
 
+import dataclasses
+import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from ssd_train.errors import BackendError, SSDDeployError
-from ssd_train.training.config import FIELDS, TrainingConfig, resolve
+from ssd_train.command_line import Result, written
+from ssd_train.errors import BackendError
+from ssd_train.training.config import FIELDS, TYPES, TrainingConfig, resolve, resolve_run
+
+_log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    TrainingOptions = TrainingConfig
+else:
+    # The same fields, none of them required, since a run folder or a file may set them.
+    TrainingOptions = dataclasses.make_dataclass(
+        "TrainingOptions",
+        [
+            (name, TYPES[name], dataclasses.field(default=field.default, metadata=field.metadata))
+            if field.default is not dataclasses.MISSING
+            else (name, TYPES[name] | None, dataclasses.field(default=None, metadata=field.metadata))
+            for name, field in FIELDS.items()
+        ],
+    )
 
 
 def train(
     ctx: typer.Context,
-    network: Annotated[str | None, typer.Option(help="Network name; see `ssd-deploy models`.")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="voc, coco, or a folder of your own in either layout.", show_default=False)
+    options: TrainingOptions,
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="Run folder, the same as --out; one that exists brings its settings.", show_default=False),
     ] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder of voc or coco; default ~/.torch/datasets/voc or coco.")
-    ] = None,
-    train_split: Annotated[
-        str | None, typer.Option(help="Default 2007_trainval,2012_trainval, train2017, or a folder's own train.")
-    ] = None,
-    val_split: Annotated[str | None, typer.Option(help="Default 2007_test, val2017, or a folder's own val.")] = None,
-    classes: Annotated[
-        Path | None, typer.Option(help="Class list of a _custom network; default the data set's own classes.")
-    ] = None,
-    data_shape: Annotated[int | None, typer.Option(help="Input size that the network must have, 300 or 512.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a step and GPU.")] = TrainingConfig.batch_size,
-    test_batch_size: Annotated[int, typer.Option(help="Images a call in validation.")] = TrainingConfig.test_batch_size,
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = TrainingConfig.lr,
-    lr_mode: Annotated[str, typer.Option(help="step or cos.")] = TrainingConfig.lr_mode,
-    lr_decay: Annotated[
-        float, typer.Option(help="Factor at each epoch of --lr-decay-epoch.")
-    ] = TrainingConfig.lr_decay,
-    lr_decay_epoch: Annotated[
-        str, typer.Option(help="Epochs, counted from 0, that begin with a lower rate.")
-    ] = ",".join(map(str, TrainingConfig.lr_decay_epoch)),
-    warmup_iters: Annotated[int, typer.Option(help="Steps over which the rate rises.")] = TrainingConfig.warmup_iters,
-    warmup_factor: Annotated[float, typer.Option(help="Share of the rate that it rises from.")] = (
-        TrainingConfig.warmup_factor
-    ),
-    anchor_steps: Annotated[
-        str, typer.Option(help="gluoncv, even, or auto: GluonCV's unless they leave a part of the input out.")
-    ] = TrainingConfig.anchor_steps,
-    max_expansion: Annotated[
-        float, typer.Option(help="Largest canvas that an image is put on in augmentation, in sides of the image.")
-    ] = TrainingConfig.max_expansion,
-    crop: Annotated[bool, typer.Option("--crop/--no-crop", help="Train on random parts of the images.")] = True,
-    momentum: Annotated[float, typer.Option(help="Share of the last step that is taken again.")] = (
-        TrainingConfig.momentum
-    ),
-    weight_decay: Annotated[float, typer.Option(help="Of every parameter.")] = TrainingConfig.weight_decay,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = TrainingConfig.epochs,
-    workers: Annotated[
-        int, typer.Option("-j", "--workers", help="Processes that load images, at most one a core.")
-    ] = TrainingConfig.workers,
-    amp: Annotated[str, typer.Option(help="off, fp16 or bf16: what convolutions compute in.")] = TrainingConfig.amp,
-    ema: Annotated[
-        bool, typer.Option("--ema/--no-ema", help="Validate and keep a moving average of the weights.")
-    ] = False,
-    ema_decay: Annotated[float, typer.Option(help="Share of the average that a step leaves.")] = (
-        TrainingConfig.ema_decay
-    ),
-    sync_bn: Annotated[
-        bool, typer.Option("--sync-bn/--no-sync-bn", help="Batch norm statistics over all GPUs.")
-    ] = False,
-    compile: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Run the network through torch.compile.")
-    ] = False,
-    channels_last: Annotated[
-        bool, typer.Option("--channels-last/--no-channels-last", help="Keep tensors in N, H, W, C order.")
-    ] = False,
-    resume: Annotated[
-        str, typer.Option(help="auto: go on from the run folder's checkpoint, if any; or a checkpoint file.")
-    ] = TrainingConfig.resume,
-    pretrained_backbone: Annotated[
-        str, typer.Option(help="auto: GluonCV's ImageNet weights; none; or a weight file.")
-    ] = TrainingConfig.pretrained_backbone,
-    init: Annotated[
-        Path | None, typer.Option(help="Weights of the same network, for other classes perhaps, to start from.")
-    ] = None,
-    reuse_classes: Annotated[
-        bool,
-        typer.Option(
-            "--reuse-classes/--no-reuse-classes", help="With --init, keep predictors of classes of the same name."
-        ),
-    ] = False,
-    val_interval: Annotated[
-        int | None, typer.Option(help="Epochs from one validation to the next; default 1, for COCO 10.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of order, augmentation and fresh weights.")] = TrainingConfig.seed,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<network>.")] = None,
-    log_step: Annotated[int, typer.Option(help="Steps from one line of metrics.jsonl to the next.")] = (
-        TrainingConfig.log_step
-    ),
-    skip_bad_images: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad-images/--no-skip-bad-images", help="Go on without images that cannot be read, and count them."
-        ),
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = TrainingConfig.device,
-    limit: Annotated[int | None, typer.Option(help="Train on the first N images only.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="A run's config.json; options given beside it win.", show_default=False)
-    ] = None,
-    gpus: Annotated[
-        int | None, typer.Option(min=1, help="Start so many processes with torchrun, one a GPU.", show_default=False)
     ] = None,
     preview: Annotated[
         bool, typer.Option("--preview", help="Write a picture of augmented training images, and stop.")
     ] = False,
-) -> None:
-    """Train a detector: GluonCV's SSD recipe, with checkpoints, validation and curves in a run folder."""
-    given = _given(ctx)
-    if "lr_decay_epoch" in given:
-        given["lr_decay_epoch"] = _epochs(lr_decay_epoch)
-    resolved = resolve(config, given)
+) -> Result:
+    """Train a detector: GluonCV's SSD recipe, with checkpoints, validation and curves in a run folder.
+
+    `train RUN --resume` goes on with a training that was stopped.
+    """
+    given = {name: getattr(options, name) for name in written(ctx) & FIELDS.keys()}
+    resolved = _resolved(run, config, given)
     # PyTorch's threads otherwise spin while they wait for each other. On a CPU that the loader's processes need
     # too, a step then takes up to ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from ssd_train.requirements import require
 
+    if os.environ.get("RANK", "0") == "0":
+        _log.info("preparing %s on %s", resolved.network, resolved.dataset)
     require("torch", "train", "Training")
     require("safetensors", "train", "Training")
-    if gpus is not None and "RANK" not in os.environ and not preview:
-        _start_torchrun(resolved, gpus)
-    from ssd_train.training import loop
-
     if preview:
-        typer.echo(str(loop.preview(resolved)))
-        return
-    result = loop.train(resolved)
-    if result.exit_code:
+        from ssd_train.training.pictures import preview as write_preview
+
+        path = write_preview(resolved)
+        return Result(text=str(path), data={"preview": str(path)})
+    if resolved.gpus is not None and "RANK" not in os.environ:
+        _start_torchrun(ctx, resolved, resolved.gpus)
+    return _train_here(resolved)
+
+
+def _resolved(run: Path | None, config: Path | None, given: dict[str, Any]) -> TrainingConfig:
+    resume = given.get("resume")
+    if run is None and resume not in (None, "auto", "no") and Path(resume).is_dir():
+        # `--resume RUN`, as one may well write it.
+        run, given = Path(resume), {**given, "resume": "auto"}
+    if run is None:
+        return resolve(config, given)
+    if "out" in given:
+        raise typer.BadParameter(f"{run} and --out {given['out']} both name the run folder; leave one out")
+    return resolve_run(run, given) if config is None else resolve(config, {**given, "out": run})
+
+
+def _train_here(config: TrainingConfig) -> Result:
+    """Train in this process."""
+    from ssd_train.training.loop import train as train_network
+    from ssd_train.training.run_folder import RunFolder
+
+    result = train_network(config)
+    if os.environ.get("RANK", "0") != "0":
+        # The first of several processes has the result.
         raise typer.Exit(result.exit_code)
+    folder = RunFolder(result.folder)
+    data = {
+        "folder": str(folder.path),
+        "best": result.best,
+        "best_weights": str(folder.best_path),
+        "last_weights": str(folder.last_path),
+        "finished": result.exit_code == 0,
+    }
+    if result.exit_code:
+        return Result(text="", data=data, exit_code=result.exit_code)
+    _log.info(f"next: ssd-deploy export {folder.path}")
+    text = f"weights: {folder.best_path} (best validation), {folder.last_path}"
+    return Result(text=text, data=data)
 
 
-def _given(ctx: typer.Context) -> dict[str, Any]:
-    """Return the training's options that were written on the command line, defaults left out."""
-    return {name: value for name, value in ctx.params.items() if name in FIELDS and _is_written(ctx, name)}
+def _start_torchrun(ctx: typer.Context, config: TrainingConfig, gpus: int) -> NoReturn:
+    """Become torchrun with so many processes of this training; signals then reach it directly.
 
-
-def _is_written(ctx: typer.Context, name: str) -> bool:
-    # By its name, since newer releases of Typer bring a Click of their own to import it from.
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _epochs(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() for part in parts):
-        raise SSDDeployError(f"--lr-decay-epoch {text}: expected whole numbers with commas between, such as 160,200")
-    return tuple(int(part) for part in parts)
-
-
-def _start_torchrun(config: TrainingConfig, gpus: int) -> NoReturn:
-    """Become torchrun with so many processes of this training; signals then reach it directly."""
+    Nothing is written, and what is quickly known to be a mistake is told here, where torchrun would add its own lines.
+    """
     import torch
 
-    from ssd_train.files import write_json
+    from ssd_train.datasets.layouts import find_source
+    from ssd_train.networks.zoo import find_network
+    from ssd_train.training.checkpoint import check_folder
 
     there = torch.cuda.device_count()
     if gpus > there:
-        raise BackendError(f"--gpus {gpus}: this machine has {there} that torch {torch.__version__} can use")
-    launch = config.out / "launch.json"
-    write_json(launch, config.to_dict())
+        raise BackendError(
+            f"gpus {gpus}: this machine has {there} that torch {torch.__version__} can use", arguments=("gpus",)
+        )
+    check_folder(config)
+    find_network(config.network)
+    find_source(config.dataset, config.data_root, train_split=config.train_split, val_split=config.val_split)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)]
-    os.execv(sys.executable, [sys.executable, *launcher, "-m", "ssd_train", "--config", str(launch)])
+    os.execv(sys.executable, [sys.executable, *launcher, "-m", "ssd_train", *_as_written(ctx)])
+
+
+def _as_written(ctx: typer.Context) -> list[str]:
+    """Return the arguments that this command was given."""
+    arguments = []
+    for param in ctx.command.params:
+        if param.name is None or param.name not in written(ctx):
+            continue
+        value = ctx.params[param.name]
+        if param.param_type_name == "argument":
+            arguments.append(str(value))
+        elif isinstance(value, bool):
+            arguments.append((param.opts if value else param.secondary_opts)[-1])
+        else:
+            arguments += [param.opts[-1], str(value)]
+    return arguments

@@ -6,10 +6,12 @@ else, such as stages, bars, warnings and errors, goes to standard error.
 """
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import inspect
 import logging
+import os
 import sys
 import types
 import typing
@@ -29,6 +31,8 @@ USER_ERROR = 2
 SCHEMA_VERSION = 1
 
 STANDARD_OUTPUT = Path("-")
+
+_QUIET = contextvars.ContextVar("quiet", default=False)
 
 PACKAGES = ("ssd_train", "export", "ssd_deploy")
 
@@ -155,11 +159,13 @@ def _option_of(name: str, kind: Any, default: Any, known: Option) -> tuple[Any, 
     """Return the annotation and the default of a field's option."""
     base = _without_none(kind)
     names = known.names or (option_name(name),)
-    if base is bool:
+    if base is bool and "/" not in names[-1]:
         names = (*names[:-1], f"{names[-1]}/--no-{names[-1].removeprefix('--')}")
     value_type: Any = base
-    if typing.get_origin(base) is tuple:
+    if base == tuple[int, ...]:
         value_type, default = str, ",".join(map(str, default or ()))
+    elif base == tuple[str, ...]:
+        value_type, default = list[str], None
     if isinstance(default, Path):
         default = str(default)
     expected = "" if known.choices else known.expected()
@@ -170,7 +176,7 @@ def _option_of(name: str, kind: Any, default: Any, known: Option) -> tuple[Any, 
         autocompletion=(lambda: list(known.choices)) if known.choices else None,
         show_default=default not in (None, "", False),
     )
-    return Annotated[value_type | None if base is not kind else value_type, about_it], default
+    return Annotated[value_type | None if default is None else value_type, about_it], default
 
 
 def _gathered(kind: Any, values: Mapping[str, Any]) -> Any:
@@ -182,8 +188,11 @@ def _gathered(kind: Any, values: Mapping[str, Any]) -> Any:
         if known is None:
             continue
         value = values[field.name]
-        if typing.get_origin(_without_none(types_of[field.name])) is tuple:
+        base = _without_none(types_of[field.name])
+        if base == tuple[int, ...]:
             value = parse_numbers(value, option_name(field.name))
+        elif base == tuple[str, ...]:
+            value = tuple(value or ())
         if not known.allows(value):
             name = (known.names or (option_name(field.name),))[-1]
             raise typer.BadParameter(f"{value} is not {known.expected()}", param_hint=f"'{name}'")
@@ -235,7 +244,8 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         options = {param.name: param.opts[-1] for param in self.params if param.param_type_name == "option"}
-        with user_errors(options=options):
+        # Torchrun starts several processes of one command, and tells each which it is.
+        with user_errors(is_first=os.environ.get("LOCAL_RANK", "0") == "0", options=options):
             return super().invoke(ctx)
 
     def _with_bare_values(self, args: list[str]) -> list[str]:
@@ -243,7 +253,7 @@ class Command(TyperCommand):
         if not any("--resume" in param.opts for param in self.params):
             return args
         completed = []
-        for arg, following in zip(args, [*args[1:], "--"], strict=True):
+        for arg, following in zip(args, [*args, "--"][1:], strict=True):
             completed += [arg, "auto"] if arg == "--resume" and following.startswith("-") else [arg]
         return completed
 
@@ -289,7 +299,7 @@ class _Told(logging.Handler):
 @contextlib.contextmanager
 def told_on_standard_error(quiet: bool) -> Iterator[None]:
     """Within the block, print stages and warnings of this project's packages; warnings alone with `quiet`."""
-    handler = _Told()
+    handler, token = _Told(), _QUIET.set(quiet)
     loggers = [logging.getLogger(name) for name in PACKAGES]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -298,6 +308,7 @@ def told_on_standard_error(quiet: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        _QUIET.reset(token)
         for logger, level in zip(loggers, levels, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)
@@ -305,4 +316,4 @@ def told_on_standard_error(quiet: bool) -> Iterator[None]:
 
 def is_quiet() -> bool:
     """Whether bars are to be left out, too."""
-    return not logging.getLogger("ssd_deploy").isEnabledFor(logging.INFO)
+    return _QUIET.get()

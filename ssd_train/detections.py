@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_train.boxes import clip_boxes, resize_factors
+
 # Value of every field in the rows after an image's last detection.
 PADDING = -1
 
@@ -71,9 +73,7 @@ class Detections:
             input_size, image_size: (height, width) of the network input and of the original image.
         """
         real = padded.labels[row] >= 0
-        height_scale, width_scale = (image_size[0] / input_size[0], image_size[1] / input_size[1])
-        scale = np.array([width_scale, height_scale, width_scale, height_scale])
-        boxes = (padded.boxes[row][real] * scale).astype(np.float32)
+        boxes = (padded.boxes[row][real] * resize_factors(input_size, image_size)).astype(np.float32)
         return cls(boxes, padded.scores[row][real], padded.labels[row][real].astype(np.int64, copy=False))
 
     def select(self, keep: NDArray[Any]) -> "Detections":
@@ -82,6 +82,4 @@ class Detections:
 
     def clipped(self, image_size: tuple[int, int]) -> "Detections":
         """Return the same detections with boxes clipped to the image; `image_size` is (height, width)."""
-        height, width = image_size
-        limits = np.array([width, height, width, height], np.float32)
-        return Detections(np.clip(self.boxes, 0, limits), self.scores, self.labels)
+        return Detections(clip_boxes(self.boxes, image_size), self.scores, self.labels)

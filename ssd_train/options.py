@@ -6,7 +6,7 @@ caller to the same ranges.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 from ssd_train.errors import SSDDeployError
@@ -23,7 +23,7 @@ class Option:
         names: what the command line calls it, such as `("-j", "--workers")`; empty for `--` and the field's name.
         least, most: the range, both ends included.
         above, below: the range, its ends left out.
-        choices: the only values; empty for all.
+        choices: the only values, perhaps a table that grows; empty for all.
     """
 
     help: str
@@ -32,19 +32,19 @@ class Option:
     most: float | None = None
     above: float | None = None
     below: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
 
     def expected(self) -> str:
         """Say what values there are: `1 or more`, `above 0 and below 1`, `step or cos`; empty where all are."""
         if self.choices:
             return " or ".join(self.choices)
         if self.least is not None and self.most is not None:
-            return f"{self.least:g} to {self.most:g}"
+            return f"{self.least:.15g} to {self.most:.15g}"
         ends = (
-            (self.least, "{:g} or more"),
-            (self.above, "above {:g}"),
-            (self.most, "at most {:g}"),
-            (self.below, "below {:g}"),
+            (self.least, "{:.15g} or more"),
+            (self.above, "above {:.15g}"),
+            (self.most, "at most {:.15g}"),
+            (self.below, "below {:.15g}"),
         )
         return " and ".join(text.format(end) for end, text in ends if end is not None)
 
@@ -75,10 +75,10 @@ def option(
     most: float | None = None,
     above: float | None = None,
     below: float | None = None,
-    choices: Sequence[str] = (),
+    choices: Collection[str] = (),
 ) -> Any:
     """Return a dataclass field with a default and an `Option`, whose arguments these are."""
-    about = Option(help=help, names=names, least=least, most=most, above=above, below=below, choices=tuple(choices))
+    about = Option(help=help, names=names, least=least, most=most, above=above, below=below, choices=choices)
     return dataclasses.field(default=default, metadata={_KEY: about})
 
 

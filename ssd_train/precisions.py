@@ -20,7 +20,7 @@ class Limits:
     """What a precision may cost against float32 before `parity` says that it fails.
 
     Attributes:
-        metric_drop: metric's name -> points of its headline (0 to 100) that may be lost or won.
+        metric_drop: metric's name -> points of its headline (0 to 100) that may be lost; winning some is no loss.
         changed: share of the detections at the working threshold that may change, 0 to 1.
     """
 
@@ -130,3 +130,29 @@ PRECISIONS: Table[Precision] = Table(
     ),
     NetworkError,
 )
+
+
+def in_precision(network: "SSD", precision: str) -> "SSD":
+    """Return a network that computes in `precision`; the one that was passed is not changed.
+
+    Args:
+        network: a float32 network in evaluation mode.
+        precision: a row of `PRECISIONS` that networks compute in.
+
+    Returns:
+        For `fp32` the network itself. Otherwise one that still takes float32 images and returns
+        float32 logits and offsets, for inference only; its `spec.precision` says what it computes in.
+
+    Raises:
+        NetworkError: no such precision, no network computes in it, or this one is not float32.
+    """
+    row = PRECISIONS.get(precision)
+    if row is None or row.convert is None:
+        networks = ", ".join(each.name for each in PRECISIONS.values() if each.in_network)
+        raise NetworkError(f"a network's precision {precision!r} does not exist; choose {networks}")
+    if network.spec.precision != "fp32":
+        raise NetworkError(f"{network.config.name} is {network.spec.precision} already; start from the float32 network")
+    converted = row.convert(network)
+    if converted is not network:
+        converted.spec = dataclasses.replace(network.spec, precision=precision)
+    return converted

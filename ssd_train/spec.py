@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssd_train.errors import ModelError, SpecError
+from ssd_train.options import check_ranges, option
 
 # ImageNet statistics in RGB order, for values in [0, 1]; every GluonCV SSD uses them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -42,23 +43,21 @@ class PostprocessSettings:
         SpecError: a value outside its range.
     """
 
-    score_threshold: float = 0.01
-    nms_iou_threshold: float = 0.45
-    pre_nms_top_k: int = 400
-    max_detections: int = 100
+    score_threshold: float = option(
+        0.01, "Candidates need a score above it.", names=("--score-threshold",), least=0, below=1
+    )
+    nms_iou_threshold: float = option(
+        0.45, "NMS suppresses above this overlap.", names=("--nms-iou",), above=0, below=1
+    )
+    pre_nms_top_k: int = option(400, "Candidates an image that enter NMS.", least=1, most=MAX_TOP_K)
+    max_detections: int = option(100, "Detections kept an image.", least=1, most=MAX_TOP_K)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.score_threshold < 1:
-            raise SpecError(f"score threshold {self.score_threshold} is not in [0, 1)")
-        if not 0 < self.nms_iou_threshold < 1:
-            raise SpecError(f"NMS IoU threshold {self.nms_iou_threshold} is not between 0 and 1")
-        if not 1 <= self.pre_nms_top_k <= MAX_TOP_K:
+        check_ranges(self, SpecError)
+        if self.max_detections > self.pre_nms_top_k:
             raise SpecError(
-                f"pre-NMS top-k {self.pre_nms_top_k} is not in 1 to {MAX_TOP_K} (the most TensorRT can select)"
-            )
-        if not 1 <= self.max_detections <= self.pre_nms_top_k:
-            raise SpecError(
-                f"max detections {self.max_detections} is not in 1 to the pre-NMS top-k ({self.pre_nms_top_k})"
+                f"max_detections {self.max_detections} is more than the {self.pre_nms_top_k} candidates that enter NMS",
+                arguments=("max_detections", "pre_nms_top_k"),
             )
 
 

@@ -6,104 +6,34 @@ Light: what a row calls is imported when it is called.
 """
 
 import dataclasses
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.engine_file import ENGINE_SUFFIXES, is_engine, read_info
-from export.tensorrt_bindings import TENSORRT, TENSORRT_RTX
-from ssd_train.errors import BackendError
-from ssd_train.spec import PostprocessSettings
+from export.engine.file import ENGINE_SUFFIXES, is_engine, read_info
+from export.engine.flavours import FLAVOURS
+from ssd_deploy.backends.row import Backend, Finding, RunOptions
+from ssd_train.errors import BackendError, SSDDeployError
 from ssd_train.table import Table
 
 if TYPE_CHECKING:
     from ssd_deploy.backends.base import Runner
     from ssd_train.networks.ssd import SSD
+    from ssd_train.spec import DetectorSpec
+
+logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
-    """Whether a backend works here on a device, and what is known about it or missing."""
-
-    works: bool
-    detail: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a detector is to run.
-
-    Attributes:
-        device: one of the row's, perhaps with a number, such as `cuda:1`; `auto` for its fastest that works.
-        variants: some of the row's.
-        batch_size: the largest batch that is to come; an engine that is built here is tuned for it.
-        allow_tf32: let a GPU round float32 products to 10 bits of mantissa.
-        threads: CPU threads of one operator; 0 leaves the backend its default.
-        with_raw: `run_raw` is to come, which takes some backends a second copy of the model.
-        settings: thresholds of a network; None for those of its description. A file has its own.
-    """
-
-    device: str = "cpu"
-    variants: tuple[str, ...] = ()
-    batch_size: int = 8
-    allow_tf32: bool = False
-    threads: int = 0
-    with_raw: bool = False
-    settings: PostprocessSettings | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Backend:
-    """One row.
-
-    Attributes:
-        name: what options and reports call it.
-        runs_networks: takes a PyTorch network; otherwise a file.
-        suffixes: of the files that it opens, lower case.
-        devices: where it may run, the usual one first, the fastest last.
-        variants: ways to run it that `benchmark` tells apart and that combine; `("cuda-graph",)`, for instance.
-        is_tuned_for_batch: what it opens is made for one batch size, so that each has to be opened by itself to be
-            measured.
-        made_for: file with one of `suffixes` -> whether it was made for this very backend, which `auto` then takes.
-        probe: device -> whether it works here. Raises nothing, whatever is broken.
-        open: (network or file, options) -> runner. Raises BackendError or ModelError where it cannot.
-    """
-
-    name: str
-    runs_networks: bool
-    suffixes: tuple[str, ...]
-    devices: tuple[str, ...]
-    variants: tuple[str, ...]
-    is_tuned_for_batch: bool
-    made_for: Callable[[Path], bool]
-    probe: Callable[[str], Finding]
-    open: "Callable[[SSD | Path, RunOptions], Runner]"
-
-    def __post_init__(self) -> None:
-        if not self.devices or not (self.runs_networks or self.suffixes):
-            raise ValueError(f"the backend {self.name} runs nowhere, or nothing")
-
-    def places(self) -> list[tuple[str, str]]:
-        """Return each device with what a report calls the backend on it: `torch (cuda)`, `tensorrt`."""
-        one = len(self.devices) == 1
-        return [(device, self.name if one else f"{self.name} ({device})") for device in self.devices]
-
-    def takes(self, model: "SSD | Path") -> bool:
-        """Whether it runs such a model: a network, or a file by its suffix."""
-        if isinstance(model, Path):
-            return model.suffix.lower() in self.suffixes
-        return self.runs_networks
+GPU = "cuda"
 
 
 # --- What the rows call ---
 
 
 def _probe_torch(device: str) -> Finding:
-    from ssd_deploy import doctor
+    from ssd_deploy.backends.probes import probe_torch
 
-    return doctor.probe_torch(device)
+    return probe_torch(device)
 
 
 def _open_torch(model: "SSD | Path", options: RunOptions) -> "Runner":
@@ -116,9 +46,9 @@ def _open_torch(model: "SSD | Path", options: RunOptions) -> "Runner":
 
 
 def _probe_onnxruntime(device: str) -> Finding:
-    from ssd_deploy import doctor
+    from ssd_deploy.backends.probes import probe_onnxruntime
 
-    return doctor.probe_onnxruntime(device)
+    return probe_onnxruntime(device)
 
 
 def _open_onnxruntime(model: "SSD | Path", options: RunOptions) -> "Runner":
@@ -127,14 +57,22 @@ def _open_onnxruntime(model: "SSD | Path", options: RunOptions) -> "Runner":
     return open_runner(model, options)
 
 
+def describe_onnx(path: Path) -> "DetectorSpec":
+    """Return what an ONNX file says of itself; a `Backend.describe` for rows that open such files."""
+    from export.session import read_metadata
+    from ssd_train.spec import DetectorSpec
+
+    return DetectorSpec.from_metadata(read_metadata(path), str(path))
+
+
 def _tensorrt(flavour: str) -> Backend:
     def probe(device: str) -> Finding:
-        from ssd_deploy import doctor
+        from ssd_deploy.backends.probes import probe_tensorrt
 
-        return doctor.probe_tensorrt(flavour)
+        return probe_tensorrt(flavour)
 
-    def open_model(model: "SSD | Path", options: RunOptions) -> "Runner":
-        from ssd_deploy.engines import open_runner
+    def open_engine(model: "SSD | Path", options: RunOptions) -> "Runner":
+        from ssd_deploy.backends.tensorrt import open_runner
 
         return open_runner(flavour, model, options)
 
@@ -147,7 +85,8 @@ def _tensorrt(flavour: str) -> Backend:
         is_tuned_for_batch=True,
         made_for=lambda path: is_engine(path) and read_info(path).flavour == flavour,
         probe=probe,
-        open=open_model,
+        open=open_engine,
+        describe=lambda path: read_info(path).spec if is_engine(path) else describe_onnx(path),
     )
 
 
@@ -164,6 +103,7 @@ BACKENDS: Table[Backend] = Table(
             made_for=lambda path: False,
             probe=_probe_torch,
             open=_open_torch,
+            describe=None,
         ),
         Backend(
             name="onnxruntime",
@@ -176,12 +116,44 @@ BACKENDS: Table[Backend] = Table(
             made_for=lambda path: True,
             probe=_probe_onnxruntime,
             open=_open_onnxruntime,
+            describe=describe_onnx,
         ),
-        _tensorrt(TENSORRT),
-        _tensorrt(TENSORRT_RTX),
+        *(_tensorrt(flavour) for flavour in FLAVOURS),
     ),
     BackendError,
 )
+
+
+def open_model(row: Backend, model: "SSD | Path", options: RunOptions) -> "Runner":
+    """Open a model in a backend, after a look at what the options ask of it.
+
+    Raises:
+        BackendError: the backend has no such device or variant, or does not work here.
+        ModelError: the file cannot be loaded.
+    """
+    device = row.devices[0] if options.device is None else options.device
+    if device == AUTO:
+        if GPU in row.devices and row.probe(GPU).works:
+            # A file may be for CPUs alone; what is wrong with it otherwise is told by the usual device.
+            try:
+                return open_model(row, model, dataclasses.replace(options, device=GPU))
+            except SSDDeployError as error:
+                logger.info("%s: runs on the %s instead of a GPU (%s)", row.name, row.devices[0], error)
+        device = row.devices[0]
+    kind, _, number = device.partition(":")
+    if kind not in row.devices or (":" in device and not number.isdecimal()):
+        raise BackendError(
+            f"device {device!r} is none of the {row.name} backend; choose {', '.join(row.devices)}",
+            arguments=("device",),
+        )
+    missing = [variant for variant in options.variants if variant not in row.variants]
+    if missing:
+        having = ", ".join(other.name for other in BACKENDS.values() if missing[0] in other.variants)
+        raise BackendError(
+            f"the {row.name} backend has no variant {missing[0]}; leave it out, or choose {having or 'another'}",
+            arguments=(missing[0].replace("-", "_"),),
+        )
+    return row.open(model, dataclasses.replace(options, device=device))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

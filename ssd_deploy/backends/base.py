@@ -79,11 +79,6 @@ class DeviceTimed(Protocol):
 CUDA_EVENTS = "CUDA events"
 
 
-def device_clock_of(runner: Runner) -> str | None:
-    """Return what a runner times its computation on the GPU with; None where it cannot."""
-    return runner.device_clock if isinstance(runner, DeviceTimed) else None
-
-
 def check_images(images: NDArray[np.float32], spec: DetectorSpec, max_batch_size: int | None) -> None:
     """Raise BackendError unless a batch has the dtype, shape and size that a runner takes."""
     height, width = spec.input_size

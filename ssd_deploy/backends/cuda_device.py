@@ -1,8 +1,4 @@
-"""One GPU through one of two CUDA packages: what the TensorRT runner needs of CUDA, and no more.
-
-pycuda is preferred and cuda-python stands in for it. Both work in the device's primary context, the one
-that PyTorch and TensorRT use too, so that all of them live in one process.
-"""
+"""What the TensorRT runner needs of CUDA, and no more; the errors that its two implementations share."""
 
 import contextlib
 import importlib.util
@@ -12,8 +8,6 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from ssd_train.errors import BackendError
-
-INSTALL = "pip install cuda-python"
 
 
 class DriverError(BackendError):
@@ -40,43 +34,34 @@ class CudaDevice(Protocol):
 
     def current(self) -> contextlib.AbstractContextManager[None]:
         """Make the primary context current on the calling thread, and afterwards the one that was."""
-        ...
 
     def memory_info(self) -> tuple[int, int]:
         """Return the free and the total memory in bytes."""
-        ...
 
     def create_stream(self) -> int:
         """Return a stream that does not wait for the default stream."""
-        ...
 
     def destroy_stream(self, stream: int) -> None: ...
 
     def synchronize(self, stream: int) -> None:
         """Wait until everything in a stream is done."""
-        ...
 
     def allocate(self, size_bytes: int) -> int:
         """Return the address of device memory."""
-        ...
 
     def free(self, address: int) -> None: ...
 
     def host_array(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Return an uninitialised array in page-locked memory."""
-        ...
 
     def free_host_array(self, array: NDArray[Any]) -> None:
         """Give back what `host_array` returned, that very array; views of it must not be used afterwards."""
-        ...
 
     def copy_to_device(self, address: int, array: NDArray[Any], stream: int) -> None:
         """Queue a copy of a contiguous page-locked array."""
-        ...
 
     def copy_to_host(self, array: NDArray[Any], address: int, stream: int) -> None:
         """Queue a copy into a contiguous page-locked array."""
-        ...
 
     def create_event(self) -> int: ...
 
@@ -86,76 +71,31 @@ class CudaDevice(Protocol):
 
     def elapsed_ms(self, start: int, end: int) -> float:
         """Wait for `end`, and return the time between two recorded events in milliseconds."""
-        ...
 
     def capture(self, stream: int, work: Callable[[], None]) -> int:
         """Record what `work` queues in a stream, without running it, as a CUDA graph that can be launched."""
-        ...
 
     def launch(self, graph: int, stream: int) -> None: ...
 
     def destroy_graph(self, graph: int) -> None: ...
 
 
-def open_device(index: int = 0) -> CudaDevice:
-    """Open a GPU with pycuda, or with cuda-python where that does not work.
-
-    Args:
-        index: CUDA's number of the GPU.
-
-    Raises:
-        BackendError: neither works; the sentence tells a missing driver or GPU from missing packages.
-    """
-    problems: list[BackendError] = []
-    for opener in (_open_with_pycuda, _open_with_cuda_python):
-        try:
-            return opener(index)
-        except BackendError as error:
-            problems.append(error)
-    reasons = "; ".join(map(str, problems))
-    if any(isinstance(problem, DriverError) for problem in problems):
-        raise DriverError(
-            f"no usable NVIDIA GPU {index} and driver ({reasons}); run this where `nvidia-smi` lists the GPU, or use "
-            "an ONNX file with --provider cpu"
-        ) from problems[-1]
-    raise BackendError(f"no CUDA package for Python works ({reasons}); install one: {INSTALL}") from problems[-1]
-
-
-def _open_with_pycuda(index: int) -> CudaDevice:
-    _require_package("pycuda", "pycuda")
-    from ssd_deploy.backends.cuda_pycuda import PycudaDevice
-
-    return PycudaDevice(index)
-
-
-def _open_with_cuda_python(index: int) -> CudaDevice:
-    require_cuda_python()
-    from ssd_deploy.backends.cuda_python import CudaPythonDevice
-
-    return CudaPythonDevice(index)
-
-
 def require_cuda_python() -> None:
-    """Raise BackendError where cuda-python is not installed, or is older than the first with `cuda.bindings`."""
-    _require_package("cuda", "cuda-python")
-    _require_package("cuda.bindings", "cuda-python 12.8 or later")
+    """Raise BackendError where cuda-python is not installed, or older than the first with `cuda.bindings`."""
+    require_package("cuda", "cuda-python")
+    require_package("cuda.bindings", "cuda-python 12.8 or later")
 
 
-def _require_package(module: str, package: str) -> None:
+def require_package(module: str, package: str) -> None:
+    """Raise BackendError where a package's module is not installed."""
     if importlib.util.find_spec(module) is None:
         raise BackendError(f"{package} is not installed")
 
 
 def out_of_memory(kind: str, size_bytes: int, free_bytes: int, total_bytes: int) -> BackendError:
-    """Return the error for memory that could not be had.
-
-    Args:
-        kind: of memory, the start of the sentence.
-        size_bytes: what was asked for.
-        free_bytes, total_bytes: of the GPU's memory.
-    """
+    """Return the error for memory that could not be had; its `kind` starts the sentence."""
     return BackendError(
         f"{kind} of {size_bytes / 2**20:.1f} MiB cannot be had ({free_bytes / 2**20:.0f} of "
         f"{total_bytes / 2**20:.0f} MiB of the GPU are free); close other programs, or build the engine with a "
-        "smaller --max-batch"
+        "smaller max_batch"
     )

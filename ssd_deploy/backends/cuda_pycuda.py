@@ -111,10 +111,9 @@ class PycudaDevice:
     @translated()
     def host_array(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         try:
-            array: NDArray[Any] = self._driver.pagelocked_empty(shape, dtype)
+            return self._driver.pagelocked_empty(shape, dtype)
         except self._driver.MemoryError as error:
             raise BackendError(f"page-locked memory for an array of {shape} cannot be had (pycuda: {error})") from error
-        return array
 
     @translated()
     def free_host_array(self, array: NDArray[Any]) -> None:
@@ -154,20 +153,19 @@ class PycudaDevice:
             require_cuda_python()
         except BackendError as error:
             raise BackendError(
-                f"--cuda-graph needs cuda-python beside pycuda, which has no CUDA graphs ({error}): "
-                "pip install cuda-python"
+                f"CUDA graphs need cuda-python beside pycuda, which has none ({error}): pip install cuda-python"
             ) from error
-        from ssd_deploy.backends import cuda_python
+        import ssd_deploy.backends.cuda_python as cuda_python
 
         return cuda_python.capture(stream, work)
 
     def launch(self, graph: int, stream: int) -> None:
-        from ssd_deploy.backends import cuda_python
+        import ssd_deploy.backends.cuda_python as cuda_python
 
         cuda_python.launch(graph, stream)
 
     def destroy_graph(self, graph: int) -> None:
-        from ssd_deploy.backends import cuda_python
+        import ssd_deploy.backends.cuda_python as cuda_python
 
         cuda_python.destroy_graph(graph)
 

@@ -13,12 +13,100 @@ from cuda.bindings import driver
 from numpy.typing import NDArray
 
 from ssd_deploy.backends.cuda_device import DriverError, out_of_memory
-from ssd_train.errors import BackendError
+from ssd_train.errors import BackendError, first_line
 
 SUCCESS = driver.CUresult.CUDA_SUCCESS
 OUT_OF_MEMORY = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
 MAJOR = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
 MINOR = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+
+
+def start_driver(index: int) -> None:
+    """Initialise CUDA in this process; raise DriverError where there is no driver or no GPU `index`."""
+    try:
+        (status,) = driver.cuInit(0)
+    except RuntimeError as error:  # the package looks for the driver's library at its first call
+        raise DriverError(f"cuda-python finds no NVIDIA driver: {first_line(error)}") from error
+    if status != SUCCESS:
+        raise DriverError(f"cuda-python: cuInit failed with {status_text(status)}")
+    count = call(driver.cuDeviceGetCount)
+    if not 0 <= index < count:
+        raise DriverError(f"cuda-python: there is no GPU {index}, CUDA sees {count}")
+
+
+@functools.cache
+def primary_context(index: int) -> Any:
+    """Return a device's primary context.
+
+    Retained once a process and never released, as PyTorch does: releasing the last hold would destroy
+    what everybody else has in it.
+    """
+    return call(driver.cuDevicePrimaryCtxRetain, call(driver.cuDeviceGet, index))
+
+
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a driver function and return what it returns beside its status: nothing, a value or a tuple.
+
+    Raises:
+        BackendError: the status is not success, or the driver is too old to have the function.
+    """
+    try:
+        status, *values = function(*arguments)
+    except RuntimeError as error:
+        raise BackendError(f"cuda-python: {function.__name__} cannot be called: {first_line(error)}") from error
+    check(function, status)
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def check(function: Callable[..., Any], status: driver.CUresult) -> None:
+    """Raise BackendError unless a driver function's status is success."""
+    if status != SUCCESS:
+        raise BackendError(f"cuda-python: {function.__name__} failed with {status_text(status)}")
+
+
+def status_text(status: driver.CUresult) -> str:
+    """Return a status as text, for example `CUDA_ERROR_NO_DEVICE (no CUDA-capable device is detected)`."""
+    known, words = driver.cuGetErrorString(status)
+    name = getattr(status, "name", str(status))
+    return f"{name} ({words.decode()})" if known == SUCCESS and words else name
+
+
+def version_text(version: int) -> str:
+    """Return CUDA's version number as text: 13020 is `CUDA 13.2`."""
+    return f"CUDA {version // 1000}.{version % 1000 // 10}"
+
+
+# CUDA graphs, on plain handles: pycuda has none of its own and borrows these.
+
+
+def capture(stream: int, work: Callable[[], None]) -> int:
+    """See `CudaDevice.capture`."""
+    # Thread-local: another thread that allocates meanwhile, in PyTorch for instance, does not break the capture.
+    mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    call(driver.cuStreamBeginCapture, driver.CUstream(stream), mode)
+    try:
+        work()
+    except BaseException:
+        # The stream is of no use until its capture ends; what ending it says is a consequence of the error.
+        status, graph = driver.cuStreamEndCapture(driver.CUstream(stream))
+        if status == SUCCESS and int(graph):
+            driver.cuGraphDestroy(graph)
+        raise
+    graph = call(driver.cuStreamEndCapture, driver.CUstream(stream))
+    try:
+        return int(call(driver.cuGraphInstantiate, graph, 0))
+    finally:
+        call(driver.cuGraphDestroy, graph)
+
+
+def launch(graph: int, stream: int) -> None:
+    """See `CudaDevice.launch`."""
+    call(driver.cuGraphLaunch, driver.CUgraphExec(graph), driver.CUstream(stream))
+
+
+def destroy_graph(graph: int) -> None:
+    """See `CudaDevice.destroy_graph`."""
+    call(driver.cuGraphExecDestroy, driver.CUgraphExec(graph))
 
 
 class CudaPythonDevice:
@@ -103,106 +191,6 @@ class CudaPythonDevice:
         call(driver.cuEventSynchronize, driver.CUevent(end))
         return float(call(driver.cuEventElapsedTime, driver.CUevent(start), driver.CUevent(end)))
 
-    def capture(self, stream: int, work: Callable[[], None]) -> int:
-        return capture(stream, work)
-
-    def launch(self, graph: int, stream: int) -> None:
-        launch(graph, stream)
-
-    def destroy_graph(self, graph: int) -> None:
-        destroy_graph(graph)
-
-
-# --- CUDA graphs, on plain handles: pycuda has none of its own and borrows these ---
-
-
-def capture(stream: int, work: Callable[[], None]) -> int:
-    """See `CudaDevice.capture`."""
-    # Thread-local: another thread that allocates meanwhile, in PyTorch for instance, does not break the capture.
-    mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-    call(driver.cuStreamBeginCapture, driver.CUstream(stream), mode)
-    try:
-        work()
-    except BaseException:
-        # The stream is of no use until its capture ends; what ending it says is a consequence of the error.
-        status, graph = driver.cuStreamEndCapture(driver.CUstream(stream))
-        if status == SUCCESS and int(graph):
-            driver.cuGraphDestroy(graph)
-        raise
-    graph = call(driver.cuStreamEndCapture, driver.CUstream(stream))
-    try:
-        return int(call(driver.cuGraphInstantiate, graph, 0))
-    finally:
-        call(driver.cuGraphDestroy, graph)
-
-
-def launch(graph: int, stream: int) -> None:
-    """See `CudaDevice.launch`."""
-    call(driver.cuGraphLaunch, driver.CUgraphExec(graph), driver.CUstream(stream))
-
-
-def destroy_graph(graph: int) -> None:
-    """See `CudaDevice.destroy_graph`."""
-    call(driver.cuGraphExecDestroy, driver.CUgraphExec(graph))
-
-
-# --- Calls and what surrounds them ---
-
-
-def start_driver(index: int) -> None:
-    """Initialise CUDA in this process; raise DriverError where there is no driver or no GPU `index`."""
-    try:
-        (status,) = driver.cuInit(0)
-    except RuntimeError as error:  # the package looks for the driver's library at its first call
-        raise DriverError(f"cuda-python finds no NVIDIA driver: {_first_line(error)}") from error
-    if status != SUCCESS:
-        raise DriverError(f"cuda-python: cuInit failed with {status_text(status)}")
-    count = call(driver.cuDeviceGetCount)
-    if not 0 <= index < count:
-        raise DriverError(f"cuda-python: there is no GPU {index}, CUDA sees {count}")
-
-
-@functools.cache
-def primary_context(index: int) -> Any:
-    """Return a device's primary context.
-
-    Retained once a process and never released, as PyTorch does: releasing the last hold would destroy
-    what everybody else has in it.
-    """
-    return call(driver.cuDevicePrimaryCtxRetain, call(driver.cuDeviceGet, index))
-
-
-def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a driver function and return what it returns beside its status: nothing, a value or a tuple.
-
-    Raises:
-        BackendError: the status is not success, or the driver is too old to have the function.
-    """
-    try:
-        status, *values = function(*arguments)
-    except RuntimeError as error:
-        raise BackendError(f"cuda-python: {function.__name__} cannot be called: {_first_line(error)}") from error
-    check(function, status)
-    return values[0] if len(values) == 1 else tuple(values)
-
-
-def check(function: Callable[..., Any], status: driver.CUresult) -> None:
-    """Raise BackendError unless a driver function's status is success."""
-    if status != SUCCESS:
-        raise BackendError(f"cuda-python: {function.__name__} failed with {status_text(status)}")
-
-
-def status_text(status: driver.CUresult) -> str:
-    """Return a status as text, for example `CUDA_ERROR_NO_DEVICE (no CUDA-capable device is detected)`."""
-    known, words = driver.cuGetErrorString(status)
-    name = getattr(status, "name", str(status))
-    return f"{name} ({words.decode()})" if known == SUCCESS and words else name
-
-
-def version_text(version: int) -> str:
-    """Return CUDA's version number as text: 13020 is `CUDA 13.2`."""
-    return f"CUDA {version // 1000}.{version % 1000 // 10}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    capture = staticmethod(capture)
+    launch = staticmethod(launch)
+    destroy_graph = staticmethod(destroy_graph)

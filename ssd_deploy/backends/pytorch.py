@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssd_deploy.backends import AUTO, RunOptions
 from ssd_deploy.backends.base import CUDA_EVENTS, RawPredictions, check_images
+from ssd_deploy.backends.row import RunOptions
 from ssd_train.detections import PaddedDetections
-from ssd_train.errors import BackendError
-from ssd_train.networks.postprocess import Postprocess
+from ssd_train.errors import BackendError, first_line
+from ssd_train.networks.detector import Detector
 from ssd_train.networks.ssd import SSD
 from ssd_train.spec import PostprocessSettings
 
@@ -38,18 +38,21 @@ class CapturedGraph(NamedTuple):
 
 
 class TorchRunner:
-    """Runs a network and the very post-processing module that is exported.
+    """Runs the very module that is exported.
 
     Args:
         network: in evaluation mode; moved to `device`. It computes in the precision that its `spec` says.
         settings: thresholds and counts.
         device: `cpu`, `cuda` or `cuda:N`.
-        allow_tf32: let the GPU round float32 products to 10 bits of mantissa. Off by default, and set
-            for the whole process, since PyTorch knows no narrower switch.
+        allow_tf32: let the GPU round float32 products to 10 bits of mantissa. Off by default; see `prepare_gpu`.
         compiled: run the network through torch.compile; the first call of every batch size takes up to a
             minute. Needs a C++ compiler on the CPU, Triton on a GPU.
         channels_last: keep the network's tensors in N, H, W, C order.
         cuda_graph: record network and post-processing once for every batch size, and replay them. GPU only.
+
+    Attributes:
+        detector: the module that runs.
+        cpu_threads: that PyTorch uses for an operator.
 
     Raises:
         BackendError: there is no such device, or a variant does not work on it.
@@ -73,11 +76,10 @@ class TorchRunner:
             raise BackendError(f"torch {torch.__version__} finds no CUDA device; use --cpu, or see `ssd-deploy doctor`")
         if cuda_graph and not device.startswith("cuda"):
             raise BackendError(f"a CUDA graph runs on a GPU, not on device {device!r}; add --cuda, or leave it out")
-        torch.backends.cuda.matmul.allow_tf32 = allow_tf32
-        torch.backends.cudnn.allow_tf32 = allow_tf32
+        prepare_gpu(allow_tf32)
         try:
             self.device = torch.device(device)
-            self.network = network.eval().to(self.device)
+            network.eval().to(self.device)
         except RuntimeError as error:
             raise BackendError(
                 f"torch {torch.__version__} cannot use device {device!r} ({str(error).splitlines()[0]}); "
@@ -85,9 +87,9 @@ class TorchRunner:
             ) from error
         # The order of the images decides that of the feature maps, see `_on_device`; weights in it spare a copy.
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network.to(memory_format=self.memory_format)
-        self.postprocess = Postprocess(settings)
-        self._forward: Any = compile_network(self.network) if compiled else self.network
+        network.to(memory_format=self.memory_format)
+        self._is_compiled = compiled
+        self.detector = Detector(compile_network(network) if compiled else network, settings)
         self._graphs: dict[int, CapturedGraph] | None = {} if cuda_graph else None
         on_gpu = self.device.type == "cuda"
         precision = "tf32" if on_gpu and allow_tf32 and network.spec.precision == "fp32" else network.spec.precision
@@ -96,6 +98,7 @@ class TorchRunner:
         chosen = [str(self.device), *(variant for variant, is_on in variants.items() if is_on)]
         self.name = f"torch ({', '.join(chosen)})"
         self.device_clock = CUDA_EVENTS if on_gpu else None
+        self.cpu_threads = torch.get_num_threads()
 
     @torch.inference_mode()
     def run(self, images: NDArray[np.float32]) -> PaddedDetections:
@@ -117,7 +120,7 @@ class TorchRunner:
         """See `Runner.run_raw`; runs what a CUDA graph records, without the graph."""
         check_images(images, self.spec, self.max_batch_size)
         with self._errors_of_a_call(len(images)):
-            cls_logits, box_offsets = self._forward(self._on_device(images))
+            cls_logits, box_offsets = self.detector.network(self._on_device(images))
             return RawPredictions(cls_logits.cpu().numpy(), box_offsets.cpu().numpy())
 
     @torch.inference_mode()
@@ -147,7 +150,7 @@ class TorchRunner:
 
     def close(self) -> None:
         """See `Runner.close`."""
-        for name in ("network", "_forward", "_graphs"):
+        for name in ("detector", "_graphs"):
             vars(self).pop(name, None)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -157,7 +160,8 @@ class TorchRunner:
         return torch.tensor(images).to(self.device, memory_format=self.memory_format)
 
     def _detect(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.postprocess(*self._forward(images), self.network.anchors)
+        outputs = self.detector(images)
+        return outputs.boxes, outputs.scores, outputs.labels
 
     def _captured(self, shape: tuple[int, ...]) -> CapturedGraph:
         """Return the graph of a batch size, which is captured in its first call."""
@@ -184,23 +188,23 @@ class TorchRunner:
     def _errors_of_a_call(self, count: int) -> Iterator[None]:
         """Turn what a machine can fail of into one sentence: memory, a compiler, a capture."""
         # What torch.compile raises, without importing it for those who do not compile.
-        compiler_error = torch._dynamo.exc.TorchDynamoException if self._forward is not self.network else ()
+        compiler_error = torch._dynamo.exc.TorchDynamoException if self._is_compiled else ()
         try:
             yield
         except torch.OutOfMemoryError as error:
             raise BackendError(f"{self.name}: a batch of {count} does not fit into memory; use smaller ones") from error
         except compiler_error as error:
             raise BackendError(
-                f"{self.name}: torch.compile failed ({_first_line(error)}); install a C++ compiler such as g++ "
+                f"{self.name}: torch.compile failed ({first_line(error)}); install a C++ compiler such as g++ "
                 "(on a GPU Triton too), or run it without compile"
             ) from error
         except RuntimeError as error:
             if self._graphs is None and self.device.type == "cpu":
                 raise
             if self._graphs is None:
-                raise BackendError(f"{self.name}: a batch of {count} does not run ({_first_line(error)})") from error
+                raise BackendError(f"{self.name}: a batch of {count} does not run ({first_line(error)})") from error
             raise BackendError(
-                f"{self.name}: a batch of {count} cannot be captured or replayed ({_first_line(error)}); "
+                f"{self.name}: a batch of {count} cannot be captured or replayed ({first_line(error)}); "
                 "run it without the CUDA graph"
             ) from error
 
@@ -209,20 +213,27 @@ def open_runner(model: SSD | Path, options: RunOptions) -> TorchRunner:
     """Open a network; see `backends.Backend.open`. The network itself is not moved or changed."""
     if isinstance(model, Path):
         raise BackendError(f"{model}: the torch backend runs a network and its weights; name them, or use onnxruntime")
-    device = options.device
-    if device == AUTO:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.threads:
         torch.set_num_threads(options.threads)
     return TorchRunner(
         copy.deepcopy(model),
         options.settings or model.spec.postprocess,
-        device=device,
+        device="cpu" if options.device is None else options.device,
         allow_tf32=options.allow_tf32,
         compiled="compile" in options.variants,
         channels_last="channels-last" in options.variants,
         cuda_graph="cuda-graph" in options.variants,
     )
+
+
+def prepare_gpu(allow_tf32: bool) -> None:
+    """Set how PyTorch computes on a GPU, for the whole process, since it knows no narrower switch.
+
+    cuDNN tries its algorithms at the first call of every shape and keeps the fastest: a detector's input has one.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allow_tf32
+    torch.backends.cudnn.allow_tf32 = allow_tf32
+    torch.backends.cudnn.benchmark = True
 
 
 def compile_network(network: SSD) -> Any:
@@ -233,7 +244,3 @@ def compile_network(network: SSD) -> Any:
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VERSIONS)
     return torch.compile(network, dynamic=False, fullgraph=True)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

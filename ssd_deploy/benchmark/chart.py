@@ -1,9 +1,9 @@
 """A benchmark as a picture: what each backend gets through, and how long a call takes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ssd_deploy.benchmark.measure import Measurement
+from ssd_deploy.benchmark.measurements import Measurement, series_name
 from ssd_deploy.benchmark.report import BenchmarkReport
 from ssd_train.files import written_atomically
 from ssd_train.requirements import require
@@ -14,10 +14,8 @@ if TYPE_CHECKING:
 END_TO_END_LABEL = "end to end: image files to boxes"
 P99_LABEL = "bars: network span; line: its p50 to p99"
 
-# How matplotlib draws a series: color, pattern, name.
-Style = dict[str, Any]
-
-# A backend's color (Okabe and Ito's, which color-blind readers tell apart) and a precision's pattern.
+# The color of a backend, or of a file in it (Okabe and Ito's, which color-blind readers tell apart), and the pattern of
+# a precision.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
 PATTERNS = ("", "//", "..", "xx")
 
@@ -37,41 +35,59 @@ def write_chart(report: BenchmarkReport, path: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(11.0, 3.0 + 0.55 * len(report.measured.rows)), 5.6), dpi=120, layout="constrained")
+    rows = report.measured.rows
+    figure = Figure(figsize=(max(11.0, 3.0 + 0.55 * len(rows)), 5.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     throughput, latency = figure.subplots(1, 2)
-    rows = report.measured.rows
-    with_numbers = len(rows) <= BARS_WITH_NUMBERS
     sizes = sorted({row.batch_size for row in rows})
-    series = list(dict.fromkeys((row.backend, row.precision) for row in rows))
-    backends, precisions = (list(dict.fromkeys(names)) for names in zip(*series, strict=True))
+    series = list(dict.fromkeys(map(_series, rows)))
+    models, precisions = (list(dict.fromkeys(names)) for names in zip(*series, strict=True))
     width = 0.82 / len(series)
-    for number, (backend, precision) in enumerate(series):
-        own = [row for row in rows if (row.backend, row.precision) == (backend, precision)]
+    for number, (model, precision) in enumerate(series):
+        own = [row for row in rows if _series(row) == (model, precision)]
         places = [sizes.index(row.batch_size) + (number - (len(series) - 1) / 2) * width for row in own]
-        color, pattern = backends.index(backend), precisions.index(precision)
+        color, pattern = models.index(model), precisions.index(precision)
         style = {
             "color": COLORS[color % len(COLORS)],
             "hatch": PATTERNS[(pattern + color // len(COLORS)) % len(PATTERNS)],
             "edgecolor": "white",
-            "label": f"{own[0].runner}, {precision}",
+            "label": series_name(own[0].runner, precision, own[0].source),
         }
-        _draw_throughput(throughput, places, own, width, style, with_numbers)
-        _draw_latency(latency, places, own, width, style, with_numbers)
+        rates = [row.network.images_per_second for row in own]
+        medians = [row.network.p50 for row in own]
+        to_p99 = [row.network.p99 - row.network.p50 for row in own]
+        bars = throughput.bar(places, rates, width, **style), latency.bar(places, medians, width, **style)
+        if len(rows) <= BARS_WITH_NUMBERS:
+            throughput.bar_label(bars[0], map(_short, rates), fontsize=8, padding=1)
+            # Inside the bar, at its foot: above it are the line and the diamond.
+            latency.bar_label(bars[1], map(_short, medians), label_type="center", fontsize=8, color="white")
+        latency.errorbar(
+            places, medians, yerr=[[0.0] * len(own), to_p99], fmt="none", ecolor="black", elinewidth=1, capsize=3,
+            label=P99_LABEL,
+        )  # fmt: skip
+        end_to_end = [row.end_to_end for row in own]
+        for axes, values in (
+            (throughput, [each.images_per_second for each in end_to_end]),
+            (latency, [each.p50 for each in end_to_end]),
+        ):
+            axes.plot(places, values, "D", color="black", markersize=5, markeredgecolor="white", label=END_TO_END_LABEL)
     latency.set_yscale("log")
     # A logarithmic axis has no zero for its bars to stand on.
     latency.set_ylim(bottom=min(row.network.p50 for row in rows) / 3)
     _finish(throughput, sizes, "Throughput (higher is better)", "images/s")
     _finish(latency, sizes, "Latency of a call (lower is better)", "milliseconds, logarithmic")
-    height, width_px = report.spec.input_size
     on_gpu = report.environment.gpu if any(row.device for row in rows) else None
-    figure.suptitle(
-        f"{report.spec.network}, input {height} x {width_px}, on {on_gpu or report.environment.cpu}",
-        fontsize=12,
-        fontweight="bold",
+    networks = dict.fromkeys(
+        f"{spec.network}, input {spec.input_size[0]} x {spec.input_size[1]}" for spec in report.detectors.values()
     )
+    title = f"{'; '.join(networks)}, on {on_gpu or report.environment.cpu}"
+    figure.suptitle(title, fontsize=12, fontweight="bold")
     # Every series draws the same marks; the legend names them once, after the series.
-    handles = {label: handle for axes in (throughput, latency) for handle, label in zip(*_legend_of(axes), strict=True)}
+    handles = {
+        label: handle
+        for axes in (throughput, latency)
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     labels = sorted(handles, key=lambda label: label in (END_TO_END_LABEL, P99_LABEL))
     figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=3, frameon=False)
     with written_atomically(path) as temporary:
@@ -79,48 +95,9 @@ def write_chart(report: BenchmarkReport, path: Path) -> Path:
     return path
 
 
-def _draw_throughput(
-    axes: "Axes", places: list[float], rows: list[Measurement], width: float, style: Style, with_numbers: bool
-) -> None:
-    """Bars for the network span, a diamond on each for end to end."""
-    rates = [row.network.images_per_second for row in rows]
-    bars = axes.bar(places, rates, width, **style)
-    if with_numbers:
-        axes.bar_label(bars, [_short(rate) for rate in rates], fontsize=8, padding=1)
-    _draw_end_to_end(axes, places, [row.end_to_end.images_per_second for row in rows])
-
-
-def _draw_latency(
-    axes: "Axes", places: list[float], rows: list[Measurement], width: float, style: Style, with_numbers: bool
-) -> None:
-    """Bars up to the p50 of the network span, a line from there to its p99, a diamond for end to end."""
-    medians = [row.network.p50 for row in rows]
-    to_p99 = [row.network.p99 - row.network.p50 for row in rows]
-    bars = axes.bar(places, medians, width, **style)
-    if with_numbers:
-        # Inside the bar, at its foot: above it are the line and the diamond.
-        axes.bar_label(bars, [_short(median) for median in medians], label_type="center", fontsize=8, color="white")
-    axes.errorbar(
-        places,
-        medians,
-        yerr=[[0.0] * len(rows), to_p99],
-        fmt="none",
-        ecolor="black",
-        elinewidth=1,
-        capsize=3,
-        label=P99_LABEL,
-    )
-    _draw_end_to_end(axes, places, [row.end_to_end.p50 for row in rows])
-
-
-def _draw_end_to_end(axes: "Axes", places: list[float], values: list[float]) -> None:
-    label = END_TO_END_LABEL
-    axes.plot(places, values, "D", color="black", markersize=5, markeredgecolor="white", label=label)
-
-
-def _legend_of(axes: "Axes") -> tuple[list[Any], list[Any]]:
-    handles, labels = axes.get_legend_handles_labels()
-    return handles, labels
+def _series(row: Measurement) -> tuple[tuple[str, str], str]:
+    """What one color stands for, a backend with what it runs, and what one pattern does."""
+    return (row.backend, row.source), row.precision
 
 
 def _short(value: float) -> str:

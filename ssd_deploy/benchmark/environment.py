@@ -7,9 +7,12 @@ import gc
 import importlib.metadata
 import os
 import platform
-import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import psutil
+import pynvml
 
 # Packages whose version changes a measurement, as they are called where they are installed from.
 PACKAGES = (
@@ -57,11 +60,14 @@ def describe_environment() -> Environment:
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             packages[name] = importlib.metadata.version(name)
-    gpu, driver = _nvidia_smi("name,driver_version") or (None, None)
+    gpu = driver = None
+    with _visible_gpu() as handle:
+        if handle is not None:
+            gpu, driver = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlSystemGetDriverVersion()
     return Environment(
-        cpu=_field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
-        cores=usable_cores(),
-        memory_bytes=_kilobytes(_field("/proc/meminfo", "MemTotal")),
+        cpu=_cpu_name(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_bytes=psutil.virtual_memory().total,
         platform=platform.platform(),
         python=platform.python_version(),
         packages=packages,
@@ -70,40 +76,28 @@ def describe_environment() -> Environment:
     )
 
 
-def usable_cores() -> int:
-    """Return how many logical cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def thread_count() -> int | None:
-    """Return how many threads this process has now; None where the system does not tell."""
-    return _number(_field("/proc/self/status", "Threads"))
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Memory in bytes, or its growth; None where the system does not tell.
+    """Memory in bytes, or its growth.
 
     Attributes:
         resident_bytes: of this process in the machine's memory, libraries included.
-        gpu_bytes: in use on the GPU, by all processes.
+        gpu_bytes: in use on the GPU, by all processes; None where there is none, or it does not tell.
     """
 
-    resident_bytes: int | None
+    resident_bytes: int
     gpu_bytes: int | None
 
     def __add__(self, other: "Memory") -> "Memory":
+        known = self.gpu_bytes is not None and other.gpu_bytes is not None
         return Memory(
-            resident_bytes=_sum(self.resident_bytes, other.resident_bytes, 1),
-            gpu_bytes=_sum(self.gpu_bytes, other.gpu_bytes, 1),
+            resident_bytes=self.resident_bytes + other.resident_bytes,
+            gpu_bytes=(self.gpu_bytes or 0) + (other.gpu_bytes or 0) if known else None,
         )
 
     def __sub__(self, other: "Memory") -> "Memory":
-        return Memory(
-            resident_bytes=_sum(self.resident_bytes, other.resident_bytes, -1),
-            gpu_bytes=_sum(self.gpu_bytes, other.gpu_bytes, -1),
+        return self + Memory(
+            resident_bytes=-other.resident_bytes, gpu_bytes=None if other.gpu_bytes is None else -other.gpu_bytes
         )
 
 
@@ -113,51 +107,50 @@ def memory_in_use() -> Memory:
     # Only glibc has it; elsewhere growth comes out too small where freed memory is used again.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-    used = _nvidia_smi("memory.used")
-    return Memory(
-        resident_bytes=_kilobytes(_field("/proc/self/status", "VmRSS")),
-        gpu_bytes=None if used is None else int(used[0]) * 2**20,
-    )
+    gpu_bytes = None
+    with _visible_gpu() as handle:
+        if handle is not None:
+            # Some GPUs share the machine's memory, and do not tell.
+            with contextlib.suppress(pynvml.NVMLError):
+                gpu_bytes = int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+    return Memory(resident_bytes=int(psutil.Process().memory_info().rss), gpu_bytes=gpu_bytes)
 
 
-def _sum(one: int | None, other: int | None, sign: int) -> int | None:
-    return None if one is None or other is None else one + sign * other
+@contextlib.contextmanager
+def _visible_gpu() -> Iterator[Any]:
+    """Yield the driver's handle of the first GPU that CUDA shows; None where there is none.
+
+    Asked of the driver itself, so that it works the same with any runtime installed, and without one.
+    """
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield _first_visible(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip())
+    finally:
+        pynvml.nvmlShutdown()
 
 
-def _field(path: str, name: str) -> str | None:
-    """Return the value of the first `name: value` line of a file, None without one."""
-    with contextlib.suppress(OSError):
-        for line in Path(path).read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == name:
-                return value.strip()
+def _first_visible(name: str) -> Any:
+    """Return the handle of a GPU by its number or the beginning of its UUID, the two forms that CUDA takes.
+
+    Anything else, and nothing at all, hides every GPU from CUDA.
+    """
+    with contextlib.suppress(pynvml.NVMLError):
+        for number in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(number)
+            if name == str(number) or (name.startswith("GPU-") and pynvml.nvmlDeviceGetUUID(handle).startswith(name)):
+                return handle
     return None
 
 
-def _number(text: str | None) -> int | None:
-    return None if text is None else int(text.split()[0])
-
-
-def _kilobytes(text: str | None) -> int | None:
-    value = _number(text)
-    return None if value is None else value * 1024
-
-
-def _nvidia_smi(fields: str) -> tuple[str, ...] | None:
-    """Ask the driver's own tool for numbers of the first GPU that CUDA shows; None where there is none.
-
-    Asked through the tool, so that it works the same with any runtime installed, and without one.
-    """
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    # Takes numbers as well as UUIDs, the two forms of this variable.
-    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
-    command = [program, f"--id={gpu}", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    values = tuple(value.strip() for value in done.stdout.strip().split(","))
-    # Some systems answer `[N/A]`, such as those whose GPU shares the machine's memory.
-    return values if len(values) == len(fields.split(",")) and not any("[" in value for value in values) else None
+def _cpu_name() -> str:
+    """Return the processor's model, which Python and psutil do not know on Linux."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_deploy.backends.base import Runner, device_clock_of
+from ssd_deploy.backends.base import DeviceTimed, Runner
 from ssd_deploy.benchmark.environment import Memory, memory_in_use
+from ssd_deploy.benchmark.measurements import Latency, Measured, Measurement, Preparation, series_name
 from ssd_deploy.detector import Detector
 from ssd_train.errors import BackendError, ImageError
 from ssd_train.preprocess import load_image, preprocess
+from ssd_train.spec import DetectorSpec
 
 HOST_CLOCK = "host clock"
 
@@ -81,120 +83,20 @@ class Contender:
         runner: it itself.
         opening: growth of memory when it was opened.
         threads: CPU threads that it computes with; None where that is not known.
+        source: name of the file or network that it runs, where that tells rows apart.
+        batch_size: the only one that it was opened for; None for all.
     """
 
     backend: str
     runner: Runner
     opening: Memory
     threads: int | None = None
+    source: str = ""
+    batch_size: int | None = None
 
     @property
     def label(self) -> str:
-        return f"{self.backend}, {self.runner.spec.precision}"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Latency:
-    """The times of all timed calls of one span.
-
-    Attributes:
-        times_ms: in the order they were made, all rounds.
-        batch_size: images a call.
-    """
-
-    times_ms: tuple[float, ...]
-    batch_size: int
-
-    @property
-    def p50(self) -> float:
-        return self._percentile(50)
-
-    @property
-    def p90(self) -> float:
-        return self._percentile(90)
-
-    @property
-    def p99(self) -> float:
-        return self._percentile(99)
-
-    @property
-    def images_per_second(self) -> float:
-        """Images of all calls over the time of all calls, slow ones included: what a long run gets through."""
-        return 1e3 * self.batch_size * len(self.times_ms) / sum(self.times_ms)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, times in milliseconds."""
-        return {
-            "calls": len(self.times_ms),
-            "p50_ms": self.p50,
-            "p90_ms": self.p90,
-            "p99_ms": self.p99,
-            "images_per_second": self.images_per_second,
-            "times_ms": list(self.times_ms),
-        }
-
-    def _percentile(self, percent: float) -> float:
-        return float(np.percentile(self.times_ms, percent))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """One backend with one batch size.
-
-    Attributes:
-        backend: what the user called it.
-        runner: what it calls itself: where it really ran.
-        precision: what it computed in.
-        batch_size: images a call.
-        network, end_to_end: see `SPANS`.
-        device: likewise; None without a GPU.
-        device_clock: what that was measured with.
-        memory: growth from before the backend was opened until it was warmed up for this batch size.
-        threads: CPU threads that it computed with; None where that is not known.
-    """
-
-    backend: str
-    runner: str
-    precision: str
-    batch_size: int
-    network: Latency
-    device: Latency | None
-    device_clock: str | None
-    end_to_end: Latency
-    memory: Memory
-    threads: int | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Preparation:
-    """What comes before any backend, alone: a batch's files to pixels, and those to the network's input."""
-
-    batch_size: int
-    decode: Latency
-    preprocess: Latency
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Measured:
-    """All measurements.
-
-    Attributes:
-        rows: by batch size, then in the order of the backends.
-        preparation: one a batch size.
-        skipped: what was left out and why, a sentence each.
-    """
-
-    rows: tuple[Measurement, ...]
-    preparation: tuple[Preparation, ...]
-    skipped: tuple[str, ...]
+        return series_name(self.backend, self.runner.spec.precision, self.source)
 
 
 def measure(
@@ -202,12 +104,12 @@ def measure(
     images: Sequence[Path],
     settings: BenchmarkSettings,
     *,
-    on_turn: Callable[[int, int], None] | None = None,
+    on_turn: Callable[[int, int], object] = lambda done, total: None,
 ) -> Measured:
     """Measure backends side by side.
 
     Args:
-        contenders: all of one network, for they share the pre-processing that is timed alone.
+        contenders: each is measured with the inputs of its own network.
         images: files, at least one; the first `MOST_IMAGES` are used, repeated where a batch is larger.
         on_turn: told the turns done and those in all.
 
@@ -225,46 +127,45 @@ def measure(
     rows: list[Measurement] = []
     preparation: list[Preparation] = []
     skipped: list[str] = []
-    total = len(settings.batch_sizes) * settings.rounds * len(contenders)
+    sizes = sorted(settings.batch_sizes)
+    of_size = [[each for each in contenders if each.batch_size in (None, size)] for size in sizes]
+    total, done = settings.rounds * sum(map(len, of_size)), 0
     try:
-        for number, batch_size in enumerate(sorted(settings.batch_sizes)):
-            batch = _Batch(files, batch_size, contenders[0].runner)
+        for batch_size, taking_part in zip(sizes, of_size, strict=True):
+            batches: dict[tuple[Any, ...], _Batch] = {}
             turns: list[_Turns] = []
-            failed: set[str] = set()
-            for contender in contenders:
-                limit = contender.runner.max_batch_size
+            for contender in taking_part:
+                limit, spec = contender.runner.max_batch_size, contender.runner.spec
                 if limit is not None and batch_size > limit:
-                    skipped.append(
-                        f"{contender.label}: batch {batch_size} is over the {limit} images that it takes a call"
-                    )
+                    reason = f"batch {batch_size} is over the {limit} images that it takes a call"
+                    skipped.append(f"{contender.label}: {reason}")
                     continue
+                key = (spec.input_size, spec.mean, spec.std, spec.resize)
+                if key not in batches:
+                    batches[key] = _Batch(files, batch_size, spec)
                 before = memory_in_use()
                 try:
-                    turns.append(_Turns(contender, batch, settings))
+                    turns.append(_Turns(contender, batches[key], settings))
                 except BackendError as error:
                     skipped.append(f"{contender.label}: batch {batch_size} does not run: {error}")
                 grown[id(contender)] += memory_in_use() - before
             for round_number in range(settings.rounds):
-                if turns:
+                for batch in batches.values() if turns else ():
                     wait_until_idle()
                     batch.take_turn(settings)
                 # Back and forth: nobody always follows the same neighbour.
-                for position, turn in enumerate(turns if round_number % 2 == 0 else reversed(turns)):
-                    if turn.contender.label in failed:
-                        continue
+                for turn in turns[:: 1 if round_number % 2 == 0 else -1]:
                     wait_until_idle()
                     try:
                         turn.take()
                     except BackendError as error:
-                        failed.add(turn.contender.label)
+                        turns.remove(turn)
                         skipped.append(f"{turn.contender.label}: batch {batch_size} stopped running: {error}")
-                    if on_turn is not None:
-                        done = (number * settings.rounds + round_number) * len(contenders) + position + 1
-                        on_turn(done, total)
-            turns = [turn for turn in turns if turn.contender.label not in failed]
+                    done += 1
+                    on_turn(done, total)
             rows += [turn.result(grown[id(turn.contender)]) for turn in turns]
-            if turns:
-                preparation.append(batch.result())
+            used = [turn.batch for turn in turns]
+            preparation += [batch.result() for batch in batches.values() if batch in used]
     except KeyboardInterrupt:
         # What was measured up to then is worth more than nothing.
         if not rows:
@@ -272,8 +173,7 @@ def measure(
         skipped.append("stopped by Ctrl-C: further batch sizes were not measured")
     if not rows:
         raise BackendError(f"nothing is left to measure: {'; '.join(skipped)}")
-    if on_turn is not None:
-        on_turn(total, total)
+    on_turn(total, total)
     return Measured(rows=tuple(rows), preparation=tuple(preparation), skipped=tuple(skipped))
 
 
@@ -295,11 +195,11 @@ def wait_until_idle(limit_s: float = 1.0) -> None:
 
 
 class _Batch:
-    """The images of one batch size, and the times of what is done to them before any backend."""
+    """The images of one batch size and kind of input, and the times of what is done to them before any backend."""
 
-    def __init__(self, files: Sequence[Path], batch_size: int, runner: Runner) -> None:
+    def __init__(self, files: Sequence[Path], batch_size: int, spec: DetectorSpec) -> None:
         self.files = [files[index % len(files)] for index in range(batch_size)]
-        self.spec = runner.spec
+        self.spec = spec
         self.pixels = self.load()
         self.inputs = self.preprocess()
         self.decode_ms: list[float] = []
@@ -316,12 +216,15 @@ class _Batch:
             once = timed_calls(step, 1)[0]
             times_ms += timed_calls(step, _calls(once, settings))
 
+    def latency(self, times_ms: Sequence[float]) -> Latency:
+        return Latency(times_ms=tuple(times_ms), batch_size=len(self.files))
+
     def result(self) -> Preparation:
-        size = len(self.files)
         return Preparation(
-            batch_size=size,
-            decode=Latency(times_ms=tuple(self.decode_ms), batch_size=size),
-            preprocess=Latency(times_ms=tuple(self.preprocess_ms), batch_size=size),
+            batch_size=len(self.files),
+            input_size=self.spec.input_size,
+            decode=self.latency(self.decode_ms),
+            preprocess=self.latency(self.preprocess_ms),
         )
 
 
@@ -333,15 +236,15 @@ class _Turns:
         self.runner = contender.runner
         self.batch = batch
         self.detector = Detector(self.runner, batch_size=len(batch.files))
-        self.device_clock = device_clock_of(self.runner)
+        self.on_device = self.runner if isinstance(self.runner, DeviceTimed) and self.runner.device_clock else None
         self.network_ms: list[float] = []
         self.device_ms: list[float] = []
         self.end_to_end_ms: list[float] = []
         # The last call of each counts: by then nothing is compiled or allocated any more.
         self.network_calls = _calls(timed_calls(self.network, WARM_UP_CALLS)[-1], settings)
         self.end_to_end_calls = _calls(timed_calls(self.end_to_end, 1)[-1], settings)
-        if self.device_clock is not None:
-            _device_times_ms(self.runner, self.batch.inputs, 1)
+        if self.on_device is not None:
+            self.on_device.device_times_ms(self.batch.inputs, 1)
 
     def network(self) -> None:
         self.runner.run(self.batch.inputs)
@@ -352,24 +255,23 @@ class _Turns:
     def take(self) -> None:
         self.network()
         self.network_ms += timed_calls(self.network, self.network_calls)
-        if self.device_clock is not None:
+        if self.on_device is not None:
             # The first fills the memory that the others use.
-            self.device_ms += _device_times_ms(self.runner, self.batch.inputs, self.network_calls + 1)[1:]
+            self.device_ms += self.on_device.device_times_ms(self.batch.inputs, self.network_calls + 1)[1:]
         self.end_to_end()
         self.end_to_end_ms += timed_calls(self.end_to_end, self.end_to_end_calls)
 
     def result(self, memory: Memory) -> Measurement:
-        size = len(self.batch.files)
-        device = Latency(times_ms=tuple(self.device_ms), batch_size=size) if self.device_ms else None
         return Measurement(
             backend=self.contender.backend,
             runner=self.runner.name,
             precision=self.runner.spec.precision,
-            batch_size=size,
-            network=Latency(times_ms=tuple(self.network_ms), batch_size=size),
-            device=device,
-            device_clock=self.device_clock,
-            end_to_end=Latency(times_ms=tuple(self.end_to_end_ms), batch_size=size),
+            source=self.contender.source,
+            batch_size=len(self.batch.files),
+            network=self.batch.latency(self.network_ms),
+            device=self.batch.latency(self.device_ms) if self.device_ms else None,
+            device_clock=self.on_device.device_clock if self.on_device else None,
+            end_to_end=self.batch.latency(self.end_to_end_ms),
             memory=memory,
             threads=self.contender.threads,
         )
@@ -385,16 +287,6 @@ def timed_calls(step: Callable[[], object], count: int) -> list[float]:
     return times_ms
 
 
-def _device_times_ms(runner: Any, inputs: NDArray[np.float32], runs: int) -> list[float]:
-    return list(runner.device_times_ms(inputs, runs))
-
-
 def _calls(call_ms: float, settings: BenchmarkSettings) -> int:
     """How many calls fill a turn."""
     return max(1, min(settings.max_calls, round(1e3 * settings.turn_seconds / max(call_ms, 1e-3))))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Latency):
-        return value.to_dict()
-    return dataclasses.asdict(value) if isinstance(value, Memory) else value

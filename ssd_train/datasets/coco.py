@@ -1,15 +1,20 @@
 """COCO annotation files -> Dataset; no pycocotools needed to read one."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssd_train.datasets.dataset import Dataset, Sample, make_ground_truth
+import numpy as np
+
+from ssd_train.boxes import clip_boxes
+from ssd_train.datasets.dataset import Dataset, GroundTruth, Sample, make_ground_truth
 from ssd_train.errors import DatasetError
 
-DEFAULT_SPLIT = "val2017"
+# The published trainings' own.
+SPLITS = {"train": "train2017", "val": "val2017"}
 
 # Pascal VOC's names of six classes that COCO calls otherwise, so that a VOC detector runs on COCO images.
 COCO_NAME_OF_VOC = {
@@ -32,7 +37,7 @@ def load_coco(root: Path, split: str | None, class_names: Sequence[str], *, skip
 
     Args:
         root: the folder with `annotations` and the image folder.
-        split: for example `val2017`, which None stands for.
+        split: for example `val2017`; None for the folder's only one whose name begins with val, or `val2017`.
         class_names: the detector's; each must be a category of the file, or VOC's name of one.
         skip_ignored: leave out objects marked `ignore`, which GluonCV does not train on and pycocotools scores.
 
@@ -40,10 +45,10 @@ def load_coco(root: Path, split: str | None, class_names: Sequence[str], *, skip
         DatasetError: a folder or file is missing or unusable, a class is no category, there are no
             images, or an annotation names an image or category that does not exist.
     """
-    split = split or DEFAULT_SPLIT
     if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder; pass the COCO folder with --data-root")
-    path = root / "annotations" / f"instances_{split}.json"
+        raise DatasetError(f"{root}: no such folder; name the COCO folder", arguments=("data_root",))
+    split = split or find_split(root, "val")
+    path = annotation_file(root, split)
     content = _read_json(path)
     try:
         categories = {int(category["id"]): str(category["name"]) for category in content["categories"]}
@@ -72,13 +77,63 @@ def load_coco(root: Path, split: str | None, class_names: Sequence[str], *, skip
     )
 
 
+def is_coco(folder: Path) -> bool:
+    """Whether a folder looks like COCO's: `annotations/instances_*.json`."""
+    # By the listing, since some file systems take VOC's `Annotations` for `annotations`.
+    names = {path.name for path in folder.iterdir()}
+    return "annotations" in names and any(folder.glob("annotations/instances_*.json"))
+
+
+def annotation_file(root: Path, split: str) -> Path:
+    return root / "annotations" / f"instances_{split}.json"
+
+
+def find_split(root: Path, part: str) -> str:
+    """Return the only split of a folder whose name begins with `train` or `val`, or COCO's own name of it.
+
+    Raises:
+        DatasetError: there are several, and none has COCO's own name.
+    """
+    found = sorted(path.stem.removeprefix("instances_") for path in root.glob(f"annotations/instances_{part}*.json"))
+    usual = SPLITS[part]
+    if len(found) > 1 and usual not in found:
+        raise DatasetError(
+            f"{root / 'annotations'}: several files could be meant ({', '.join(found)}); name one of these splits",
+            arguments=(f"{part}_split",),
+        )
+    return usual if usual in found or not found else found[0]
+
+
+def find_class_names(root: Path, split: str) -> tuple[str, ...]:
+    """Return the categories of a split's annotation file, by id; raise DatasetError where it has none."""
+    path = annotation_file(root, split)
+    content = _read_json(path)
+    try:
+        return tuple(category["name"] for category in sorted(content["categories"], key=lambda row: row["id"]))
+    except (KeyError, TypeError) as error:
+        raise DatasetError(f"{path}: has no list of categories with id and name; is it a COCO file?") from error
+
+
+def training_boxes(truth: GroundTruth, image_size: tuple[int, int]) -> GroundTruth:
+    """Return the objects that GluonCV trains on.
+
+    Far edges one pixel nearer, then all clipped to the last pixel; what has an area is kept.
+    """
+    boxes = truth.boxes.copy()
+    boxes[:, 2:] = np.maximum(boxes[:, 2:] - 1, boxes[:, :2])
+    boxes = clip_boxes(boxes, (image_size[0] - 1, image_size[1] - 1))
+    keep = (truth.areas > 0) & (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
+    return dataclasses.replace(truth, boxes=boxes).select(keep)
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise DatasetError(
             f"{path}: the annotation file cannot be read ({error.strerror}); "
-            "choose another split or pass the COCO folder with --data-root"
+            "choose another split, or name the COCO folder",
+            arguments=("split", "data_root"),
         ) from error
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not JSON ({error}); download it again") from error
@@ -99,7 +154,8 @@ def _labels_by_category(categories: dict[int, str], class_names: Sequence[str], 
             known = ", ".join(categories[key] for key in sorted(categories)[:5])
             raise DatasetError(
                 f"{path}: has no category {name!r}, which is class {label} of the detector; it has {len(categories)} "
-                f"({known}, ...): evaluate a detector of this data set, or give its class list with --classes"
+                f"({known}, ...): evaluate a detector of this data set, or give its class list",
+                arguments=("classes",),
             )
         if category_id in labels:
             raise DatasetError(
@@ -117,24 +173,18 @@ def _rows_by_image(
     labels: dict[int, int],
     path: Path,
 ) -> tuple[dict[int, list[dict[str, Any]]], list[int], int]:
-    """Return the rows of `make_ground_truth` for every image, and what was left out.
-
-    The latter are the ids of annotations without area, and the number of those of unknown classes.
+    """Return each image's rows for `make_ground_truth`, the ids of annotations without area, and how many are of
+    classes that the detector does not know.
     """
     rows: dict[int, list[dict[str, Any]]] = {}
-    without_area = []
-    unknown = 0
+    without_area, unknown = [], 0
     for annotation in annotations:
         image_id, category_id = int(annotation["image_id"]), int(annotation["category_id"])
-        if image_id not in images:
+        if image_id not in images or category_id not in categories:
+            what = f"has category {category_id}" if image_id in images else f"belongs to image {image_id}"
             raise DatasetError(
-                f"{path}: annotation {annotation.get('id')} belongs to image {image_id}, which the file does not "
-                "list; mend the annotation file"
-            )
-        if category_id not in categories:
-            raise DatasetError(
-                f"{path}: annotation {annotation.get('id')} has category {category_id}, which the file does not "
-                "list; mend the annotation file"
+                f"{path}: annotation {annotation.get('id')} {what}, which the file does not list; mend the annotation "
+                "file"
             )
         if category_id not in labels:
             unknown += 1

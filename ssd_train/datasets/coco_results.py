@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssd_train.boxes import xyxy_to_xywh
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.detections import Detections
 from ssd_train.files import written_atomically
@@ -25,20 +26,12 @@ def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]
         SSDDeployError: the file cannot be written.
         ValueError: `detections` does not have one entry a sample.
     """
-    results = [
-        {
-            "image_id": sample.image_id,
-            "category_id": dataset.category_ids[label],
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": score,
-        }
-        for sample, found in zip(dataset.samples, detections, strict=True)
-        for (x1, y1, x2, y2), score, label in zip(
-            found.clipped(sample.image_size).boxes.astype(np.float64).tolist(),
-            found.scores.tolist(),
-            found.labels.tolist(),
-            strict=True,
-        )
-    ]
+    results = []
+    for sample, found in zip(dataset.samples, detections, strict=True):
+        bboxes = xyxy_to_xywh(found.clipped(sample.image_size).boxes.astype(np.float64)).tolist()
+        results += [
+            {"image_id": sample.image_id, "category_id": dataset.category_ids[label], "bbox": bbox, "score": score}
+            for bbox, score, label in zip(bboxes, found.scores.tolist(), found.labels.tolist(), strict=True)
+        ]
     with written_atomically(path) as temporary:
         temporary.write_text(json.dumps(results, allow_nan=False), encoding="utf-8")

@@ -32,14 +32,16 @@ class GroundTruth:
     areas: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        count = len(self.labels)
-        if self.boxes.shape != (count, 4) or not (
-            len(self.is_difficult) == len(self.is_crowd) == len(self.areas) == count
-        ):
+        flags = (self.is_difficult, self.is_crowd, self.areas)
+        if self.boxes.shape != (len(self), 4) or any(len(values) != len(self) for values in flags):
             raise ValueError("the arrays of a GroundTruth do not have the same number of rows")
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def select(self, keep: NDArray[Any]) -> "GroundTruth":
+        """Return the objects that a boolean mask or an index array names."""
+        return GroundTruth(**{field.name: getattr(self, field.name)[keep] for field in dataclasses.fields(self)})
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

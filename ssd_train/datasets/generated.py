@@ -1,21 +1,17 @@
 """Generated pictures of five shapes, a detection data set that needs no download. No torch.
 
-A picture follows from (seed, index) alone: `lay_out` says what is where, `draw_picture` paints it, and
-`write_shapes` makes a Pascal VOC folder of many.
+A picture follows from (seed, index) alone: `lay_out` says what is where, and `draw_picture` paints it.
+`generated_files` makes a Pascal VOC folder of many.
 """
 
 import dataclasses
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_train.errors import DatasetError
-from ssd_train.files import written_atomically
+Image = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 
 # No rectangle and no ellipse: each of these is told by its silhouette, however it is turned.
 SHAPE_CLASSES = ("circle", "triangle", "square", "star", "cross")
@@ -36,13 +32,6 @@ MIN_SIZE_WITH_PATTERN = 40
 MIN_CONTRAST = 110.0
 # Shapes are filled on a grid so many times finer, and then averaged.
 FINE = 4
-
-JPEG_QUALITY = 92
-# Validation pictures are numbered from here, so that they stay the same however many are for training.
-FIRST_VAL_INDEX = 1_000_000
-
-Image = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,63 +69,12 @@ def draw_picture(seed: int, index: int) -> tuple[Image, NDArray[np.float64], NDA
     """
     image_size, shapes = lay_out(seed, index)
     rng = np.random.default_rng((seed, index, 1))
-    image = _background(rng, image_size)
+    image = _draw_background(rng, image_size)
     _add_clutter(rng, image)
     for shape in shapes:
         paint(rng, image, shape)
     boxes = np.array([shape.box for shape in shapes], np.float64)
     return _photographed(rng, image), boxes, np.array([shape.label for shape in shapes], np.int64)
-
-
-def write_shapes(
-    root: Path, *, train: int, val: int, seed: int, on_progress: Callable[[int, int], None] | None = None
-) -> Path:
-    """Write a data set as a Pascal VOC folder with the image lists `train` and `val`.
-
-    The lists name seed and index of each picture and are written last: where both are there the data set is
-    whole, and it is left as it is if they are what was asked for. The same seed gives the same bytes (with the
-    same OpenCV and NumPy), and the first pictures of a larger data set are those of a smaller one.
-
-    Args:
-        root: made if missing; may hold nothing, or this data set.
-        train, val: numbers of pictures, at least 1 each.
-        seed: from 0.
-        on_progress: called with the pictures written so far and those there will be, in this thread.
-
-    Returns:
-        `root`.
-
-    Raises:
-        DatasetError: the numbers cannot be used, or the folder holds other things or half a data set.
-        SSDDeployError: the folder cannot be written.
-    """
-    if train < 1 or val < 1 or seed < 0 or train > FIRST_VAL_INDEX:
-        raise DatasetError(
-            f"{train} training and {val} validation pictures of seed {seed} cannot be drawn; ask for at least 1 of "
-            f"each, for at most {FIRST_VAL_INDEX} training pictures, and for a seed from 0"
-        )
-    lists = {
-        "train": [_image_id(seed, index) for index in range(train)],
-        "val": [_image_id(seed, FIRST_VAL_INDEX + index) for index in range(val)],
-    }
-    if _is_whole(root, lists):
-        return root
-    indices = [*range(train), *range(FIRST_VAL_INDEX, FIRST_VAL_INDEX + val)]
-    try:
-        for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for done, _ in enumerate(pool.map(lambda index: _write_picture(root, seed, index), indices), start=1):
-                if on_progress is not None:
-                    on_progress(done, len(indices))
-    except OSError as error:
-        raise DatasetError(
-            f"{root}: cannot be written ({error.strerror}); make room or choose another folder"
-        ) from error
-    for name, image_ids in lists.items():
-        with written_atomically(root / "ImageSets" / "Main" / f"{name}.txt") as temporary:
-            temporary.write_text("\n".join(image_ids) + "\n", encoding="utf-8")
-    return root
 
 
 def lay_out(seed: int, index: int) -> tuple[tuple[int, int], list[Shape]]:
@@ -261,7 +199,7 @@ def _color_unlike(rng: np.random.Generator, pixels: Image) -> Floats:
     return best
 
 
-def _background(rng: np.random.Generator, image_size: tuple[int, int]) -> Image:
+def _draw_background(rng: np.random.Generator, image_size: tuple[int, int]) -> Image:
     """Mix two colors, each constant or changing slowly, by one of some patterns."""
     near = rng.uniform(20, 235, 3)
     spread = rng.choice([0, 40, 90])
@@ -357,54 +295,3 @@ def _photographed(rng: np.random.Generator, image: Image) -> Image:
     scale = noise / 255
     offset = 128 * (1 - gain) + rng.uniform(-15, 15) - noise / 2
     return cv2.addWeighted(image, gain, grain, scale, offset).astype(np.uint8, copy=False)
-
-
-def _image_id(seed: int, index: int) -> str:
-    return f"shapes{seed}_{index:07d}"
-
-
-def _is_whole(root: Path, lists: dict[str, list[str]]) -> bool:
-    """True where `root` is this data set, False where there is nothing.
-
-    Raises:
-        DatasetError: it holds anything else.
-    """
-    if not root.exists():
-        return False
-    if not root.is_dir():
-        raise DatasetError(f"{root}: is a file; name a folder for the pictures")
-    if not any(root.iterdir()):
-        return False
-    paths = {name: root / "ImageSets" / "Main" / f"{name}.txt" for name in lists}
-    if all(path.is_file() for path in paths.values()):
-        if all(paths[name].read_bytes().split() == [i.encode() for i in ids] for name, ids in lists.items()):
-            return True
-        raise DatasetError(f"{root}: holds another data set; name a new folder")
-    if (root / "JPEGImages").is_dir():
-        raise DatasetError(f"{root}: holds half a data set, without its image lists; remove it and try again")
-    raise DatasetError(f"{root}: holds other things; name a new folder")
-
-
-def _write_picture(root: Path, seed: int, index: int) -> None:
-    image, boxes, labels = draw_picture(seed, index)
-    name = _image_id(seed, index)
-    encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    (root / "JPEGImages" / f"{name}.jpg").write_bytes(encoded.tobytes())
-    (root / "Annotations" / f"{name}.xml").write_text(_annotation(name, image, boxes, labels), encoding="utf-8")
-
-
-def _annotation(name: str, image: Image, boxes: NDArray[np.float64], labels: NDArray[np.int64]) -> str:
-    height, width = image.shape[:2]
-    lines = [
-        "<annotation>",
-        f"  <filename>{name}.jpg</filename>",
-        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
-    ]
-    for (x1, y1, x2, y2), label in zip(boxes.astype(int).tolist(), labels, strict=True):
-        # VOC counts pixels from 1, and the last one belongs to the box.
-        corners = {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2}
-        bndbox = "".join(f"<{corner}>{value}</{corner}>" for corner, value in corners.items())
-        lines.append(
-            f"  <object><name>{SHAPE_CLASSES[label]}</name><difficult>0</difficult><bndbox>{bndbox}</bndbox></object>"
-        )
-    return "\n".join([*lines, "</annotation>", ""])

@@ -1,5 +1,6 @@
 """Pascal VOC folders -> Dataset: the original sets, and anything annotated in the same layout."""
 
+import dataclasses
 import math
 import re
 import xml.etree.ElementTree as ElementTree
@@ -7,14 +8,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssd_train.datasets.dataset import Dataset, Sample, make_ground_truth
+import numpy as np
+
+from ssd_train.datasets.dataset import Dataset, GroundTruth, Sample, make_ground_truth
 from ssd_train.errors import DatasetError
 from ssd_train.preprocess import load_image
 
-DEFAULT_YEAR_SPLIT = "2007_test"
+# The published trainings' own, of a folder with one VOC<year> folder for each year.
+YEAR_TRAIN_SPLIT = "2007_trainval,2012_trainval"
+YEAR_TEST_SPLIT = "2007_test"
 
 # Looked for in this order beside an image id; upper case too, since cameras write .JPG.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG", ".BMP")
+
+# What a reader says of objects and images: how many, and in which annotations.
+NOTES = (
+    "left out {} objects without area inside their image: {}",
+    "kept {} objects that reach outside their image, boxes not clipped: {}",
+    "took the size of {} images from their files, since the annotation has none: {}",
+)
 
 
 def load_voc(root: Path, split: str | None, class_names: Sequence[str]) -> Dataset:
@@ -40,7 +52,7 @@ def load_voc(root: Path, split: str | None, class_names: Sequence[str]) -> Datas
     labels = _labels_by_name(class_names)
     name, lists = _resolve_split(root, split)
     samples: list[Sample] = []
-    counts: dict[str, dict[str, int]] = {"without_area": {}, "reaching_outside": {}, "without_size": {}}
+    counts: dict[str, dict[str, int]] = {sentence: {} for sentence in NOTES}
     listed: set[str] = set()
     for folder, list_file in lists:
         for image_id in _read_image_list(list_file):
@@ -49,11 +61,11 @@ def load_voc(root: Path, split: str | None, class_names: Sequence[str]) -> Datas
                     f"{list_file}: image {image_id} is listed twice in split {name}; name each list once"
                 )
             listed.add(image_id)
-            sample, found = _read_sample(folder, image_id, list_file, labels)
+            sample, noted = _read_sample(folder, image_id, list_file, labels)
             samples.append(sample)
-            for kind, count in found.items():
+            for sentence, count in zip(NOTES, noted, strict=True):
                 if count:
-                    counts[kind][f"{image_id}.xml"] = count
+                    counts[sentence][f"{image_id}.xml"] = count
     return Dataset(
         name=f"voc {name}",
         class_names=tuple(class_names),
@@ -63,6 +75,69 @@ def load_voc(root: Path, split: str | None, class_names: Sequence[str]) -> Datas
     )
 
 
+def is_voc(folder: Path) -> bool:
+    """Whether a folder looks like Pascal VOC's: pictures, annotations or lists, or a folder a year."""
+    # By the listing, since some file systems take COCO's `annotations` for `Annotations`.
+    return any(
+        {"JPEGImages", "Annotations", "ImageSets"} & {path.name for path in base.iterdir()} or _years(base)
+        for base in _bases(folder)
+        if base.is_dir()
+    )
+
+
+def training_splits(root: Path) -> tuple[str, str]:
+    """Return the lists to train and to validate on where none are named.
+
+    Those of the published trainings, and in a folder with one `ImageSets/Main` its `train` (or `trainval`, where
+    that is all there is beside `test`) and its `val` (or `test`).
+    """
+    main = next((base / "ImageSets" / "Main" for base in _bases(root) if (base / "ImageSets" / "Main").is_dir()), None)
+    if main is None:
+        return YEAR_TRAIN_SPLIT, YEAR_TEST_SPLIT
+    lists = {path.stem for path in main.glob("*.txt")}
+    held_out = next((name for name in ("val", "test") if name in lists), "val")
+    train = "train" if "train" in lists and ("val" in lists or "trainval" not in lists) else "trainval"
+    return train, held_out
+
+
+def find_class_names(root: Path) -> tuple[str, ...]:
+    """Return the class names in all annotations of a folder, by alphabet, each once in any case.
+
+    Raises:
+        DatasetError: an annotation cannot be read, or none names a class.
+    """
+    names: dict[str, str] = {}
+    for path in sorted(root.glob("**/Annotations/*.xml")):
+        for element in _parse_xml(path).iterfind("object/name"):
+            name = (element.text or "").strip()
+            names.setdefault(name.lower(), name)
+    if not names:
+        raise DatasetError(
+            f"{root}: its annotations name no class; name the right folder, or give a class list",
+            arguments=("data", "classes"),
+        )
+    return tuple(names[key] for key in sorted(names))
+
+
+def gluoncv_boxes(truth: GroundTruth, image_size: tuple[int, int]) -> GroundTruth:
+    """Return the objects as GluonCV reads, trains on and scores them.
+
+    All four numbers of the XML minus 1; objects outside 0 <= min < size and min < max <= size are left out.
+    """
+    boxes = truth.boxes - np.array([0, 0, 1, 1])
+    low, high, size = boxes[:, :2], boxes[:, 2:], np.array(image_size[::-1])
+    keep = ((low >= 0) & (low < size) & (low < high) & (high <= size)).all(axis=1)
+    return dataclasses.replace(truth, boxes=boxes).select(keep)
+
+
+def _bases(root: Path) -> tuple[Path, Path]:
+    return root, root / "VOCdevkit"
+
+
+def _years(base: Path) -> list[Path]:
+    return sorted(base.glob("VOC[0-9][0-9][0-9][0-9]"))
+
+
 def _labels_by_name(class_names: Sequence[str]) -> dict[str, int]:
     labels: dict[str, int] = {}
     for label, name in enumerate(class_names):
@@ -70,7 +145,8 @@ def _labels_by_name(class_names: Sequence[str]) -> dict[str, int]:
         if key in labels:
             raise DatasetError(
                 f"classes {class_names[labels[key]]!r} and {name!r} differ only in case or spaces, which VOC "
-                "annotations do not tell apart; rename one with --classes"
+                "annotations do not tell apart; rename one",
+                arguments=("classes",),
             )
         labels[key] = label
     return labels
@@ -79,18 +155,19 @@ def _labels_by_name(class_names: Sequence[str]) -> dict[str, int]:
 def _resolve_split(root: Path, split: str | None) -> tuple[str, list[tuple[Path, Path]]]:
     """Return the split's name and its (VOC folder, list file) pairs."""
     if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder; pass the Pascal VOC folder with --data-root")
-    for base in (root, root / "VOCdevkit"):
+        raise DatasetError(f"{root}: no such folder; name the Pascal VOC folder", arguments=("data_root",))
+    for base in _bases(root):
         if (base / "Annotations").is_dir() or (base / "ImageSets").is_dir():
             main = base / "ImageSets" / "Main"
             name = split or ("test" if (main / "test.txt").is_file() else "val")
             return name, [(base, _existing_list(main, part)) for part in _parts(name)]
-        if years := sorted(base.glob("VOC[0-9][0-9][0-9][0-9]")):
-            name = split or DEFAULT_YEAR_SPLIT
+        if years := _years(base):
+            name = split or YEAR_TEST_SPLIT
             return name, [_year_list(base, part, years) for part in _parts(name)]
     raise DatasetError(
         f"{root}: no Pascal VOC data; expected Annotations, JPEGImages and ImageSets/Main, or folders like "
-        "VOC2007, or VOCdevkit; pass the right folder with --data-root"
+        "VOC2007, or VOCdevkit; name the right folder",
+        arguments=("data_root",),
     )
 
 
@@ -133,8 +210,10 @@ def _read_image_list(path: Path) -> list[str]:
     return image_ids
 
 
-def _read_sample(folder: Path, image_id: str, list_file: Path, labels: dict[str, int]) -> tuple[Sample, dict[str, int]]:
-    """Return the sample and what there is to note about it, counted under the keys of `_notes`."""
+def _read_sample(
+    folder: Path, image_id: str, list_file: Path, labels: dict[str, int]
+) -> tuple[Sample, tuple[int, int, int]]:
+    """Return the sample, and how often each of `NOTES` is true of it."""
     candidates = (folder / "JPEGImages" / f"{image_id}{suffix}" for suffix in SUFFIXES)
     image_path = next((path for path in candidates if path.is_file()), None)
     if image_path is None:
@@ -143,13 +222,14 @@ def _read_sample(folder: Path, image_id: str, list_file: Path, labels: dict[str,
             "lists it; add the image or take it off the list"
         )
     xml_path = folder / "Annotations" / f"{image_id}.xml"
-    root = _parse_xml(xml_path, list_file)
+    if not xml_path.is_file():
+        raise DatasetError(
+            f"{xml_path}: no such annotation, but {list_file} lists its image; add it or take the image off the list"
+        )
+    root = _parse_xml(xml_path)
     image_size = _annotated_size(root, xml_path)
     without_size = image_size is None
-    if image_size is None:
-        image = load_image(image_path)
-        image_size = (image.shape[0], image.shape[1])
-    height, width = image_size
+    height, width = image_size = image_size or load_image(image_path).shape[:2]
 
     rows: list[dict[str, Any]] = []
     without_area = reaching_outside = 0
@@ -170,20 +250,12 @@ def _read_sample(folder: Path, image_id: str, list_file: Path, labels: dict[str,
             "area": (box[2] - box[0]) * (box[3] - box[1]),
         })  # fmt: skip
     sample = Sample(image_id=image_id, path=image_path, image_size=image_size, ground_truth=make_ground_truth(rows))
-    return sample, {
-        "without_area": without_area,
-        "reaching_outside": reaching_outside,
-        "without_size": int(without_size),
-    }
+    return sample, (without_area, reaching_outside, int(without_size))
 
 
-def _parse_xml(path: Path, list_file: Path) -> ElementTree.Element:
+def _parse_xml(path: Path) -> ElementTree.Element:
     try:
         return ElementTree.parse(path).getroot()
-    except FileNotFoundError as error:
-        raise DatasetError(
-            f"{path}: no such annotation, but {list_file} lists its image; add it or take the image off the list"
-        ) from error
     # Besides its own ParseError the parser raises ValueError or LookupError for encodings it cannot read.
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise DatasetError(f"{path}: not readable XML ({error}); mend or replace the annotation") from error
@@ -204,7 +276,8 @@ def _label(element: ElementTree.Element, path: Path, labels: dict[str, int]) -> 
     if name.lower() not in labels:
         raise DatasetError(
             f"{path}: class {name!r} is not one of the detector's {len(labels)} ({', '.join(list(labels)[:5])}, ...); "
-            "pass the data set's classes with --classes"
+            "give the data set's own class list",
+            arguments=("classes",),
         )
     return labels[name.lower()]
 
@@ -234,15 +307,10 @@ def _is_difficult(element: ElementTree.Element, path: Path) -> bool:
 
 
 def _notes(counts: dict[str, dict[str, int]]) -> list[str]:
-    sentences = {
-        "without_area": "left out {} objects without area inside their image: {}",
-        "reaching_outside": "kept {} objects that reach outside their image, boxes not clipped: {}",
-        "without_size": "took the size of {} images from their files, since the annotation has none: {}",
-    }
     notes = []
-    for kind, by_file in counts.items():
+    for sentence, by_file in counts.items():
         if by_file:
             named = [f"{file} ({count})" for file, count in list(by_file.items())[:5]]
             more = [f"and {len(by_file) - 5} more files"] if len(by_file) > 5 else []
-            notes.append(sentences[kind].format(sum(by_file.values()), ", ".join(named + more)))
+            notes.append(sentence.format(sum(by_file.values()), ", ".join(named + more)))
     return notes

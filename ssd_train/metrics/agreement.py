@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ssd_train.boxes import areas
 from ssd_train.datasets.dataset import GroundTruth
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
@@ -52,9 +53,8 @@ def agreement_ap(
 
 def _visible(found: Detections, image_size: tuple[int, int]) -> Detections:
     clipped = found.clipped(image_size)
-    x1, y1, x2, y2 = clipped.boxes.T
-    has_area = (x2 > x1) & (y2 > y1)
-    return clipped.select(has_area)
+    low, high = clipped.boxes[:, :2], clipped.boxes[:, 2:]
+    return clipped.select(np.all(low < high, axis=1))
 
 
 def _ap(truth: Sequence[Detections], found: Sequence[Detections], num_classes: int) -> float:
@@ -67,5 +67,4 @@ def _ap(truth: Sequence[Detections], found: Sequence[Detections], num_classes: i
 def _as_ground_truth(detections: Detections) -> GroundTruth:
     boxes = detections.boxes.astype(np.float64)
     none = np.zeros(len(detections), np.bool_)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return GroundTruth(boxes=boxes, labels=detections.labels, is_difficult=none, is_crowd=none, areas=areas)
+    return GroundTruth(boxes=boxes, labels=detections.labels, is_difficult=none, is_crowd=none, areas=areas(boxes))

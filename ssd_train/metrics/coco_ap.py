@@ -3,7 +3,6 @@
 It gives pycocotools' numbers, which the tests hold it to, in an eighth of the time.
 """
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,38 +10,71 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
+from ssd_train.boxes import xyxy_to_xywh
 from ssd_train.captured_stdout import captured_stdout
-from ssd_train.datasets.dataset import GroundTruth
+from ssd_train.datasets.dataset import Dataset, GroundTruth
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
+from ssd_train.metrics.protocol import Protocol
+from ssd_train.metrics.scored import Scored
+from ssd_train.spec import DetectorSpec
+
+# GluonCV's COCODetectionMetric leaves out detections below it.
+GLUONCV_SCORE_THRESHOLD = 0.05
 
 # In the order of COCOeval.stats.
 NUMBER_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CocoResult:
-    """COCO's numbers, fractions; NaN where there is no object to find (pycocotools writes -1).
+def score(dataset: Dataset, detections: Sequence[Detections], spec: DetectorSpec, protocol: Protocol) -> Scored:
+    """Score detections in image pixels, one a sample; see `METRICS`."""
+    found = [
+        in_protocol(protocol, of_image, image_size=sample.image_size)
+        for sample, of_image in zip(dataset.samples, detections, strict=True)
+    ]
+    return coco_average_precision([sample.ground_truth for sample in dataset.samples], found, dataset.class_names)
 
-    Attributes:
-        numbers: the twelve of `NUMBER_NAMES`.
-        per_class: AP at IoU 0.50:0.95 by class name.
-        positives: objects that are not crowd, by class name.
+
+def describe(protocol: Protocol, spec: DetectorSpec) -> str:
+    """Say in one line what the numbers mean; see `METRICS`."""
+    rules, scores = "pycocotools", f"scores above {spec.postprocess.score_threshold:g}"
+    coordinates = "boxes in image pixels, detections clipped to the image"
+    if protocol is Protocol.GLUONCV:
+        rules = "GluonCV's COCO metric"
+        scores += f" and at least {GLUONCV_SCORE_THRESHOLD:g}"
+        coordinates += " and then made 1 pixel wider and higher"
+    return (
+        f"protocol {protocol} ({rules}): {scores}; {coordinates}; IoU 0.50:0.95, crowd objects ignored, "
+        "difficult objects count like others; equal scores earlier first"
+    )
+
+
+def in_protocol(protocol: Protocol, detections: Detections, *, image_size: tuple[int, int]) -> Detections:
+    """Return one image's detections as pycocotools is to see them, boxes in image pixels.
+
+    GluonCV leaves out scores below 0.05 and makes every box one pixel wider and higher, after
+    clipping it and without touching the ground truth.
     """
-
-    numbers: dict[str, float]
-    per_class: dict[str, float]
-    positives: dict[str, int]
+    detections = detections.clipped(image_size)
+    if protocol is Protocol.STANDARD:
+        return detections
+    detections = detections.select(detections.scores >= GLUONCV_SCORE_THRESHOLD)
+    one_pixel = np.array([0, 0, 1, 1], np.float32)
+    return Detections(detections.boxes + one_pixel, detections.scores, detections.labels)
 
 
 def coco_average_precision(
     ground_truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str]
-) -> CocoResult:
+) -> Scored:
     """Score detections as COCO does: IoU 0.50:0.95, at most 100 detections an image and class.
 
     Args:
         ground_truths, detections: one each an image, boxes in image pixels.
         class_names: label order.
+
+    Returns:
+        The twelve of `NUMBER_NAMES`, NaN where there is no object to find (pycocotools writes -1); of each class
+        `AP` (IoU 0.50:0.95) and `objects`, those that are not crowd.
 
     Raises:
         DatasetError: there are no images, or none holds an object that is not crowd.
@@ -54,10 +86,13 @@ def coco_average_precision(
     labels = np.concatenate([truth.labels[~truth.is_crowd] for truth in ground_truths])
     positives = np.bincount(labels, minlength=len(class_names))
     precision = evaluated.eval["precision"]
-    return CocoResult(
-        numbers={name: _nan_if_undefined(value) for name, value in zip(NUMBER_NAMES, evaluated.stats, strict=True)},
-        per_class={name: mean_precision(precision[:, :, [label]]) for label, name in enumerate(class_names)},
-        positives={name: int(count) for name, count in zip(class_names, positives, strict=True)},
+    numbers = np.where(evaluated.stats > -1, evaluated.stats, np.nan).tolist()
+    return Scored(
+        numbers=dict(zip(NUMBER_NAMES, numbers, strict=True)),
+        per_class={
+            name: {"AP": mean_precision(precision[:, :, [label]]), "objects": int(positives[label])}
+            for label, name in enumerate(class_names)
+        },
     )
 
 
@@ -88,26 +123,10 @@ def evaluate_boxes(
             f"{len(ground_truths)} images hold no object that counts (none at all, or crowd only), so there is "
             "nothing to find; choose another split"
         )
-    truth_rows = (
-        {"image_id": image_id, "label": label, "box": box, "area": area, "iscrowd": int(is_crowd)}
-        for image_id, truth in enumerate(ground_truths, start=1)
-        for label, box, area, is_crowd in zip(
-            truth.labels.tolist(), truth.boxes, truth.areas.tolist(), truth.is_crowd, strict=True
-        )
-    )
-    found_rows = (
-        {"image_id": image_id, "label": label, "box": box, "score": score, "iscrowd": 0}
-        for image_id, found in enumerate(detections, start=1)
-        for label, box, score in zip(
-            found.labels.tolist(), found.boxes.astype(np.float64), found.scores.tolist(), strict=True
-        )
-    )
+    objects = ((of.labels, of.boxes, {"area": of.areas, "iscrowd": of.is_crowd.astype(int)}) for of in ground_truths)
+    found = ((of.labels, of.boxes, {"score": of.scores}) for of in detections)
     with captured_stdout():
-        evaluated = COCOeval_faster(
-            _index(truth_rows, len(ground_truths), num_classes),
-            _index(found_rows, len(ground_truths), num_classes),
-            "bbox",
-        )
+        evaluated = COCOeval_faster(_index(objects, num_classes), _index(found, num_classes), "bbox")
         evaluated.params.maxDets = list(max_detections)
         if not by_area:
             evaluated.params.areaRng = evaluated.params.areaRng[:1]
@@ -117,18 +136,24 @@ def evaluate_boxes(
     return evaluated
 
 
-def _index(rows: Iterable[dict[str, Any]], num_images: int, num_classes: int) -> COCO:
-    """Build the index that pycocotools would read from a file; images and categories are numbered from 1."""
-    annotations = []
-    # An id of 0 is taken for "not matched", so they too start at 1.
-    for annotation_id, row in enumerate(rows, start=1):
-        x1, y1, x2, y2 = row.pop("box").tolist()
-        row["bbox"] = [x1, y1, x2 - x1, y2 - y1]
-        row.setdefault("area", (x2 - x1) * (y2 - y1))
-        annotations.append({"id": annotation_id, "category_id": row.pop("label") + 1, **row})
+def _index(images: Iterable[tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]], num_classes: int) -> COCO:
+    """Build the index that pycocotools would read from a file, of each image's labels, boxes and further columns.
+
+    Images and categories are numbered from 1, and so are annotations: an id of 0 is taken for "not matched".
+    """
+    annotations: list[dict[str, Any]] = []
+    image_ids = []
+    for image_id, (labels, boxes, others) in enumerate(images, start=1):
+        image_ids.append({"id": image_id})
+        bboxes = xyxy_to_xywh(boxes.astype(np.float64))
+        columns = {"category_id": labels + 1, "bbox": bboxes, "area": bboxes[:, 2] * bboxes[:, 3]}
+        columns = {"iscrowd": np.zeros(len(labels), int), **columns, **others}
+        for values in zip(*(column.tolist() for column in columns.values()), strict=True):
+            row = dict(zip(columns, values, strict=True))
+            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **row})
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": image_id} for image_id in range(1, num_images + 1)],
+        "images": image_ids,
         "categories": [{"id": category_id} for category_id in range(1, num_classes + 1)],
         "annotations": annotations,
     }
@@ -145,7 +170,3 @@ def mean_precision(precision: NDArray[np.float64]) -> float:
     values = precision[:, :, :, 0, -1]
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else float("nan")
-
-
-def _nan_if_undefined(value: float) -> float:
-    return float(value) if value > -1 else float("nan")

@@ -7,48 +7,19 @@ every runtime.
 """
 
 import copy
-import dataclasses
 from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
-from ssd_train.errors import NetworkError
 from ssd_train.networks.feature_expander import Backbone
 from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
-from ssd_train.precisions import PRECISIONS
 
 # The sum of squares of conv4_3's 512 channels leaves half precision's range (65504) from a mean
 # activation of 12 on. A batch norm that no convolution can absorb divides by a small variance.
 FLOAT32_LAYERS = (L2Normalize, nn.BatchNorm2d)
-
-
-def in_precision(network: SSD, precision: str) -> SSD:
-    """Return a network that computes in `precision`; the one that was passed is not changed.
-
-    Args:
-        network: a float32 network in evaluation mode.
-        precision: a row of `PRECISIONS` that networks compute in.
-
-    Returns:
-        For `fp32` the network itself. Otherwise one that still takes float32 images and returns
-        float32 logits and offsets, for inference only; its `spec.precision` says what it computes in.
-
-    Raises:
-        NetworkError: no such precision, no network computes in it, or this one is not float32.
-    """
-    row = PRECISIONS.get(precision)
-    if row is None or row.convert is None:
-        networks = ", ".join(each.name for each in PRECISIONS.values() if each.in_network)
-        raise NetworkError(f"a network's precision {precision!r} does not exist; choose {networks}")
-    if network.spec.precision != "fp32":
-        raise NetworkError(f"{network.config.name} is {network.spec.precision} already; start from the float32 network")
-    converted = row.convert(network)
-    if converted is not network:
-        converted.spec = dataclasses.replace(network.spec, precision=precision)
-    return converted
 
 
 def rounded_to(network: SSD, dtype: torch.dtype) -> SSD:

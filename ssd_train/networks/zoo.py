@@ -250,7 +250,9 @@ def find_network(name: str) -> NetworkConfig:
     if config is None:
         close = difflib.get_close_matches(name.lower(), NETWORKS, n=3)
         hint = f"did you mean {', '.join(close)}? " if close else ""
-        raise NetworkError(f"there is no network {name!r}; {hint}`ssd-deploy models` lists them all")
+        raise NetworkError(
+            f"there is no network {name!r}; {hint}`ssd-deploy models` lists them all", arguments=("network",)
+        )
     return config
 
 
@@ -269,16 +271,17 @@ def network_config(name: str, class_names: Iterable[str] | None = None) -> Netwo
     if class_names is None:
         if not config.class_names:
             raise NetworkError(
-                f"{config.name} has no class list of its own; name a file with --classes, a line a class"
+                f"{config.name} has no class list of its own; give its class names", arguments=("classes",)
             )
         return config
     if isinstance(class_names, str):
-        raise NetworkError(f"the class list is the text {class_names!r}; give a list of names")
+        raise NetworkError(f"the class list is the text {class_names!r}; give a list of names", arguments=("classes",))
     classes = tuple(class_names)
     if config.class_names and classes != config.class_names:
         custom = config.name.rsplit("_", 1)[0] + "_custom"
         raise NetworkError(
             f"{config.name} has {len(config.class_names)} fixed classes, but another list of {len(classes)} was given; "
-            f"use {custom} for a class list of your own"
+            f"use {custom} for a class list of your own",
+            arguments=("network", "classes"),
         )
     return dataclasses.replace(config, class_names=check_class_names(classes))

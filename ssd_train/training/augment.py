@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_train.boxes import clip_boxes, iou
+
 # Every colour step, the expansion and the flip happen with this probability.
 PROBABILITY = 0.5
 
@@ -115,7 +117,7 @@ def sample_geometry(
     mapped = clipped * np.tile(scale, 2) + np.tile(offset, 2)
     if is_flipped:
         mapped[:, [0, 2]] = input_size - mapped[:, [2, 0]]
-    mapped = np.clip(mapped, 0, input_size)
+    mapped = clip_boxes(mapped, (input_size, input_size))
     # In the precision of the targets: a box without area there would have an infinite one.
     has_area = (mapped[:, 2:].astype(np.float32) > mapped[:, :2].astype(np.float32)).all(axis=1)
     return Geometry(
@@ -167,7 +169,8 @@ def _cropped(
         return (int(lefts[0, 0]), int(tops[0, 0]), int(widths[0, 0]), int(heights[0, 0])), _NONE, boxes
 
     corners = np.stack([lefts, tops, lefts + widths, tops + heights], axis=-1)
-    accepted = _lowest_iou(corners, boxes) >= CROP_IOUS[:, None]
+    lowest = iou(corners.reshape(-1, 4), boxes).min(axis=1).reshape(shape)
+    accepted = lowest >= CROP_IOUS[:, None]
     first = accepted.argmax(axis=1)
     candidates = [whole]
     for row in np.flatnonzero(accepted.any(axis=1)):
@@ -182,17 +185,6 @@ def _cropped(
 
 
 _NONE = np.zeros(0, np.int64)
-
-
-def _lowest_iou(corners: NDArray[np.int64], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return for (..., 4) crops the smallest overlap with any of the (M, 4) boxes."""
-    x0, y0, x1, y1 = (corners[..., side, None] for side in range(4))
-    shared_width = np.minimum(x1, boxes[:, 2]) - np.maximum(x0, boxes[:, 0])
-    shared_height = np.minimum(y1, boxes[:, 3]) - np.maximum(y0, boxes[:, 1])
-    shared = np.maximum(shared_width, 0) * np.maximum(shared_height, 0)
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    lowest: NDArray[np.float64] = (shared / ((x1 - x0) * (y1 - y0) + areas - shared)).min(axis=-1)
-    return lowest
 
 
 def _kept(boxes: NDArray[np.float64], crop: tuple[int, int, int, int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -7,7 +7,7 @@ epoch). A position in it is all there is to resume from, and processes cut each 
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ssd_train.datasets.dataset import Sample
-from ssd_train.errors import DatasetError, ImageError
+from ssd_train.errors import DatasetError, ImageError, OwnPartError
 from ssd_train.training.augment import MAX_EXPANSION, render, sample_colour, sample_geometry
 
 
@@ -73,24 +73,24 @@ class Batch:
     paths: tuple[str, ...]
     bad: tuple[str, ...]
 
-    def _with(self, images: Tensor, places: Tensor, colours: Tensor, boxes: Tensor, labels: Tensor) -> "Batch":
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = (self.images, self.places, self.colours, self.boxes, self.labels)
+        images, places, colours, boxes, labels = (change(tensor) for tensor in tensors)
         return Batch(images, places, colours, boxes, labels, self.paths, self.bad)
 
     def pin_memory(self) -> "Batch":
         """Called by the DataLoader."""
-        parts = (self.images, self.places, self.colours, self.boxes, self.labels)
-        return self._with(*(part.pin_memory() for part in parts))
+        return self._each(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> "Batch":
-        parts = (self.images, self.places, self.colours, self.boxes, self.labels)
-        return self._with(*(part.to(device, non_blocking=True) for part in parts))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 class AugmentedImages(Dataset[Example]):
     """Augmented training images by `Key`.
 
     Args:
-        samples: as `samples.load_training_samples` gives them.
+        samples: as `prepare.load_training_samples` gives them.
         input_size: side of the square network input.
         seed: of the whole training.
         max_expansion, with_crop: see `augment.sample_geometry`.
@@ -128,34 +128,37 @@ class AugmentedImages(Dataset[Example]):
                 if not self.skip_bad:
                     break
         # An answer and not an exception, which a worker process would wrap into its traceback.
-        return _unreadable(tuple(bad))
+        nothing = np.zeros((1, 1, 3), np.uint8)
+        no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        return Example(nothing, (0, 0, 0, 0), np.eye(3, 4, dtype=np.float32), no_boxes, no_labels, "", tuple(bad))
+
+    def check_readable(self, batch: Batch) -> None:
+        """Raise OwnPartError for a batch with images that could not be read, unless others stand in for them."""
+        if batch.bad and not self.skip_bad:
+            raise OwnPartError(
+                f"{batch.bad[0]}; or go on without such images: skip_bad_images", arguments=("skip_bad_images",)
+            )
+        if not batch.paths:
+            raise OwnPartError(f"none of the {len(self)} training images can be read; the first: {batch.bad[0]}")
 
     def _example(self, key: Key, bad: tuple[str, ...]) -> Example:
         sample = self.samples[key.sample]
         rng = np.random.default_rng((self.seed, key.epoch, key.sample))
         boxes = sample.ground_truth.boxes
         geometry = sample_geometry(rng, sample.image_size, boxes, self.input_size, self.max_expansion, self.with_crop)
+        left, top, right, bottom = geometry.place
+        if geometry.is_flipped:
+            left, right = self.input_size - right, self.input_size - left
         image = sample.load_image(reduction=geometry.reduction)
         return Example(
             image=render(image, geometry, self.input_size),
-            place=_mirrored(geometry.place, self.input_size) if geometry.is_flipped else geometry.place,
+            place=(left, top, right, bottom),
             colour=sample_colour(rng),
             boxes=geometry.boxes.astype(np.float32),
             labels=sample.ground_truth.labels[geometry.kept],
             path=str(sample.path),
             bad=bad,
         )
-
-
-def _unreadable(bad: tuple[str, ...]) -> Example:
-    nothing = np.zeros((1, 1, 3), np.uint8)
-    no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    return Example(nothing, (0, 0, 0, 0), np.eye(3, 4, dtype=np.float32), no_boxes, no_labels, "", bad)
-
-
-def _mirrored(place: tuple[int, int, int, int], input_size: int) -> tuple[int, int, int, int]:
-    left, top, right, bottom = place
-    return input_size - right, top, input_size - left, bottom
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -197,8 +200,12 @@ class Stream:
     seed: int
 
     def first_step(self, epoch: int) -> int:
-        """Return the step that an epoch begins with; `first_step(epochs)` is the number of all steps."""
+        """Return the step that an epoch begins with."""
         return epoch * self.num_samples // self.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        return self.first_step(self.epochs)
 
     def epoch_of(self, step: int) -> int:
         """Return the epoch that a step counts to: the one that its batch completes."""
@@ -208,7 +215,7 @@ class Stream:
         """Yield one process's part of every batch from `first_step` to the end of the training."""
         share = self.batch_size // processes
         orders: dict[int, NDArray[np.int64]] = {}
-        for step in range(first_step, self.first_step(self.epochs)):
+        for step in range(first_step, self.total_steps):
             start = step * self.batch_size + rank * share
             keys = []
             for position in range(start, start + share):
@@ -219,17 +226,6 @@ class Stream:
                     }
                 keys.append(Key(epoch, int(orders[epoch][place])))
             yield keys
-
-
-class _Keys(Sampler[list[Key]]):
-    """The stream's keys in the form that a DataLoader takes."""
-
-    def __init__(self, stream: Stream, first_step: int, rank: int, processes: int) -> None:
-        self.position = (first_step, rank, processes)
-        self.stream = stream
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return self.stream.keys(*self.position)
 
 
 def batches(
@@ -250,7 +246,7 @@ def batches(
     """
     loader = DataLoader(
         images,
-        batch_sampler=_Keys(stream, first_step, rank, processes),
+        batch_sampler=stream.keys(first_step, rank, processes),
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,

@@ -2,149 +2,106 @@
 
 import dataclasses
 import json
-import math
-import types
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ssd_train.errors import SSDDeployError
+from ssd_train.options import check_ranges, option
 
-AMP_MODES = ("off", "fp16", "bf16")
-LR_MODES = ("step", "cos")
-DEVICES = ("auto", "cpu", "cuda")
-ANCHOR_STEPS = ("auto", "gluoncv", "even")
-
-# COCO's validation takes long, so GluonCV validates every tenth epoch there.
-VAL_INTERVALS = {"voc": 1, "coco": 10}
+CONFIG_NAME = "config.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """One training; the defaults are GluonCV's recipe (Liu et al., SSD, section 3.1, after its schedule).
 
-    Attributes:
-        network: configuration name, a `_custom` one for classes of one's own.
-        dataset: `voc`, `coco`, or a folder in either layout.
-        out: the run folder.
-        data_root: the folder of `voc` or `coco`; None for `~/.torch/datasets/<dataset>`.
-        train_split, val_split: None for the published trainings' own.
-        classes: file with the class list of a `_custom` network; None to take the data set's.
-        data_shape: input size that the network must have; None for any.
-        batch_size: images a step and process.
-        test_batch_size: images a call in validation.
-        lr, lr_mode, lr_decay, lr_decay_epoch, warmup_iters, warmup_factor: see `optimizer.learning_rate`.
-        anchor_steps: where the cells of anchors lie: `gluoncv`, as in its preset; `even`, over the whole input; or
-            `auto`, which is GluonCV's unless they leave a part of the input without anchors.
-        crop: train on random parts of the images; without it a training is shorter, where images are plenty.
-        max_expansion: see `augment.sample_geometry`; less than 4 suits networks whose anchors are not for the
-            tiny objects that it makes.
-        momentum, weight_decay: see `optimizer.MXNetSGD`.
-        epochs: passes over the training images.
-        workers: processes that load images, at most one a core.
-        amp: `off`, or the type that convolutions compute in under torch.autocast.
-        ema: validate and keep an exponential moving average of the weights.
-        ema_decay: share of the average that a step leaves.
-        sync_bn: batch norm statistics over all processes; GPUs only.
-        compile: run the network through torch.compile.
-        channels_last: keep tensors in N, H, W, C order.
-        resume: `no`, `auto` (the run folder's last checkpoint, if there is one), or a checkpoint file.
-        pretrained_backbone: `auto` (GluonCV's ImageNet weights where they were published), `none`, or a file.
-        init: weights of the same network for other or equal classes to start from, a file; None for none.
-        reuse_classes: with `init`, take the predictors of classes of the same name along.
-        val_interval: epochs from one validation to the next; None for 1 (VOC) or 10 (COCO).
-        seed: of order, augmentation and initial weights.
-        log_step: steps from one line of `metrics.jsonl` to the next.
-        skip_bad_images: go on without images that cannot be read, and count them.
-        device: `auto` is the GPU where there is one.
-        limit: train on the first so many images only; None for all.
+    Each field says itself what it means. `optimizer.learning_rate` has more about the fields of the learning rate,
+    `augment.sample_geometry` about `crop` and `max_expansion`, `optimizer.MXNetSGD` about momentum and weight decay.
 
     Raises:
-        SSDDeployError: a value outside its range.
+        SSDDeployError: a value outside its range, or two that exclude each other.
     """
 
-    network: str
-    dataset: str
-    out: Path
-    data_root: Path | None = None
-    train_split: str | None = None
-    val_split: str | None = None
-    classes: Path | None = None
-    data_shape: int | None = None
-    batch_size: int = 32
-    test_batch_size: int = 16
-    lr: float = 1e-3
-    lr_mode: str = "step"
-    lr_decay: float = 0.1
-    lr_decay_epoch: tuple[int, ...] = (160, 200)
-    warmup_iters: int = 0
-    warmup_factor: float = 0.01
-    anchor_steps: str = "auto"
-    max_expansion: float = 4.0
-    crop: bool = True
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    epochs: int = 240
-    workers: int = 16
-    amp: str = "off"
-    ema: bool = False
-    ema_decay: float = 0.999
-    sync_bn: bool = False
-    compile: bool = False
-    channels_last: bool = False
-    resume: str = "no"
-    pretrained_backbone: str = "auto"
-    init: Path | None = None
-    reuse_classes: bool = False
-    val_interval: int | None = None
-    seed: int = 233
-    log_step: int = 10
-    skip_bad_images: bool = False
-    device: str = "auto"
-    limit: int | None = None
+    network: str = option(dataclasses.MISSING, "Network name; see `ssd-deploy models`.")
+    dataset: str = option(
+        dataclasses.MISSING, "voc, coco, or a folder of your own in either layout.", names=("--dataset", "--data")
+    )
+    out: Path = option(dataclasses.MISSING, "Run folder; default runs/<network>.")
+    data_root: Path | None = option(None, "Folder of voc or coco; default ~/.torch/datasets/voc or coco.")
+    train_split: str | None = option(None, "Default 2007_trainval,2012_trainval, train2017, or a folder's own train.")
+    val_split: str | None = option(None, "Default 2007_test, val2017, or a folder's own val.")
+    classes: Path | None = option(None, "Class list of a _custom network; default the data set's own classes.")
+    data_shape: int | None = option(None, "Input size that the network must have, 300 or 512.")
+    batch_size: int = option(32, "Images a step and GPU.", least=1)
+    test_batch_size: int = option(16, "Images a call in validation.", least=1)
+    lr: float = option(1e-3, "Learning rate.", above=0)
+    lr_mode: str = option("step", "step, or cos (cosine).", choices=("step", "cos", "cosine"))
+    lr_decay: float = option(0.1, "Factor at each epoch of lr_decay_epoch.", above=0, most=1)
+    lr_decay_epoch: tuple[int, ...] = option((160, 200), "Epochs, counted from 0, that begin with a lower rate.")
+    warmup_iters: int = option(0, "Steps over which the rate rises.", least=0)
+    warmup_factor: float = option(0.01, "Share of the rate that it rises from.", least=0, most=1)
+    anchor_steps: str = option(
+        "auto",
+        "gluoncv, even, or auto: GluonCV's unless they leave a part of the input out.",
+        choices=("auto", "gluoncv", "even"),
+    )
+    max_expansion: float = option(
+        4.0, "Largest canvas that an image is put on in augmentation, in sides of the image.", least=1
+    )
+    crop: bool = option(True, "Train on random parts of the images.")
+    momentum: float = option(0.9, "Share of the last step that is taken again.", least=0, below=1)
+    weight_decay: float = option(5e-4, "Of every parameter.", least=0)
+    epochs: int = option(240, "Passes over the training images.", least=1)
+    workers: int = option(16, "Processes that load images, at most one a core.", names=("-j", "--workers"), least=0)
+    amp: str = option("off", "off, fp16 or bf16: what convolutions compute in.", choices=("off", "fp16", "bf16"))
+    ema: bool = option(False, "Validate and keep a moving average of the weights.")
+    ema_decay: float = option(0.999, "Share of the average that a step leaves.", least=0, below=1)
+    sync_bn: bool = option(False, "Batch norm statistics over all GPUs.")
+    compile: bool = option(False, "Run the network through torch.compile.")
+    channels_last: bool = option(False, "Keep tensors in N, H, W, C order.")
+    resume: str = option(
+        "no", "auto: go on from the run folder's checkpoint, if any; or a checkpoint file. Alone it means auto."
+    )
+    pretrained_backbone: str = option("auto", "auto: GluonCV's ImageNet weights; none; or a weight file.")
+    init: Path | None = option(None, "Weights of the same network, for other classes perhaps, to start from.")
+    reuse_classes: bool = option(False, "With init, keep predictors of classes of the same name.")
+    val_interval: int | None = option(None, "Epochs from one validation to the next; default 1, for COCO 10.", least=1)
+    # As much as PyTorch's generators take.
+    seed: int = option(233, "Of order, augmentation and fresh weights.", least=0, below=2**63)
+    log_step: int = option(10, "Steps from one line of metrics.jsonl to the next.", least=1)
+    skip_bad_images: bool = option(False, "Go on without images that cannot be read, and count them.")
+    device: str = option("auto", "auto, cpu or cuda[:N].")
+    gpus: int | None = option(
+        None, "Start so many processes with torchrun, one a GPU; under torchrun it says nothing.", least=1
+    )
+    limit: int | None = option(None, "Train on the first N images only.", least=1)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "test_batch_size", "epochs", "log_step", "val_interval", "limit"):
-            self._check(name, lambda value: value is None or value >= 1, "1 or more")
-        for name in ("workers", "warmup_iters"):
-            self._check(name, lambda value: value >= 0, "0 or more")
-        # What PyTorch's generators take.
-        self._check("seed", lambda value: 0 <= value < 2**63, "from 0 to below 2**63")
-        self._check("data_shape", lambda value: value in (None, 300, 512), "300 or 512")
-        self._check("lr", lambda value: 0 < value < math.inf, "above 0")
-        self._check("weight_decay", lambda value: 0 <= value < math.inf, "0 or more")
-        self._check("max_expansion", lambda value: 1 <= value < math.inf, "1 or more")
-        self._check("lr_decay", lambda value: 0 < value <= 1, "above 0, to 1")
-        self._check("warmup_factor", lambda value: 0 <= value <= 1, "from 0 to 1")
-        for name in ("momentum", "ema_decay"):
-            self._check(name, lambda value: 0 <= value < 1, "from 0 to below 1")
+        check_ranges(self, SSDDeployError)
+        if self.data_shape not in (None, 300, 512):
+            raise SSDDeployError(f"data_shape {self.data_shape}: expected 300 or 512", arguments=("data_shape",))
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise SSDDeployError(f"device {self.device}: expected auto, cpu, cuda or cuda:N", arguments=("device",))
         epochs = self.lr_decay_epoch
-        self._check(
-            "lr_decay_epoch",
-            lambda _: all(epoch >= 1 for epoch in epochs) and list(epochs) == sorted(set(epochs)),
-            "ascending epochs from 1",
-        )
-        for name, choices in (
-            ("lr_mode", LR_MODES),
-            ("amp", AMP_MODES),
-            ("device", DEVICES),
-            ("anchor_steps", ANCHOR_STEPS),
-        ):
-            self._check(name, lambda value, choices=choices: value in choices, " or ".join(choices))
+        if list(epochs) != sorted(set(epochs)) or any(epoch < 1 for epoch in epochs):
+            raise SSDDeployError(
+                f"lr_decay_epoch {','.join(map(str, epochs))}: expected ascending epochs from 1",
+                arguments=("lr_decay_epoch",),
+            )
         if self.init is not None and self.pretrained_backbone not in ("auto", "none"):
             raise SSDDeployError(
-                f"--init {self.init} brings a backbone, so --pretrained-backbone {self.pretrained_backbone} does not "
-                "apply; leave one out"
+                f"init {self.init} brings a backbone, so pretrained_backbone {self.pretrained_backbone} does not "
+                "apply; leave one out",
+                arguments=("init", "pretrained_backbone"),
             )
         if self.reuse_classes and self.init is None:
-            raise SSDDeployError("--reuse-classes takes predictors along from --init FILE; name that too")
-
-    def _check(self, name: str, is_valid: Any, expected: str) -> None:
-        value = getattr(self, name)
-        if not is_valid(value):
-            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            raise SSDDeployError(f"{option_name(name)} {shown}: expected {expected}")
+            raise SSDDeployError(
+                "reuse_classes takes predictors along from the weights in init; name those too",
+                arguments=("reuse_classes", "init"),
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -153,12 +110,7 @@ class TrainingConfig:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainingConfig)}
-_TYPES = typing.get_type_hints(TrainingConfig)
-
-
-def option_name(field: str) -> str:
-    """Return the command line's name of a field."""
-    return f"--{field.replace('_', '-')}"
+TYPES = typing.get_type_hints(TrainingConfig)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -183,33 +135,62 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _converted(name: str, value: Any, path: Path) -> Any:
-    """Return a JSON value as the field's type."""
-    kinds = typing.get_args(_TYPES[name]) if isinstance(_TYPES[name], types.UnionType) else (_TYPES[name],)
-    if value is None and type(None) in kinds:
-        return None
-    kind = kinds[0]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    """Return a JSON value as the field's type; ranges are checked later, once all values are together."""
+    import msgspec
+
+    try:
+        return msgspec.convert(value, TYPES[name], strict=True, dec_hook=_as_path)
+    except msgspec.ValidationError as error:
+        reason = str(error).replace("`", "").replace("Expected", "expected", 1)
+        raise SSDDeployError(f"{path}: {name} is {value!r}, {reason}; mend it", arguments=(name,)) from error
+
+
+def _as_path(kind: type, value: Any) -> Path:
     if kind is Path and isinstance(value, str):
         return Path(value)
-    if typing.get_origin(kind) is tuple:
-        if isinstance(value, list) and all(isinstance(item, int) and not isinstance(item, bool) for item in value):
-            return tuple(value)
-    elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-        return value
-    expected = "a list of whole numbers" if typing.get_origin(kind) is tuple else kind.__name__
-    raise SSDDeployError(f"{path}: {name} is {value!r}, expected {expected}; mend it")
+    raise TypeError(f"Expected {kind.__name__}, got {type(value).__name__}")
 
 
 def resolve(path: Path | None, given: Mapping[str, Any]) -> TrainingConfig:
-    """Put a training together: a configuration file's values, and over them what was given on the command line.
+    """Put a training together: a configuration file's values, and over them those that were given.
+
+    Args:
+        path: a file of fields, such as a run's `config.json`; None for none.
+        given: fields' values.
 
     Raises:
         SSDDeployError: as `read_config` and `TrainingConfig`; or neither names network and data set.
     """
     values = {**(read_config(path) if path is not None else {}), **given}
-    missing = [option_name(name) for name in ("network", "dataset") if values.get(name) is None]
+    missing = tuple(name for name in ("network", "dataset") if values.get(name) is None)
     if missing:
-        raise SSDDeployError(f"{' and '.join(missing)} must be given, or --config FILE of an earlier run")
+        raise SSDDeployError(
+            f"{' and '.join(missing)} must be given, or an earlier run's {CONFIG_NAME} that names them",
+            arguments=missing,
+        )
     values.setdefault("out", Path("runs") / values["network"])
+    if values.get("device") == "cpu" and "gpus" not in given:
+        # A file's processes were for its GPUs.
+        values["gpus"] = None
     return TrainingConfig(**values)
+
+
+def resolve_run(folder: Path, given: Mapping[str, Any]) -> TrainingConfig:
+    """Return the configuration of a run folder, an earlier one or a new one.
+
+    Args:
+        folder: with `resume="auto"` in `given` the training there goes on with the settings of its `config.json`. It
+            may have been moved since.
+        given: fields' values, which win over the folder's.
+
+    Raises:
+        SSDDeployError: a folder without settings, and neither network nor data set are given; or as `resolve`.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file() and not {"network", "dataset"} <= given.keys():
+        raise SSDDeployError(
+            f"{folder}: holds no training, since there is no {CONFIG_NAME}; name another folder, or network and "
+            "dataset for a new training",
+            arguments=("network", "dataset"),
+        )
+    return resolve(path if path.is_file() else None, {"resume": "no", **given, "out": folder})

@@ -3,12 +3,16 @@
 import copy
 
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ssd_train.networks.ssd import SSD
 
 
 class MovingAverage:
     """A second network that follows the first; its batch norm statistics are averaged too.
+
+    PyTorch's `AveragedModel` around the same function copies a counter to the GPU in every step, and waits there for
+    all work that was given before.
 
     Args:
         network: copied as it is.
@@ -24,8 +28,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, network: SSD, step: int) -> None:
-        """Take a step's weights in; `step` counts from 0."""
-        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        """Average a step's weights in; `step` counts from 0."""
         averages, values = [], []
         for average, value in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
             if average.is_floating_point():
@@ -33,4 +36,4 @@ class MovingAverage:
                 values.append(value)
             else:
                 average.copy_(value)
-        torch._foreach_lerp_(averages, values, weight)
+        get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))(averages, values, step)

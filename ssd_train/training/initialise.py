@@ -13,10 +13,11 @@ from ssd_train.networks.build import build_ssd
 from ssd_train.networks.feature_expander import ExpandedLevel
 from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
-from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, VOC_CLASSES, NetworkConfig
-from ssd_train.weights.checkpoint import read_tensors
-from ssd_train.weights.convert import state_for, stored_classes
-from ssd_train.weights.mapping import canonical_name
+from ssd_train.networks.zoo import COCO_CLASSES, VOC_CLASSES, NetworkConfig
+from ssd_train.weights.description import stored_classes
+from ssd_train.weights.layer_names import canonical_name
+from ssd_train.weights.network_file import state_for
+from ssd_train.weights.weight_file import read_tensors
 
 # MXNet's default initialiser, which GluonCV's added levels get.
 ADDED_LEVEL_RANGE = 0.07
@@ -51,15 +52,11 @@ def initialise(network: SSD, seed: int) -> None:
                 if parameter.requires_grad:
                     parameter.uniform_(-ADDED_LEVEL_RANGE, ADDED_LEVEL_RANGE, generator=generator)
         elif isinstance(module, ConvPredictor):
-            _initialise_predictor(module.predictor, generator)
-
-
-def _initialise_predictor(predictor: nn.Conv2d, generator: torch.Generator) -> None:
-    cell = predictor.weight[0, 0].numel()
-    mean_fan = cell * (predictor.in_channels + predictor.out_channels) / 2
-    bound = math.sqrt(2 / mean_fan)
-    predictor.weight.uniform_(-bound, bound, generator=generator)
-    cast(Tensor, predictor.bias).zero_()
+            predictor = module.predictor
+            mean_fan = predictor.weight[0, 0].numel() * (predictor.in_channels + predictor.out_channels) / 2
+            bound = math.sqrt(2 / mean_fan)
+            predictor.weight.uniform_(-bound, bound, generator=generator)
+            cast(Tensor, predictor.bias).zero_()
 
 
 @torch.no_grad()
@@ -130,12 +127,15 @@ def _read_detector(config: NetworkConfig, path: Path) -> SSD:
     made_for = file.metadata.get("network", config.name)
     if made_for.rsplit("_", 1)[0] != stem:
         raise WeightsError(f"{path}: holds weights of {made_for}, which {config.name} cannot start from")
-    classes = stored_classes(file)
+    classes = stored_classes(file.metadata, path)
     if classes is None:
         named = {canonical_name(name): tensor for name, tensor in file.tensors.items()}
         bias = named.get("class_predictors.0.predictor.bias", named.get("convpredictor0_conv0_bias"))
         if bias is None:
-            raise WeightsError(f"{path}: has no class predictors, so it is no detector; see --pretrained-backbone")
+            raise WeightsError(
+                f"{path}: has no class predictors, so it is no detector; a backbone goes into pretrained_backbone",
+                arguments=("init", "pretrained_backbone"),
+            )
         count = bias.numel() // config.anchors_per_cell[0] - 1
         known = {len(names): names for names in (config.class_names, COCO_CLASSES, VOC_CLASSES)}
         if count not in known:
@@ -144,9 +144,6 @@ def _read_detector(config: NetworkConfig, path: Path) -> SSD:
                 f"--network {stem}_custom --classes FILE` and start from the result"
             )
         classes = known[count]
-    # Under the name that it was published by, where there is one: a file's layout may depend on it.
-    published = {VOC_CLASSES: f"{stem}_voc", COCO_CLASSES: f"{stem}_coco"}.get(classes, "")
-    row = NETWORKS.get(published, config)
-    source = build_ssd(dataclasses.replace(row, class_names=classes))
+    source = build_ssd(dataclasses.replace(config, class_names=classes))
     source.load_state_dict(state_for(source, file))
     return source

@@ -70,11 +70,11 @@ def learning_rate(
         step, epoch: both from 0.
         total_steps: of the whole training, for `cos`.
         base: the rate that warm-up leads to.
-        mode: `step` multiplies by `decay` at the start of every epoch in `decay_epochs`; `cos` falls to 0 along
-            half a cosine (Loshchilov and Hutter, SGDR, section 3, without restarts).
+        mode: `step` multiplies by `decay` at the start of every epoch in `decay_epochs`; `cos` (or `cosine`)
+            falls to 0 along half a cosine (Loshchilov and Hutter, SGDR, section 3, without restarts).
         warmup_steps: over so many the rate rises linearly from `warmup_factor` of what it would be.
     """
-    if mode == "cos":
+    if mode in ("cos", "cosine"):
         rate = base * 0.5 * (1 + math.cos(math.pi * min(step / total_steps, 1.0)))
     else:
         rate = base * decay ** sum(epoch >= decay_epoch for decay_epoch in decay_epochs)

@@ -1,24 +1,65 @@
-"""What a training sees and finds, as pictures for people."""
+"""What a training sees and finds, as pictures for people: its first images as the network gets them, and detections."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssd_train.datasets.dataset import GroundTruth, Sample
+from ssd_train.datasets.dataset import Sample
 from ssd_train.detections import Detections
 from ssd_train.draw import draw, write_picture
 from ssd_train.spec import DetectorSpec
+from ssd_train.training.batches import Batch, Stream, batches
+from ssd_train.training.config import TrainingConfig
+from ssd_train.training.input_batch import input_batch
+from ssd_train.training.prepare import Prepared, prepare
+from ssd_train.training.processes import Processes
 
+PREVIEW_NAME = "augmented.jpg"
+MAX_PREVIEW_IMAGES = 16
 MAX_COLUMNS = 4
 # Lower scores would cover a picture of an untrained network.
 SHOWN_SCORE = 0.3
 PICTURE_WIDTH = 400
 # Of the two pictures of an image together: a JPEG has at most 65500 rows, which a narrow image would exceed.
 MAX_PICTURE_HEIGHT = 2400
+
+
+def preview(config: TrainingConfig) -> Path:
+    """Write a picture of the first training images as the network would get them, and train nothing.
+
+    Raises:
+        SSDDeployError: as `loop.train`.
+    """
+    processes = Processes(rank=0, count=1, device=torch.device("cpu"))
+    prepared = prepare(config, processes, with_weights=False, with_check=False)
+    return write_preview(config.out, load_preview(prepared, config.seed), prepared)
+
+
+def load_preview(prepared: Prepared, seed: int) -> Batch:
+    """Load the first images of a training.
+
+    Raises:
+        OwnPartError: one cannot be read.
+    """
+    images = prepared.images
+    count = min(MAX_PREVIEW_IMAGES, len(images))
+    stream = Stream(num_samples=len(images), batch_size=count, epochs=1, seed=seed)
+    batch = next(batches(images, stream, first_step=0, rank=0, processes=1, workers=0, pin_memory=False))
+    images.check_readable(batch)
+    return batch
+
+
+def write_preview(folder: Path, batch: Batch, prepared: Prepared) -> Path:
+    """Write the picture into a run folder, and return its path."""
+    spec = prepared.network.spec
+    path = folder / PREVIEW_NAME
+    write_augmented(path, input_batch(batch, spec.mean, spec.std), batch.boxes, batch.labels, spec)
+    return path
 
 
 def write_augmented(path: Path, images: Tensor, boxes: Tensor, labels: Tensor, spec: DetectorSpec) -> None:
@@ -53,7 +94,9 @@ def write_detections(
     pictures = []
     for sample, found in zip(samples, detections, strict=True):
         image = sample.load_image()
-        annotated = draw(image, _as_detections(sample.ground_truth), class_names, with_scores=False)
+        truth = sample.ground_truth
+        known = Detections(truth.boxes.astype(np.float32), np.ones(len(truth), np.float32), truth.labels)
+        annotated = draw(image, known, class_names, with_scores=False)
         detected = draw(image, found.select(found.scores >= SHOWN_SCORE), class_names)
         pair = np.concatenate([annotated, np.full((4, image.shape[1], 3), 255, np.uint8), detected])
         height, width = pair.shape[:2]
@@ -61,10 +104,6 @@ def write_detections(
         size = (max(round(width * scale), 1), max(round(height * scale), 1))
         pictures.append(cv2.resize(pair, size, interpolation=cv2.INTER_AREA).astype(np.uint8))
     write_picture(path, _grid(pictures))
-
-
-def _as_detections(truth: GroundTruth) -> Detections:
-    return Detections(truth.boxes.astype(np.float32), np.ones(len(truth), np.float32), truth.labels)
 
 
 def _grid(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

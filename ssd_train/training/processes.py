@@ -50,7 +50,7 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
-    def share(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite every process's tensors with the first one's."""
         if self.count > 1:
             for tensor in tensors:
@@ -62,21 +62,30 @@ def joined(device: str) -> Iterator[Processes]:
     """Join the processes that torchrun started, if it did, and leave them at the end.
 
     Args:
-        device: `auto`, `cpu` or `cuda`; each process of a machine takes a GPU of its own.
+        device: `auto`, `cpu`, `cuda` or, for one process, `cuda:N`; else each process of a machine takes a GPU of its
+            own.
 
     Raises:
-        BackendError: there is no GPU, or fewer than processes; or another process ended while this one waited for it.
+        BackendError: there is no such GPU, or fewer than processes; or another process ended while this one waited.
     """
     count, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     gpus = torch.cuda.device_count()
-    if device == "cuda" and not gpus:
-        raise BackendError(f"--device cuda: torch {torch.__version__} finds no CUDA device; use --device cpu")
+    kind, _, number = device.partition(":")
+    if kind == "cuda" and not gpus:
+        raise BackendError(
+            f"device {device}: torch {torch.__version__} finds no CUDA device; use cpu", arguments=("device",)
+        )
+    if number and (count > 1 or int(number) >= gpus):
+        raise BackendError(
+            f"device {device}: this machine has {gpus} GPUs, and of several processes each takes its own; use cuda",
+            arguments=("device",),
+        )
     on_gpu = device != "cpu" and gpus > 0
     # In all of them and not only in those without a GPU, since the first is the one that speaks.
     local_count = max(local_rank + 1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if on_gpu and local_count > gpus:
         raise BackendError(f"{local_count} processes on this machine, but {gpus} GPUs; start one for each GPU")
-    chosen = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    chosen = torch.device("cuda", int(number or local_rank)) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(chosen)
     if count > 1:

@@ -1,27 +1,24 @@
-"""The files of a training: its configuration, its numbers, its checkpoints; each whole or absent."""
+"""The files of a training: its configuration, its numbers, its checkpoint and weights; each whole or absent."""
 
-import io
+import contextlib
+import importlib.util
 import json
-import pickle
-from collections.abc import Iterator
+import logging
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ssd_train.errors import SSDDeployError
 from ssd_train.files import without_nan, write_json, written_atomically
 from ssd_train.networks.ssd import SSD
-from ssd_train.weights.convert import save_network
+from ssd_train.training.checkpoint import CHECKPOINT_NAME
+from ssd_train.training.config import CONFIG_NAME
+from ssd_train.training.curves import write_curves
+from ssd_train.weights.network_file import save_network
+from ssd_train.weights.store import BEST_NAME, LAST_NAME
 
-CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
-CHECKPOINT_NAME = "last.ckpt"
-LAST_NAME = "last.safetensors"
-BEST_NAME = "best.safetensors"
 
-# Of the layout of a checkpoint; another number is another layout.
-CHECKPOINT_VERSION = 1
+_log = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -33,35 +30,17 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def checkpoint_path(self) -> Path:
-        return self.path / CHECKPOINT_NAME
-
-    @property
-    def metrics_path(self) -> Path:
-        return self.path / METRICS_NAME
+        self.checkpoint_path, self.metrics_path = path / CHECKPOINT_NAME, path / METRICS_NAME
+        self.best_path, self.last_path = path / BEST_NAME, path / LAST_NAME
 
     def write_config(self, values: dict[str, Any]) -> None:
         write_json(self.path / CONFIG_NAME, values)
 
-    def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Replace the last checkpoint.
-
-        Raises:
-            SSDDeployError: no room or no permission; the earlier checkpoint then stays.
-        """
-        # By way of memory: PyTorch reports a full disk as an error of its own that names neither file nor cause.
-        data = io.BytesIO()
-        torch.save({**state, "version": CHECKPOINT_VERSION}, data)
-        with written_atomically(self.checkpoint_path) as temporary:
-            temporary.write_bytes(data.getbuffer())
-
     def save_best(self, network: SSD) -> None:
-        save_network(network, self.path / BEST_NAME)
+        save_network(network, self.best_path)
 
     def save_last(self, network: SSD) -> None:
-        save_network(network, self.path / LAST_NAME)
+        save_network(network, self.last_path)
 
     def append_metrics(self, values: dict[str, Any]) -> None:
         """Add one line to `metrics.jsonl`; NaN becomes null."""
@@ -70,13 +49,16 @@ class RunFolder:
             with self.metrics_path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise SSDDeployError(
-                f"{self.metrics_path}: cannot be written ({error.strerror}); make room, and go on with --resume auto"
-            ) from error
+            raise _cannot_write(self.metrics_path, error, self.path) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return all lines; one that a killed process left half-written is left out."""
-        return list(_whole_lines(self.metrics_path))
+        lines = []
+        if self.metrics_path.is_file():
+            for line in self.metrics_path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError):
+                    lines.append(json.loads(line))
+        return [values for values in lines if isinstance(values, dict) and "step" in values]
 
     def keep_metrics_until(self, step: int, *, with_validation: bool = True) -> None:
         """Drop the lines of steps that are about to be taken again.
@@ -95,35 +77,58 @@ class RunFolder:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict) and "step" in values:
-            yield values
+class MetricsWriter:
+    """Where the first process's numbers go besides the screen: `metrics.jsonl`, TensorBoard, curves.
 
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, on the CPU; nothing in the file is executed.
-
-    Raises:
-        SSDDeployError: the file is missing, damaged, or no checkpoint of a training.
+    Args:
+        folder: the run's.
+        title: of the curves.
+        step: the first one that is to come; TensorBoard drops what an earlier process wrote after it.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise SSDDeployError(f"{path}: the checkpoint cannot be read ({error.strerror}); check --resume") from error
-    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise SSDDeployError(
-            f"{path}: is no whole checkpoint of a training; name a run's {CHECKPOINT_NAME} with --resume"
-        ) from error
-    if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION:
-        raise SSDDeployError(
-            f"{path}: is no checkpoint of a training by this version; name a run's {CHECKPOINT_NAME} with --resume, "
-            "or start from weights with --init"
-        )
-    return state
+
+    def __init__(self, folder: RunFolder, title: str, step: int) -> None:
+        self.folder = folder
+        self.title = title
+        self.has_matplotlib = importlib.util.find_spec("matplotlib") is not None
+        self.board: Any = None
+        if importlib.util.find_spec("tensorboard") is None:
+            _log.info("note: no TensorBoard files, since tensorboard is not installed: pip install 'ssd-deploy[train]'")
+        else:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=step)
+        if not self.has_matplotlib:
+            _log.info("note: no curves.png, since matplotlib is not installed: pip install 'ssd-deploy[plots]'")
+
+    def write(self, kind: str, values: dict[str, Any]) -> None:
+        """Add one line of a kind, `step`, `epoch` or `validation`; every number of it goes to TensorBoard."""
+        self.folder.append_metrics({"kind": kind, **values})
+        if self.board is None:
+            return
+        try:
+            for name, value in {**values, **values.get("scores", {})}.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(f"{kind}/{name}", value, values["step"])
+            self.board.flush()
+        except OSError as error:
+            raise _cannot_write(self.board.log_dir, error, self.folder.path) from error
+
+    def draw_curves(self) -> None:
+        lines = self.folder.read_metrics()
+        epochs = [line for line in lines if line["kind"] == "epoch"]
+        if self.has_matplotlib and epochs:
+            validations = [line for line in lines if line["kind"] == "validation"]
+            write_curves(self.folder.path / "curves.png", self.title, epochs, validations)
+
+    def close(self) -> None:
+        if self.board is not None:
+            # Everything was flushed as it was written, so what fails here has failed and been said before.
+            with contextlib.suppress(OSError):
+                self.board.close()
+
+
+def _cannot_write(path: object, error: OSError, folder: Path) -> SSDDeployError:
+    """Return what to raise for a file of a training that goes on once there is room."""
+    return SSDDeployError(
+        f"{path}: cannot be written ({error.strerror}); make room, and go on with `ssd-deploy train {folder} --resume`"
+    )

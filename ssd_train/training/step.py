@@ -12,6 +12,7 @@ from ssd_train.errors import BackendError
 from ssd_train.networks.ssd import SSD
 from ssd_train.training.batches import Batch
 from ssd_train.training.config import TrainingConfig
+from ssd_train.training.ema import MovingAverage
 from ssd_train.training.input_batch import input_batch
 from ssd_train.training.loss import multibox_loss
 from ssd_train.training.optimizer import MXNetSGD
@@ -27,13 +28,13 @@ INITIAL_LOSS_SCALE = 2.0**16
 
 @dataclasses.dataclass(frozen=True)
 class StepResult:
-    """A step's numbers on their way from the device, read by `values` once they are there.
+    """A step's numbers, which are copied from the device meanwhile; `values` waits for them.
 
     Attributes:
         step: which one.
         lr: its learning rate.
         paths: image files of this process's part of the batch.
-        given_at: when the device had got all its work, in seconds of `time.perf_counter`.
+        given_at: when the device had been given all its work, in seconds of `time.perf_counter`.
     """
 
     step: int
@@ -41,18 +42,18 @@ class StepResult:
     paths: tuple[str, ...]
     given_at: float
     _numbers: Tensor
-    _arrived: Any
+    _copied: torch.cuda.Event | None
 
     def values(self) -> tuple[float, float, bool]:
         """Return classification and localisation loss of the whole batch, and whether a process was asked to stop."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
+        if self._copied is not None:
+            self._copied.synchronize()
         classification, localisation, stop = self._numbers.tolist()
         return classification, localisation, stop > 0
 
 
 class Trainer:
-    """Network and optimizer on this process's device, and what a step does to them.
+    """Network, optimizer and moving average on this process's device, and what a step does to them.
 
     Args:
         network: on the device; its weights are updated in place.
@@ -68,12 +69,13 @@ class Trainer:
         self.processes = processes
         device = processes.device
         if config.sync_bn and device.type != "cuda":
-            raise BackendError("--sync-bn is for GPUs; leave it out on a CPU")
+            raise BackendError("sync_bn is for GPUs; leave it out on a CPU", arguments=("sync_bn",))
         if config.amp == "fp16" and device.type != "cuda":
-            raise BackendError("--amp fp16 is for GPUs; on a CPU use --amp bf16 or leave it out")
+            raise BackendError("amp fp16 is for GPUs; on a CPU use bf16 or off", arguments=("amp",))
         if config.sync_bn and processes.count > 1:
-            self._convert_batch_norms()
-        # FP32 means FP32, as everywhere in this project; for speed there is --amp.
+            # The backbone's; GluonCV leaves those of the added levels to each process.
+            nn.SyncBatchNorm.convert_sync_batchnorm(getattr(network.features, "backbone", network.features))
+        # FP32 means FP32, as everywhere in this project; for speed there is `amp`.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         # Sizes never change, so cuDNN may try its algorithms once and keep the fastest.
         torch.backends.cudnn.benchmark = True
@@ -89,23 +91,16 @@ class Trainer:
         if processes.count > 1:
             forward = DistributedDataParallel(forward, device_ids=[device] if device.type == "cuda" else None)
         self.forward = forward
+        self.average = MovingAverage(network, config.ema_decay) if config.ema else None
         self._images: Tensor | None = None
 
-    def _convert_batch_norms(self) -> None:
-        """Synchronise the backbone's batch norms; GluonCV leaves those of the added levels to each process."""
-        features = self.network.features
-        backbone = getattr(features, "backbone", features)
-        nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
+    @property
+    def kept_network(self) -> SSD:
+        """The network that is validated and saved: the moving average, where there is one."""
+        return self.network if self.average is None else self.average.network
 
     def step(self, step: int, batch: Batch, lr: float, *, stop: bool) -> StepResult:
-        """Take one step.
-
-        Args:
-            step: its number.
-            batch: this process's part, on the CPU.
-            lr: learning rate.
-            stop: this process was asked to stop, which all are to know.
-        """
+        """Take a step on this process's part of a batch, which is on the CPU; `stop` is what all are to know."""
         device = self.processes.device
         batch = batch.to(device)
         spec = self.network.spec
@@ -129,17 +124,10 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         losses = self.processes.sum(torch.stack([classification.detach(), localisation.detach()]))
-        return self._on_its_way(step, lr, batch.paths, torch.cat([losses, counts[1:]]))
-
-    def _on_its_way(self, step: int, lr: float, paths: tuple[str, ...], numbers: Tensor) -> StepResult:
-        """Start copying a step's numbers; waiting for them here would leave the GPU without work."""
-        if numbers.device.type != "cuda":
-            return StepResult(step, lr, paths, time.perf_counter(), numbers, None)
-        on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-        on_host.copy_(numbers, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record()
-        return StepResult(step, lr, paths, time.perf_counter(), on_host, arrived)
+        numbers, copied = _copy_async(torch.cat([losses, counts[1:]]))
+        if self.average is not None:
+            self.average.update(self.network, step)
+        return StepResult(step, lr, batch.paths, time.perf_counter(), numbers, copied)
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed training needs, weights included."""
@@ -147,9 +135,26 @@ class Trainer:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.network.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.network.load_state_dict(state["average"])
+
+
+def _copy_async(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """Start copying a step's numbers to the host, and return them and when they are there.
+
+    Waiting for them here would leave the GPU without work.
+    """
+    if numbers.device.type != "cuda":
+        return numbers, None
+    on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    on_host.copy_(numbers, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+    return on_host, copied

@@ -12,17 +12,11 @@ from torch import Tensor
 
 from ssd_train.errors import WeightsError
 from ssd_train.networks.ssd import SSD
-from ssd_train.weights.checkpoint import read_tensors
-from ssd_train.weights.mapping import (
-    canonical_name,
-    check_finite,
-    check_names,
-    layer_names,
-    pick,
-    tensor_names,
-    with_fixed_gammas,
-)
-from ssd_train.weights.store import Progress, PublishedFile, fetch_published, silent
+from ssd_train.weights.download import Progress, fetch_published, silent
+from ssd_train.weights.layer_names import canonical_name, layer_names, tensor_names
+from ssd_train.weights.mapping import check_finite, check_names, pick, with_fixed_gammas
+from ssd_train.weights.store import PublishedFile
+from ssd_train.weights.weight_file import read_tensors
 
 # Backbone (key of `build.BACKBONES`) -> SHA-1 of the `.params` file; GluonCV, `gluoncv/model_zoo/model_store.py`.
 PUBLISHED_SHA1 = {
@@ -50,19 +44,14 @@ _BEHIND_THE_TAPS = {
 }
 
 
-def has_published_backbone(backbone: str) -> bool:
-    """Tell whether GluonCV published ImageNet weights of a backbone, so that `fetch_backbone` can bring them."""
-    return backbone in PUBLISHED_SHA1
-
-
 def fetch_backbone(backbone: str, root: Path, on_progress: Progress = silent) -> Path:
     """Return a backbone's published `.params` file, downloaded unless it is in `root` already.
 
     Raises:
-        WeightsError: none were published, or what `store.fetch_published` says.
+        WeightsError: none were published, or what `fetch_published` says.
         SSDDeployError: `root` cannot be written.
     """
-    if not has_published_backbone(backbone):
+    if backbone not in PUBLISHED_SHA1:
         raise WeightsError(
             f"there are no published weights for the backbone {backbone!r}; choose one of {', '.join(PUBLISHED_SHA1)}, "
             "or name a file"
@@ -86,12 +75,17 @@ def load_backbone(network: SSD, path: Path) -> None:
     file = read_tensors(path)
     own = network.state_dict()
     backbone = network.config.backbone
-    misfit = f"{path}: does not fit the backbone {backbone}"
-    advice = f"name GluonCV's ImageNet classifier {backbone}, or an SSD on {backbone} as `ssd-deploy convert` writes it"
+
+    def misfit(what: str) -> WeightsError:
+        return WeightsError(
+            f"{path}: does not fit the backbone {backbone}: {what}; name GluonCV's ImageNet classifier {backbone}, or "
+            f"an SSD on {backbone} as `ssd-deploy convert` writes it"
+        )
+
     tensors, expected = (_classifier if file.format == "params" else _donor)(file.tensors, network)
     expected = {ours: name for ours, name in expected.items() if name in tensors or not ours.endswith(OPTIONAL)}
-    check_names(tensors, expected.values(), misfit, advice)
-    state = pick(tensors, expected, own, misfit, advice)
+    check_names(tensors, expected.values(), misfit)
+    state = pick(tensors, expected, own, misfit)
     check_finite(state, path)
     network.load_state_dict(with_fixed_gammas(state) if file.format == "params" else state, strict=False)
 
@@ -125,10 +119,8 @@ def _donor(tensors: Mapping[str, Tensor], network: SSD) -> tuple[dict[str, Tenso
     def is_of_backbone(name: str) -> bool:
         return name.startswith("features.") and not name.startswith(EXTRAS) and not name.endswith(COUNTER)
 
-    return (
-        {name: tensor for name, tensor in tensors.items() if is_of_backbone(name)},
-        {name: name for name in network.state_dict() if is_of_backbone(name)},
-    )
+    found = {name: tensor for name, tensor in tensors.items() if is_of_backbone(name)}
+    return found, {name: name for name in network.state_dict() if is_of_backbone(name)}
 
 
 # Our name of a layer without `features.backbone.` -> the dotted name in the classifier, whose modules are numbered

@@ -1,50 +1,121 @@
-"""Name and weights -> a network that knows where its weights came from."""
+"""A name and what to fill it with -> a network that knows where its weights came from. The one way there is.
 
-import dataclasses
+Importing this needs no torch; its functions do, and say so where it is missing.
+"""
+
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from ssd_train.errors import WeightsError
-from ssd_train.networks.build import build_ssd
-from ssd_train.networks.ssd import SSD
-from ssd_train.networks.zoo import NetworkConfig, find_network, network_config
-from ssd_train.weights import store
-from ssd_train.weights.checkpoint import read_tensors
-from ssd_train.weights.convert import check_made_for, save_network, state_for, stored_classes
-from ssd_train.weights.random_weights import randomise, state_sha256
+from ssd_train.networks.zoo import find_network, network_config
+from ssd_train.requirements import require
+from ssd_train.weights.description import BATCH_NORMS, BatchNorm
+from ssd_train.weights.store import (
+    Progress,
+    converted_path,
+    default_root,
+    published_file,
+    run_weights,
+    silent,
+)
 
-# `--weights shapes`: the detector that comes with this package, trained on the pictures of `datasets/generated.py`.
+if TYPE_CHECKING:
+    from ssd_train.networks.ssd import SSD
+
+_log = logging.getLogger(__name__)
+
+# What `weights` may say instead of a file's path: what GluonCV published for the network, ...
+PUBLISHED = "published"
+# ... and the detector that comes with this package, trained on the pictures of `datasets/generated.py`.
+SHAPES = "shapes"
 SHAPES_WEIGHTS = Path(__file__).with_name("shapes.safetensors")
 SHAPES_NETWORK = "ssd_300_mobilenet0.25_custom"
 
 
-def load_network(name: str, weights: str | Path | None, classes: Sequence[str] | None) -> SSD:
-    """Build a network with weights; see `ssd_train.build_network`, which is this without its imports."""
+def load_network(
+    name: str,
+    weights: str | Path | None = PUBLISHED,
+    classes: Sequence[str] | None = None,
+    *,
+    root: Path | None = None,
+    on_progress: Progress = silent,
+    batch_norm: BatchNorm = "auto",
+) -> "SSD":
+    """Build a network with weights.
+
+    Args:
+        name, weights, classes, batch_norm: as for `ssd_train.build_network`; `published` weights are downloaded and
+            converted where they are not here yet.
+        root: folder of fetched weights; None for `store.default_root`.
+        on_progress: told the bytes of a download, done and in all.
+
+    Raises:
+        BackendError: torch is not installed.
+        NetworkError, WeightsError: as `ssd_train.build_network`, or the published weights cannot be had.
+    """
+    _require_torch()
+    from ssd_train.weights.network_file import read_network
+    from ssd_train.weights.random_weights import untrained_network
+
+    if batch_norm not in BATCH_NORMS:
+        raise WeightsError(
+            f"batch_norm {batch_norm!r} does not exist; choose {', '.join(BATCH_NORMS)}", arguments=("batch_norm",)
+        )
     seed = random_seed(weights)
     if weights is None or seed is not None:
-        network = build_ssd(network_config(name, classes))
-        origin = "initial, untrained"
-        if seed is not None:
-            randomise(network, seed)
-            origin = f"random, seed {seed}"
-        sha256 = state_sha256(network)
-    else:
-        file = read_tensors(_shapes_weights(name) if str(weights) == "shapes" else Path(weights))
-        check_made_for(find_network(name).name, file)
-        config = network_config(name, stored_classes(file) if classes is None else classes)
-        # On the meta device nothing is initialised that the file replaces anyway.
-        with torch.device("meta"):
-            network = build_ssd(config)
-        network.load_state_dict(state_for(network, file), assign=True)
-        # A converted file still says what it was made from.
-        source = file.metadata.get("source")
-        origin = f"{file.path.name}, from {source}" if source else file.path.name
-        sha256 = file.sha256
-    network.spec = dataclasses.replace(network.spec, weights=origin, weights_sha256=sha256)
-    return network
+        if batch_norm != "auto":
+            raise WeightsError(
+                f"batch_norm {batch_norm!r} is for checkpoints of pytorch-cv; leave it out", arguments=("batch_norm",)
+            )
+        return untrained_network(network_config(name, classes), seed)
+    weights_path = stored_weights(name, weights) or fetch_weights(name, root, on_progress)
+    return read_network(name, weights_path, classes, batch_norm=batch_norm)
+
+
+def stored_weights(name: str, weights: str | Path | None) -> Path | None:
+    """Return the file that `weights` of `load_network` stand for; None where they come from none, or are fetched.
+
+    Raises:
+        WeightsError: they are not of this network, or a run folder has none.
+    """
+    if weights is None or str(weights) == PUBLISHED or random_seed(weights) is not None:
+        return None
+    if str(weights) == SHAPES:
+        if find_network(name).name != SHAPES_NETWORK:
+            raise WeightsError(
+                f"weights {SHAPES}: are weights of {SHAPES_NETWORK}, not of {name}; name that one, or a weight file",
+                arguments=("weights", "network"),
+            )
+        return SHAPES_WEIGHTS
+    return run_weights(Path(weights)) if Path(weights).is_dir() else Path(weights)
+
+
+def fetch_weights(name: str, root: Path | None = None, on_progress: Progress = silent) -> Path:
+    """Return a network's published weights, converted; downloads and converts them where `root` lacks them.
+
+    Raises:
+        BackendError: torch, which converts them, is not installed.
+        NetworkError: no such network.
+        WeightsError: none were published, or they cannot be had; the message says where to put them by hand.
+    """
+    _require_torch()
+    require("requests", "export", "A download")
+    require("filelock", "export", "A download")
+    from ssd_train.weights.download import fetch_published
+    from ssd_train.weights.network_file import read_network, save_network
+
+    config = find_network(name)
+    folder = root or default_root()
+    path = converted_path(config, folder)
+    if path.is_file():
+        return path
+    params_path = fetch_published(published_file(config), folder, on_progress)
+    _log.info("converting %s to %s", params_path.name, path)
+    save_network(read_network(config.name, params_path), path)
+    return path
 
 
 def random_seed(weights: str | Path | None) -> int | None:
@@ -58,32 +129,16 @@ def random_seed(weights: str | Path | None) -> int | None:
         return None
     seed = match[1] or "0"
     if not seed.isdecimal():
-        raise WeightsError(f"--weights {weights}: the seed {seed!r} is not a whole number; write random:0")
-    # What PyTorch's generators take.
-    if int(seed) >= 2**63:
-        raise WeightsError(f"--weights {weights}: the seed {seed} is not below 2**63; write a smaller one")
+        raise WeightsError(
+            f"weights {weights}: the seed {seed!r} is not a whole number; write random:0", arguments=("weights",)
+        )
+    if int(seed) >= 2**63:  # more than PyTorch's generators take
+        raise WeightsError(
+            f"weights {weights}: the seed {seed} is not below 2**63; write a smaller one", arguments=("weights",)
+        )
     return int(seed)
 
 
-def _shapes_weights(name: str) -> Path:
-    """Return the packaged weights; raise WeightsError for a network that they are not of."""
-    if find_network(name).name != SHAPES_NETWORK:
-        raise WeightsError(
-            f"--weights shapes: are weights of {SHAPES_NETWORK}, not of {name}; name that network, or a weight file"
-        )
-    return SHAPES_WEIGHTS
-
-
-def published_weights(config: NetworkConfig, root: Path, on_progress: store.Progress = store.silent) -> Path:
-    """Return a network's published weights, converted; downloads and converts them where `root` lacks them.
-
-    Raises:
-        WeightsError: none were published, or they cannot be had; the message says where to put them by hand.
-    """
-    cached = store.cached_weights(config, root)
-    if cached is not None:
-        return cached
-    params = store.fetch_params(config, root, on_progress)
-    path = store.weights_path(config, root)
-    save_network(load_network(config.name, params, None), path)
-    return path
+def _require_torch() -> None:
+    require("torch", "export", "A PyTorch network")
+    require("safetensors", "export", "A weight file")

@@ -28,44 +28,27 @@ MAX_DIMENSIONS = 32
 # The shortest record there can be: V0, one dimension, device type and id, dtype, no data.
 MIN_RECORD_BYTES = 20
 
+# By MXNet's flag (mshadow `base.h`, `TypeFlag`); bool and bfloat16 have no NumPy type that may hold raw bytes.
 BFLOAT16 = 12
-# MXNet's own flags (mshadow `base.h`, `TypeFlag`); bool and bfloat16 have no NumPy type that may hold raw bytes.
-DTYPES: dict[int, np.dtype] = {
-    0: np.dtype("<f4"),
-    1: np.dtype("<f8"),
-    2: np.dtype("<f2"),
-    3: np.dtype("u1"),
-    4: np.dtype("<i4"),
-    5: np.dtype("i1"),
-    6: np.dtype("<i8"),
-    7: np.dtype("?"),
-    8: np.dtype("<i2"),
-    9: np.dtype("<u2"),
-    10: np.dtype("<u4"),
-    11: np.dtype("<u8"),
-    BFLOAT16: np.dtype("<u2"),
-}
+CODES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8", "?", "<i2", "<u2", "<u4", "<u8", "<u2")
+DTYPES = {flag: np.dtype(code) for flag, code in enumerate(CODES)}
 
 
-def read_params(path: Path) -> dict[str, NDArray]:
+def parse_params(data: bytes, path: Path) -> dict[str, NDArray]:
     """Read every array of an MXNet `.params` file.
 
     Args:
-        path: a file written by MXNet 1.x `save_parameters`, `save_params` or `nd.save` with a dict.
+        data: what MXNet 1.x `save_parameters`, `save_params` or `nd.save` with a dict wrote.
+        path: named in errors.
 
     Returns:
         Arrays by name, in file order, names as stored; writable, native byte order, each with its own memory.
         bfloat16 comes back as float32 (exactly), every other dtype as stored.
 
     Raises:
-        WeightsError: the file is missing, cut off, foreign, or holds what no weight file should: sparse or
-            empty records, arrays without names, a name twice.
+        WeightsError: the file is cut off, foreign, or holds what no weight file should: sparse or empty records,
+            arrays without names, a name twice.
     """
-    return parse_params(read_bytes(path), path)
-
-
-def parse_params(data: bytes, path: Path) -> dict[str, NDArray]:
-    """Read the bytes of a `.params` file; `path` is only named in errors. As `read_params` otherwise."""
     if data[:2] == b"PK":
         raise WeightsError(
             f"{path}: is a zip archive (of MXNet 2, or a download), but an MXNet 1.x .params file was expected; "
@@ -80,12 +63,8 @@ def parse_params(data: bytes, path: Path) -> dict[str, NDArray]:
     cursor.take(16, "the file header")
     count = cursor.unsigned(8, "the array count")
     cursor.check(count * MIN_RECORD_BYTES, f"{count} arrays, as the array count says,")
-    arrays = []
-    for index in range(count):
-        arrays.append(_read_record(cursor, f"array record {index + 1} of {count}"))
-
-    name_count = cursor.unsigned(8, "the name count")
-    if name_count != count:
+    arrays = [_read_record(cursor, f"array record {index + 1} of {count}") for index in range(count)]
+    if (name_count := cursor.unsigned(8, "the name count")) != count:
         cursor.fail(
             f"holds {count} arrays and {name_count} names, but every array of a weight file has a name; "
             "save a dict of arrays, or use save_parameters"
@@ -156,8 +135,6 @@ class _Cursor:
 
 def _read_record(cursor: _Cursor, what: str) -> NDArray:
     shape = _read_shape(cursor, what)
-    if any(size < 0 for size in shape):
-        cursor.fail(f"{what} has the impossible shape {shape}, so the file is damaged; copy or download it again")
     cursor.take(8, what)  # device type and id: where the array once lived
 
     flag = cursor.signed(4, what)
@@ -165,7 +142,7 @@ def _read_record(cursor: _Cursor, what: str) -> NDArray:
     if dtype is None:
         cursor.fail(f"{what} has the unknown dtype flag {flag}; save the arrays as float32")
     # Python integers do not overflow; NumPy's sizes do, even where a zero makes the product harmless.
-    if math.prod(max(size, 1) for size in shape) * dtype.itemsize > sys.maxsize:
+    if any(size < 0 for size in shape) or math.prod(max(size, 1) for size in shape) * dtype.itemsize > sys.maxsize:
         cursor.fail(f"{what} has the impossible shape {shape}, so the file is damaged; copy or download it again")
     data = cursor.take(math.prod(shape) * dtype.itemsize, f"{what}, {dtype.name} of shape {shape},")
 

@@ -4,6 +4,7 @@ Plain initial weights score all classes alike, which is no work load that a depl
 every candidate passes the threshold, or none does.
 """
 
+import dataclasses
 import hashlib
 import math
 from typing import cast
@@ -11,9 +12,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ssd_train.networks.build import build_ssd
 from ssd_train.networks.resnet_v2 import PreActivationBottleneck
 from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
+from ssd_train.networks.zoo import NetworkConfig
 
 # Spread of logits and offsets, and the background's lead, that leave a few hundred candidates an image.
 LOGIT_STD = 1.6
@@ -23,6 +26,17 @@ BACKGROUND_LEAD = 6.0
 # The last convolution of a pre-activation block adds to a sum that nothing normalises: unscaled, 30 blocks
 # double its variance 30 times, past what half precision can hold and what a trained network has.
 RESIDUAL_SCALE = 0.25
+
+
+def untrained_network(config: NetworkConfig, seed: int | None) -> SSD:
+    """Build a network with PyTorch's initial weights, or with those that `randomise` draws from a seed."""
+    network = build_ssd(config)
+    provenance = "initial, untrained"
+    if seed is not None:
+        randomise(network, seed)
+        provenance = f"random, seed {seed}"
+    network.spec = dataclasses.replace(network.spec, weights=provenance, weights_sha256=_state_sha256(network))
+    return network
 
 
 @torch.no_grad()
@@ -49,10 +63,12 @@ def randomise(network: SSD, seed: int) -> None:
             module.conv3.weight.mul_(RESIDUAL_SCALE)
     side = network.config.input_size
     features = network.features(_noise_images(side, generator))
-    for feature, class_head, box_head in zip(features, network.class_predictors, network.box_predictors, strict=True):
-        _scale_output(cast(ConvPredictor, class_head), feature, LOGIT_STD)
-        _scale_output(cast(ConvPredictor, box_head), feature, OFFSET_STD)
-        _lead_background(cast(ConvPredictor, class_head))
+    for heads, std in ((network.class_predictors, LOGIT_STD), (network.box_predictors, OFFSET_STD)):
+        for head, feature in zip(heads, features, strict=True):
+            _scale_output(cast(ConvPredictor, head), feature, std)
+    for head in network.class_predictors:
+        assert isinstance(head, ConvPredictor) and head.predictor.bias is not None
+        head.predictor.bias.view(-1, head.values)[:, 0] = BACKGROUND_LEAD + 0.5 * math.log(head.values)
 
 
 def _scale_output(head: ConvPredictor, feature: Tensor, std: float) -> None:
@@ -62,25 +78,19 @@ def _scale_output(head: ConvPredictor, feature: Tensor, std: float) -> None:
     head.predictor.weight.mul_(std / float(f"{spread:.3g}"))
 
 
-def _lead_background(head: ConvPredictor) -> None:
-    assert head.predictor.bias is not None
-    head.predictor.bias.view(-1, head.values)[:, 0] = BACKGROUND_LEAD + 0.5 * math.log(head.values)
-
-
 def _noise_images(side: int, generator: torch.Generator) -> Tensor:
     """Noise with the same power in every octave, the constant one too, as natural images roughly have it.
 
     Returns (4, 3, side, side) with a variance of about 1, like normalised images.
     """
-    cells = [2**octave for octave in range(side.bit_length())]
-    octaves = [
-        nn.functional.interpolate(torch.randn(4, 3, count, count, generator=generator), size=(side, side))
-        for count in cells
-    ]
+    octaves = []
+    for octave in range(side.bit_length()):
+        noise = torch.randn(4, 3, 2**octave, 2**octave, generator=generator)
+        octaves.append(nn.functional.interpolate(noise, size=(side, side)))
     return torch.stack(octaves).sum(dim=0) / len(octaves) ** 0.5
 
 
-def state_sha256(network: SSD) -> str:
+def _state_sha256(network: SSD) -> str:
     """Return a SHA-256 over names and values of a network's tensors, for weights that came from no file."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):

@@ -16,7 +16,7 @@ EVERYWHERE = frozenset(VERSIONS)
 NOWHERE: frozenset[str] = frozenset()
 
 # Source code and the versions that it is wrong for. Each is put at the end of a copy of ENGINE.
-ENGINE = "export/tensorrt_engine.py"
+ENGINE = "export/engine/plan.py"
 CASES = {
     "an enum member that came to an end with TensorRT 10": (
         """
@@ -418,7 +418,9 @@ def test_the_sources_use_only_what_the_bindings_have(checked: tuple[list[Finding
 
 def test_the_modules_that_build_and_run_engines_were_looked_at(checked: tuple[list[Finding], list[Use]]) -> None:
     _, uses = checked
-    assert {ENGINE, "ssd_deploy/backends/tensorrt.py"} <= {use.path for use in uses}
+    engine = {f"export/engine/{name}.py" for name in ("bindings", "build", "cache", "check", "inspector", "plan")}
+    runner = {f"ssd_deploy/backends/{name}.py" for name in ("tensorrt", "tensorrt_session")}
+    assert engine | runner <= {use.path for use in uses}
     # One of each kind: function of the module, enum member, method, property that is read, property that is set.
     members = {use.member for use in uses}
     assert {"Builder", "TF32", "set_shape", "num_io_tensors", "progress_monitor", "execute_async_v3"} <= members

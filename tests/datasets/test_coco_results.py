@@ -13,7 +13,7 @@ from ssd_train.datasets.coco_results import write_results
 from ssd_train.datasets.dataset import Dataset, Sample, make_ground_truth
 from ssd_train.detections import Detections
 from ssd_train.evaluation.evaluate import score
-from ssd_train.evaluation.protocol import Protocol
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.networks.zoo import COCO_CLASSES
 from ssd_train.spec import DetectorSpec
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from ssd_train.datasets.dataset import Dataset, GroundTruth, Sample, make_ground_truth
-from ssd_train.datasets.layouts import load_dataset
 from ssd_train.errors import DatasetError
 
 
@@ -98,14 +97,3 @@ def test_ground_truth_of_no_objects_has_the_right_shapes_and_rows_must_agree() -
             is_crowd=np.zeros(2, np.bool_),
             areas=np.zeros(2),
         )
-
-
-def test_an_unknown_kind_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="'yolo' does not exist; choose voc or coco"):
-        load_dataset("yolo", tmp_path, None, ("thing",))
-
-
-@pytest.mark.parametrize("kind", ["voc", "coco"])
-def test_a_missing_folder_says_which_option_to_pass(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(DatasetError, match=r"nowhere: no such folder.*--data-root"):
-        load_dataset(kind, tmp_path / "nowhere", None, ("thing",))

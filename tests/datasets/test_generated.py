@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ssd_train.datasets.generated import SHAPE_CLASSES, Shape, draw_picture, lay_out, paint, write_shapes
-from ssd_train.datasets.layouts import load_dataset
+from ssd_train.datasets.generated import SHAPE_CLASSES, Shape, draw_picture, lay_out, paint
+from ssd_train.datasets.generated_files import write_shapes
+from ssd_train.datasets.layouts import find_source
 from ssd_train.errors import DatasetError
 
 LAYOUTS = [lay_out(5, index) for index in range(80)]
@@ -142,8 +143,8 @@ def test_every_class_is_about_as_frequent() -> None:
 
 def test_a_written_data_set_reads_back_as_drawn(tmp_path: Path) -> None:
     root = write_shapes(tmp_path / "shapes", train=6, val=3, seed=5)
-    train = load_dataset("voc", root, "train", SHAPE_CLASSES)
-    val = load_dataset("voc", root, "val", SHAPE_CLASSES)
+    train = find_source("voc", root).load("train", SHAPE_CLASSES)
+    val = find_source("voc", root).load("val", SHAPE_CLASSES)
     assert (len(train.samples), len(val.samples)) == (6, 3) and not train.notes and not val.notes
     for index, sample in enumerate(train.samples):
         image, boxes, labels = draw_picture(5, index)

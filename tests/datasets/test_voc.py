@@ -217,7 +217,10 @@ def binary_list(voc: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (unknown_class, r"a\.xml: class 'horse' is not one of the detector's 2 \(cat, dog, ...\); .*--classes"),
+        (
+            unknown_class,
+            r"a\.xml: class 'horse' is not one of the detector's 2 \(cat, dog, ...\); give the data set's",
+        ),
         (missing_image, r"a\.jpg: no such image .*test\.txt lists it"),
         (missing_xml, r"a\.xml: no such annotation, but .*test\.txt lists its image"),
         (broken_xml, r"a\.xml: not readable XML"),

@@ -132,6 +132,12 @@ def coco_root(tmp_path_factory: pytest.TempPathFactory, pictures: list[Image], o
     return write_coco(tmp_path_factory.mktemp("coco"), pictures, [*objects, *missed], VOC_CLASSES)
 
 
+@pytest.fixture(autouse=True)
+def _unlimited_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output as in a pipe, whatever this terminal says; a test of a terminal sets its width itself."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def run_cli() -> Callable[..., tuple[int, str]]:
     """Run the command line here; returns its exit code and all it printed. A traceback fails the test."""

@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 from tiny_data import Image, blocks
 
-from export.engine_file import BuildOptions
 from ssd_deploy import doctor
-from ssd_deploy.backends import Finding
+from ssd_deploy.backends import BACKENDS as ROWS
+from ssd_deploy.backends import Finding, RunOptions
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_deploy.detector import Detector
-from ssd_deploy.engines import open_tensorrt
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.errors import BackendError, ImageError
 from ssd_train.networks.postprocess import Postprocess
@@ -28,7 +27,7 @@ from ssd_train.spec import PostprocessSettings
 
 def open_engine(flavour: str, path: Path) -> Runner:
     """An engine of the exported file, for as many images as the batch of these tests has."""
-    return open_tensorrt(path, flavour=flavour, options=BuildOptions(opt_batch=5, max_batch=5), with_raw=True)
+    return ROWS[flavour].open(path, RunOptions(device="cuda", batch_size=5, with_raw=True))
 
 
 # By the names that `ssd-deploy doctor` uses. ONNX Runtime's TensorRT provider is left out: it rounds to TF32.
@@ -36,7 +35,7 @@ BACKENDS: dict[str, Callable[[SSD, Path], Runner]] = {
     "torch (cpu)": lambda network, _: TorchRunner(copy.deepcopy(network)),
     "torch (cuda)": lambda network, _: TorchRunner(copy.deepcopy(network), device="cuda"),
     "onnxruntime (cpu)": lambda _, path: OnnxRuntimeRunner(path),
-    "onnxruntime (cuda)": lambda _, path: OnnxRuntimeRunner(path, provider="cuda"),
+    "onnxruntime (cuda)": lambda _, path: OnnxRuntimeRunner(path, device="cuda"),
     "tensorrt": lambda _, path: open_engine("tensorrt", path),
     "tensorrt-rtx": lambda _, path: open_engine("tensorrt-rtx", path),
 }

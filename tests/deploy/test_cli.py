@@ -1,6 +1,7 @@
 """The command line: what it prints and writes, its exit codes, and one sentence for each mistake."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import shutil
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,7 +34,11 @@ from tiny_data import (
     write_turned,
 )
 
+from export.file_metadata import check_runs_here
+from export.steps import STEPS
 from ssd_deploy import load_detector
+from ssd_deploy.backends import BACKENDS, Finding, RunOptions
+from ssd_deploy.backends.base import Runner
 from ssd_deploy.progress import download_progress
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, VOC_CLASSES
@@ -183,7 +189,8 @@ def test_doctor_names_every_backend_and_why_it_does_not_work(run_cli: Run) -> No
     code, output = run_cli("doctor")
     assert code == 0
     rows = {}
-    for line in output.splitlines()[2:]:
+    lines = [line for line in output.splitlines() if not line.startswith("trying ")]
+    for line in lines[2:]:
         backend, works, detail = line.split("  ", 1)[0], *line.split("  ", 1)[1].split(None, 1)
         rows[backend] = (works, detail)
     assert list(rows) == [
@@ -311,7 +318,7 @@ def test_a_class_list_that_is_no_use_is_named(mistake: Mistake, tmp_path: Path, 
 def test_a_custom_network_needs_a_class_list_and_another_takes_none(
     mistake: Mistake, class_list: Path, tmp_path: Path
 ) -> None:
-    assert "--classes" in mistake("export", "--network", CUSTOM, "--weights", "random", "--out", tmp_path)
+    assert "give its class names" in mistake("export", "--network", CUSTOM, "--weights", "random", "--out", tmp_path)
     line = mistake("export", "--network", NAME, "--weights", "random", "--classes", class_list, "--out", tmp_path)
     assert NAME in line and "20" in line
 
@@ -357,7 +364,7 @@ def test_export_for_the_cpu_writes_winograds_file_and_this_machines(run_cli: Run
     assert code == 0, output
     stem = "ssd_512_mobilenet1.0_coco.fp32"
     names = [f"{stem}.onnx", f"{stem}.winograd.onnx", f"{stem}.winograd.cpu.onnx"]
-    assert output.splitlines() == [str(tmp_path / name) for name in names]
+    assert [line for line in output.splitlines() if line.startswith("/")] == [str(tmp_path / name) for name in names]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     cv2.imwrite(str(tmp_path / "noise.png"), np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
     for name in names[1:]:
@@ -679,11 +686,13 @@ def test_a_missing_split_is_named_with_those_there_are(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        pytest.param(["--data-shape", 512], "--data-shape 512 does not fit ssd_300_mobilenet0.25_voc", id="data shape"),
+        pytest.param(
+            ["--data-shape", 512], "'--data-shape': 512 does not fit ssd_300_mobilenet0.25_voc", id="data shape"
+        ),
         pytest.param(["--weights", "random"], "--weights", id="weights beside a model"),
         pytest.param(["--classes", "x.txt"], "--classes", id="classes beside a model"),
-        pytest.param(["--backend", "torch"], "--backend torch", id="model file in torch"),
-        pytest.param(["--network", NAME], "either --network", id="network and model"),
+        pytest.param(["--backend", "torch"], "the torch backend does not run such a file", id="model file in torch"),
+        pytest.param(["--network", NAME], f"{NAME} and ", id="network and model"),
     ],
 )
 def test_options_that_contradict_each_other_are_named(
@@ -694,7 +703,7 @@ def test_options_that_contradict_each_other_are_named(
 
 
 def test_neither_network_nor_model_is_a_mistake(mistake: Mistake, voc_root: Path) -> None:
-    assert "either --network" in mistake("eval", "--dataset", "voc", "--data-root", voc_root)
+    assert "name a model: a network, a run folder" in mistake("eval", "--dataset", "voc", "--data-root", voc_root)
 
 
 @pytest.mark.parametrize("provider", ["cpu", "cuda"])
@@ -712,7 +721,7 @@ def test_a_provider_is_not_silently_ignored_where_pytorch_runs(mistake: Mistake,
         "--data-root",
         voc_root,
     )
-    assert f"--provider {provider}" in line
+    assert f"'--provider': {provider} is for ONNX Runtime" in line
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA works here")
@@ -762,7 +771,7 @@ def test_parity_of_the_exported_file_passes_with_exit_code_0(
     code, output = run_cli(*parity_on_voc, "--model", model_path, "--batch-size", 2, "--json", tmp_path / "out.json")
     assert code == 0, output
     (row,) = (line for line in output.splitlines() if line.startswith("onnxruntime (CPU)  "))
-    assert "75.0000 %" in row and "+0.0000 %" in row and "1.000000" in row and row.endswith("pass")
+    assert "75.0000 %" in row and "+0.0000 %" in row and "1.000000" in row and "  pass  " in row
     assert output.rstrip().endswith("PASS: nothing was lost")
     report = read(tmp_path / "out.json")
     assert report["passed"] and report["images"] == 5
@@ -864,7 +873,7 @@ def test_parity_with_another_networks_file_is_a_mistake(
 
 @pytest.mark.parametrize("arguments", [[], ["--dataset", "voc", "--images", "x.png"]])
 def test_parity_needs_a_data_set_or_images(mistake: Mistake, arguments: list[str]) -> None:
-    assert "either --dataset" in mistake("parity", "--network", NAME, "--weights", "random", *arguments)
+    assert "name either --data or --images" in mistake("parity", "--network", NAME, "--weights", "random", *arguments)
 
 
 def test_parity_that_cannot_write_its_report_says_so_first(
@@ -876,6 +885,67 @@ def test_parity_that_cannot_write_its_report_says_so_first(
 @pytest.mark.parametrize("option", ["--tolerance", "--min-agreement"])
 def test_parity_refuses_tolerances_below_0(mistake: Mistake, parity_on_voc: list[object], option: str) -> None:
     assert "-0.5" in mistake(*parity_on_voc, option, "-0.5")
+
+
+def test_parity_lists_what_one_backend_cannot_take_and_goes_on(
+    run_cli: Run, model_path: Path, voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file for this CPU, beside a backend that refuses it as a GPU's does."""
+
+    def open_on_a_gpu(model: Any, options: RunOptions) -> Runner:
+        metadata = {entry.key: entry.value for entry in onnx.load(model).metadata_props}
+        check_runs_here(metadata, str(model), "1", on_cpu=False)
+        return BACKENDS["onnxruntime"].open(model, dataclasses.replace(options, device="cpu"))
+
+    toy = dataclasses.replace(BACKENDS["onnxruntime"], name="toy", devices=("gpu",), open=open_on_a_gpu)
+    toy = dataclasses.replace(toy, probe=lambda device: Finding(works=True, detail=device))
+    monkeypatch.setitem(BACKENDS._rows, "toy", toy)
+    for_cpu = STEPS["cpu"].apply(shutil.copy(model_path, tmp_path / "m.onnx"), tmp_path).path
+    command = ("parity", "--network", NAME, "--weights", "random", "--images", voc_root / "JPEGImages" / "p0.png")
+    code, output = run_cli(*command, "--model", for_cpu, "--model", model_path, "--json", tmp_path / "out.json")
+    assert code == 0, output
+    (line,) = (line for line in output.splitlines() if line.startswith("not run: toy: "))
+    assert str(for_cpu) in line and "was rewritten for a CPU and does not run on a GPU" in line
+    # Once the file for the CPU; the other file in both.
+    assert len(read(tmp_path / "out.json")["comparisons"]) >= 3
+    assert output.rstrip().endswith("PASS: nothing was lost")
+
+
+def test_parity_of_a_file_that_nothing_takes_is_a_mistake(
+    mistake: Mistake, voc_root: Path, model_path: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"nothing")
+    line = mistake(
+        "parity", "--network", NAME, "--weights", "random", "--images", voc_root / "JPEGImages" / "p0.png",
+        "--model", model_path, "--model", broken,
+    )  # fmt: skip
+    assert f"{broken}: nothing beside torch runs it here (onnxruntime (cpu): " in line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("doctor",),
+        ("models",),
+        ("parity", "--network", NAME, "--weights", "random", "--model", "@", "--images", "IMAGE"),
+        ("benchmark", "--model", "@", "--rounds", 1, "--batch-sizes", "1,2", "--images", "IMAGE"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_no_line_is_wider_than_a_terminal_of_80_columns(
+    run_cli: Run, model_path: Path, voc_root: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[object, ...]
+) -> None:
+    stands_for = {"@": model_path, "IMAGE": voc_root / "JPEGImages" / "p0.png"}
+    arguments = [stands_for.get(str(argument), argument) for argument in command]
+    monkeypatch.setenv("COLUMNS", "80")
+    code, output = run_cli(*arguments)
+    assert code == 0, output
+    # Nothing of it is a path, which would stay whole.
+    assert [line for line in output.splitlines() if len(line) > 80] == []
+    # In a pipe a row stays a line.
+    monkeypatch.delenv("COLUMNS")
+    assert max(len(line) for line in run_cli(*arguments)[1].splitlines()) > 80
 
 
 # --- detect ---------------------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from ssd_deploy.backends import cuda_device
-from ssd_deploy.backends.cuda_device import DriverError, open_device
+from ssd_deploy.backends import cuda_device, cuda_open
+from ssd_deploy.backends.cuda_device import DriverError
+from ssd_deploy.backends.cuda_open import device_index, open_device
 from ssd_train.errors import BackendError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,8 +53,8 @@ def patch_layers(monkeypatch: pytest.MonkeyPatch, pycuda: Any, cuda_python: Any)
 
         return opened
 
-    monkeypatch.setattr(cuda_device, "_open_with_pycuda", opener(pycuda))
-    monkeypatch.setattr(cuda_device, "_open_with_cuda_python", opener(cuda_python))
+    monkeypatch.setattr(cuda_open, "open_with_pycuda", opener(pycuda))
+    monkeypatch.setattr(cuda_open, "open_with_cuda_python", opener(cuda_python))
 
 
 # --- Which layer, and what is said where there is none ---
@@ -87,7 +88,7 @@ def test_missing_driver_is_another_error_than_missing_packages(monkeypatch: pyte
         open_device(1)
     assert str(caught.value) == (
         "no usable NVIDIA GPU 1 and driver (pycuda is not installed; cuda-python finds no driver); run this where "
-        "`nvidia-smi` lists the GPU, or use an ONNX file with --provider cpu"
+        "`nvidia-smi` lists the GPU, or use an ONNX file in ONNX Runtime on the CPU"
     )
 
 
@@ -95,7 +96,8 @@ def test_missing_driver_is_another_error_than_missing_packages(monkeypatch: pyte
 @pytest.mark.skipif(has_driver(), reason="this machine has an NVIDIA driver")
 def test_without_a_driver_a_process_ends_with_the_sentence_and_no_crash() -> None:
     code = """
-from ssd_deploy.backends.cuda_device import DriverError, open_device
+from ssd_deploy.backends.cuda_device import DriverError
+from ssd_deploy.backends.cuda_open import open_device
 for attempt in range(2):
     try:
         open_device()
@@ -116,7 +118,7 @@ import ctypes, json, os, sys, threading
 import numpy as np
 # pycuda links to many more functions than it is asked for here, and the fake driver has only those.
 sys.setdlopenflags(os.RTLD_LAZY)
-from ssd_deploy.backends import cuda_device
+from ssd_deploy.backends import cuda_open
 from ssd_train.errors import BackendError
 
 driver = ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
@@ -124,7 +126,7 @@ driver.fake_context.restype = ctypes.c_uint64
 facts = {"errors": {}}
 
 def opened(index=0):
-    return getattr(cuda_device, sys.argv[1])(index)
+    return getattr(cuda_open, sys.argv[1])(index)
 
 def failure(name, action):
     try:
@@ -223,7 +225,7 @@ def test_layer_moves_memory_times_captures_and_leaves_nothing(fake_driver: Path,
     module = {"pycuda": "pycuda", "cuda_python": "cuda.bindings"}[layer]
     if not installed(module.split(".")[0]) or not installed(module):
         pytest.skip(f"{module} is not installed")
-    done = run_on(fake_driver, EXERCISE, f"_open_with_{layer}")
+    done = run_on(fake_driver, EXERCISE, f"open_with_{layer}")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     facts = json.loads(done.stdout)
     name, *rest = facts["device"]
@@ -245,7 +247,59 @@ def test_layer_moves_memory_times_captures_and_leaves_nothing(fake_driver: Path,
         assert facts["captured"] and "graph" not in errors
         assert errors["broken capture"][1] == "from within"
     else:
-        assert errors["graph"][1].startswith("--cuda-graph needs cuda-python")
+        assert errors["graph"][1].startswith("CUDA graphs need cuda-python")
+
+
+@needs_cuda_python
+@pytest.mark.parametrize("visible", ["", " ", "-1", "-1,0", ",0"])
+def test_no_gpu_is_found_where_the_environment_hides_all(fake_driver: Path, visible: str) -> None:
+    code = """
+from ssd_deploy.engines import find_gpu
+from ssd_train.errors import BackendError
+try:
+    print(find_gpu().name)
+except BackendError as error:
+    print(type(error).__name__, error)
+"""
+    done = run_on(fake_driver, code, CUDA_VISIBLE_DEVICES=visible)
+    words = f"DriverError no GPU is visible: CUDA_VISIBLE_DEVICES is {visible!r}; unset it, or name a GPU in it"
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, words, "")
+
+
+@needs_cuda_python
+@pytest.mark.parametrize("visible", ["0", "1,-1", "GPU-8932f937-d72c"])
+def test_a_gpu_that_the_environment_names_is_found(fake_driver: Path, visible: str) -> None:
+    code = "from ssd_deploy.engines import find_gpu; print(find_gpu().name)"
+    done = run_on(fake_driver, code, CUDA_VISIBLE_DEVICES=visible)
+    assert (done.returncode, done.stdout.strip()) == (0, "Fake GPU 0"), done.stderr
+
+
+@needs_cuda_python
+def test_the_card_of_an_index_is_described_and_made_current(fake_driver: Path) -> None:
+    code = """
+import ctypes
+from ssd_deploy.engines import find_gpu
+driver = ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
+driver.fake_context.restype = ctypes.c_uint64
+gpu = find_gpu(1)
+with gpu.current():
+    print(gpu.name, gpu.compute_capability, hex(driver.fake_context()))
+print(driver.fake_depth())
+"""
+    done = run_on(fake_driver, code)
+    assert done.stdout.split("\n")[:2] == ["Fake GPU 1 8.9 0x1001", "0"], done.stderr
+
+
+@pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("auto", 0), ("cuda:0", 0), ("cuda:3", 3)])
+def test_a_device_is_a_number_of_cuda(device: str, index: int) -> None:
+    assert device_index(device) == index
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:", "cuda:x", "cuda:-1", "tensorrt", "", "cuda:\u00b2"])
+def test_what_is_no_gpu_is_refused(device: str) -> None:
+    with pytest.raises(BackendError, match="is no NVIDIA GPU; choose cuda, cuda:N or auto") as caught:
+        device_index(device)
+    assert caught.value.arguments == ("device",)
 
 
 @needs_cuda_python
@@ -261,10 +315,10 @@ def test_layer_moves_memory_times_captures_and_leaves_nothing(fake_driver: Path,
 )
 def test_status_of_cuda_python_is_looked_at(fake_driver: Path, setting: str, words: str) -> None:
     code = """
-from ssd_deploy.backends.cuda_device import _open_with_cuda_python
+from ssd_deploy.backends.cuda_open import open_with_cuda_python
 from ssd_train.errors import BackendError
 try:
-    device = _open_with_cuda_python(0)
+    device = open_with_cuda_python(0)
     with device.current():
         device.synchronize(device.create_stream())
 except BackendError as error:
@@ -288,5 +342,5 @@ def test_graphs_with_pycuda_alone_name_what_is_missing(monkeypatch: pytest.Monke
     from ssd_deploy.backends.cuda_pycuda import PycudaDevice
 
     monkeypatch.setattr(cuda_device.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BackendError, match=r"^--cuda-graph needs cuda-python beside pycuda.*pip install cuda-python$"):
+    with pytest.raises(BackendError, match=r"^CUDA graphs need cuda-python beside pycuda.*pip install cuda-python$"):
         PycudaDevice.capture(object.__new__(PycudaDevice), 1, lambda: None)

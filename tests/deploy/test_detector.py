@@ -1,3 +1,4 @@
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from ssd_deploy import load_detector
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_deploy.detector import Detector
-from ssd_train.errors import BackendError, ModelError, NetworkError, WeightsError
+from ssd_train.errors import BackendError, ImageError, ModelError, NetworkError, WeightsError
 from ssd_train.networks.ssd import SSD
 from ssd_train.spec import DetectorSpec, PostprocessSettings
 
@@ -70,13 +71,14 @@ def test_classes_reach_a_custom_network() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"backend": "torch"}, BackendError, "torch backend runs a network"),
+        ({"backend": "torch"}, BackendError, "torch backend does not run such a file; choose onnxruntime"),
         ({"backend": "tensorflow"}, BackendError, "'tensorflow' does not exist; choose torch, onnxruntime"),
-        ({"provider": "rocm"}, BackendError, "'rocm' does not exist; choose cpu, cuda, tensorrt"),
-        ({"device": "cuda"}, BackendError, "'cuda' is for PyTorch"),
+        ({"provider": "rocm"}, BackendError, "'rocm' is none of the onnxruntime backend; choose cpu, cuda, tensorrt"),
+        ({"device": "cuda", "provider": "cpu"}, BackendError, "contradict each other"),
         ({"weights": "random"}, WeightsError, "has its own weights"),
-        ({"classes": ["a"]}, WeightsError, "has its own weights, classes, settings and precision"),
-        ({"settings": PostprocessSettings()}, WeightsError, "its own weights, classes, settings and precision"),
+        ({"classes": ["a"]}, WeightsError, "has its own weights and classes"),
+        ({"settings": PostprocessSettings()}, BackendError, "has its own thresholds"),
+        ({"precision": "fp16"}, BackendError, "has its own precision"),
         ({"batch_size": 0}, BackendError, "batch size of 0"),
     ],
 )
@@ -90,9 +92,9 @@ def test_options_that_do_not_fit_a_model_file_are_refused(
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"backend": "onnxruntime"}, BackendError, "runs a .onnx file; make it with `ssd-deploy export`"),
+        ({"backend": "onnxruntime", "precision": "bf16"}, BackendError, "runs no network in bf16; choose torch"),
         ({"provider": "cuda"}, BackendError, "'cuda' is for ONNX Runtime"),
-        ({"device": "abacus"}, BackendError, "cannot use device 'abacus'"),
+        ({"device": "abacus"}, BackendError, "'abacus' is none of the torch backend; choose cpu, cuda"),
         ({"classes": ["a"]}, NetworkError, "20"),
         ({"weights": "random:x"}, WeightsError, "'x' is not a whole number"),
         ({"weights": "nosuch.params"}, WeightsError, "nosuch.params"),
@@ -117,7 +119,7 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA works h
 @without_gpu
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_that_does_not_work_here_is_an_error(model_path: Path, provider: str) -> None:
-    with pytest.raises(BackendError, match="(fell back to CPUExecutionProvider|built without).*--provider cpu"):
+    with pytest.raises(BackendError, match="(fell back to CPUExecutionProvider|built without).*the device cpu"):
         load_detector(model_path, provider=provider)
 
 
@@ -161,7 +163,7 @@ def test_a_session_that_silently_falls_back_to_the_cpu_is_an_error(
 ) -> None:
     pretend_gpu(False)
     words = (
-        rf"{name}ExecutionProvider was asked for, but the session fell back to CPU.*EP Error: libcudnn.*--provider cpu"
+        rf"{name}ExecutionProvider was asked for, but the session fell back to CPU.*EP Error: libcudnn.*the device cpu"
     )
     with pytest.raises(BackendError, match=words):
         load_detector(model_path, provider=provider)
@@ -311,6 +313,23 @@ def test_loading_in_several_threads_leaves_standard_output_alone(
     assert sys.stdout is before
 
 
+def test_a_network_is_exported_for_a_backend_that_runs_files(
+    model_path: Path, pictures: list[Image], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `detect` does; the export, which has tests of its own, is stood in for by a copy of its file."""
+
+    def copied(network: SSD, folder: Path, precision: str, settings: object, int8: object) -> Path:
+        assert (network.config.name, precision, settings, int8) == (NAME, "fp32", None, None)
+        return Path(shutil.copy(model_path, folder))
+
+    monkeypatch.setattr("ssd_deploy.model_source.export_network", copied)
+    with caplog.at_level("INFO"):
+        detector = load_detector(NAME, "onnxruntime", weights="random")
+    assert "onnxruntime runs files: exporting" in caplog.text
+    expected = load_detector(model_path).detect(pictures[:1])[0]
+    assert np.array_equal(detector.detect(pictures[:1])[0].boxes, expected.boxes)
+
+
 def test_a_model_file_is_known_by_being_one_and_not_by_its_name(model_path: Path, tmp_path: Path) -> None:
     for name in ("MODEL.ONNX", "model"):
         path = tmp_path / name
@@ -328,3 +347,38 @@ def test_the_package_names_what_its_detectors_return(model_path: Path) -> None:
 
     (found,) = ssd_deploy.load_detector(model_path).detect([np.zeros((9, 9, 3), np.uint8)])
     assert isinstance(found, ssd_deploy.Detections)
+
+
+class AnsweringRunner(FakeRunner):
+    """A fake whose second row is what a test says: (score, label)."""
+
+    def __init__(self, spec: DetectorSpec, score: float, label: int) -> None:
+        super().__init__(spec, [(0, 0, 30, 30, 0.5, 1), (0, 0, 9, 9, score, label)])
+
+
+@pytest.mark.parametrize(
+    ("score", "label", "message"),
+    [
+        (float("nan"), 1, "values that are not finite"),
+        (float("nan"), -1, "values that are not finite"),
+        (float("inf"), 0, "values that are not finite"),
+        (0.4, 2, "label 2 .*but there are 2 classes"),
+        (0.4, -1, "neither detections nor all -1"),
+    ],
+)
+def test_an_answer_that_is_no_detections_is_an_error_and_not_fewer_detections(
+    score: float, label: int, message: str
+) -> None:
+    detector = Detector(AnsweringRunner(SPEC, score, label), batch_size=2)
+    with pytest.raises(BackendError, match=rf"tiny: the backend answered with .*{message}") as caught:
+        detector.detect([np.zeros((9, 9, 3), np.uint8)] * 3)
+    assert "images[0] to images[1]" in str(caught.value)
+
+
+def test_an_array_that_is_no_image_is_named_by_its_place() -> None:
+    good = np.zeros((9, 9, 3), np.uint8)
+    detector = Detector(FakeRunner(SPEC, []))
+    for bad in (np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3), np.float32), "a.jpg"):
+        with pytest.raises(ImageError, match=r"images\[2\]: an image (has|is)"):
+            detector.detect([good, good, bad])  # type: ignore[list-item]
+    assert detector.detect([]) == []

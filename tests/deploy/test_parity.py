@@ -7,39 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from parity_data import CLASSES, ROWS, SPEC, SWAPPED, annotated, detections, run_of, three_pictures
 from tiny_data import FakeRunner, blocks, write_image
 
-from ssd_deploy.parity import (
-    Comparison,
-    Tolerances,
-    compare,
-    images_as_dataset,
-    match_detections,
-    report_dict,
-    run_backend,
-)
-from ssd_train.datasets.dataset import Dataset, make_ground_truth
-from ssd_train.detections import Detections
+from ssd_deploy.parity.compare import Comparison, compare, images_as_dataset
+from ssd_deploy.parity.criteria import Criteria, Tolerances
+from ssd_deploy.parity.pairs import match_detections
+from ssd_deploy.parity.report import ParityOutcome
+from ssd_train.datasets.dataset import Dataset
 from ssd_train.errors import DatasetError, ImageError
-from ssd_train.evaluation.protocol import Protocol
 from ssd_train.files import write_json
-from ssd_train.spec import DetectorSpec
 
-CLASSES = ("cat", "dog")
-SPEC = DetectorSpec(network="tiny", class_names=CLASSES, input_size=(100, 100))
 USUAL = Tolerances()
-
-# Sixty small boxes on a grid, so that a pixel more or less is seen: x1, y1, x2, y2, score, label.
-ROWS = [
-    (10 * (i % 10), 12 * (i // 10), 10 * (i % 10) + 8, 12 * (i // 10) + 8, round(0.9 - i / 100, 2), i % 2)
-    for i in range(60)
-]
-
-
-def detections(*rows: tuple[float, ...]) -> Detections:
-    """Rows of x1, y1, x2, y2, score, label."""
-    table = np.array(rows, np.float32).reshape(-1, 6)
-    return Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int64))
 
 
 @pytest.mark.parametrize(
@@ -85,26 +64,14 @@ def detections(*rows: tuple[float, ...]) -> Detections:
 def test_detections_are_paired(
     reference: list[tuple[float, ...]], candidate: list[tuple[float, ...]], pairs: list[tuple[int, int]]
 ) -> None:
-    found = match_detections(detections(*reference), detections(*candidate), 0.9)
+    found = match_detections(detections(reference), detections(candidate), 0.9)
     assert found.dtype == np.int64 and found.shape == (len(pairs), 2)
     assert sorted(map(tuple, found.tolist())) == pairs
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    """Three pictures of 100x100 pixels, the size of the network's input, without ground truth."""
-    paths = [write_image(tmp_path / f"{seed}.png", blocks(100, 100, 20, seed)) for seed in range(3)]
-    return images_as_dataset(paths, CLASSES)
-
-
-def annotated(dataset: Dataset) -> Dataset:
-    """The first picture's ground truth: an object where rows 0 (cat) and 1 (dog) are."""
-    rows = [
-        {"box": ROWS[index][:4], "label": index, "is_difficult": False, "is_crowd": False, "area": 64.0}
-        for index in (0, 1)
-    ]
-    first = dataclasses.replace(dataset.samples[0], ground_truth=make_ground_truth(rows))
-    return dataclasses.replace(dataset, samples=(first, *dataset.samples[1:]))
+    return three_pictures(tmp_path)
 
 
 def compared(
@@ -114,12 +81,10 @@ def compared(
     *,
     metric: str | None = None,
     tolerances: Tolerances = USUAL,
+    criteria: Criteria | None = None,
 ) -> Comparison:
-    runs = [
-        run_backend(runner, dataset, metric=metric, protocol=Protocol.STANDARD, batch_size=2, workers=1)
-        for runner in (reference, candidate)
-    ]
-    return compare(*runs, dataset, tolerances)
+    runs = [run_of(runner, dataset, metric) for runner in (reference, candidate)]
+    return compare(*runs, dataset, criteria or Criteria(tolerances=tolerances))
 
 
 def moved(rows: list[tuple[float, ...]], *, pixels: float = 0, score: float = 0) -> list[tuple[float, ...]]:
@@ -245,18 +210,18 @@ def test_something_detected_on_one_side_only_fails_with_an_agreement_of_0(datase
 
 
 def test_no_images_are_an_error(dataset: Dataset) -> None:
-    run = run_backend(FakeRunner(SPEC, ROWS), dataset, metric=None, protocol=Protocol.STANDARD, batch_size=1, workers=1)
+    run = run_of(ROWS, dataset)
     empty = dataclasses.replace(dataset, samples=())
     with pytest.raises(DatasetError, match="no images"):
-        compare(run, run, empty, Tolerances())
+        compare(run, run, empty)
     with pytest.raises(DatasetError, match="no images"):
         compared(FakeRunner(SPEC, ROWS), FakeRunner(SPEC, ROWS), empty)
 
 
 def test_runs_over_different_numbers_of_images_are_not_cut_to_the_shorter(dataset: Dataset) -> None:
-    run = run_backend(FakeRunner(SPEC, ROWS), dataset, metric=None, protocol=Protocol.STANDARD, batch_size=1, workers=1)
+    run = run_of(ROWS, dataset)
     with pytest.raises(ValueError):
-        compare(run, dataclasses.replace(run, detections=run.detections[:2]), dataset, Tolerances())
+        compare(run, dataclasses.replace(run, detections=run.detections[:2]), dataset)
 
 
 def test_unmatched_detections_are_listed_by_image_with_class_score_and_box(dataset: Dataset) -> None:
@@ -281,11 +246,7 @@ def test_unmatched_detections_are_listed_by_image_with_class_score_and_box(datas
 
 def test_the_metric_and_each_class_are_held_against_the_reference(dataset: Dataset) -> None:
     truth = annotated(dataset)
-    # Scores of rows 0 (cat) and 2 (cat) exchanged: a false positive comes before cat's only object.
-    # The first picture's object then has rank 4, after row 2 of all three pictures.
-    swapped = [(*ROWS[0][:4], ROWS[2][4], 0), ROWS[1], (*ROWS[2][:4], ROWS[0][4], 0), *ROWS[3:]]
-    swapped.sort(key=lambda row: -row[4])
-    found = compared(FakeRunner(SPEC, ROWS), FakeRunner(SPEC, swapped), truth, metric="voc")
+    found = compared(FakeRunner(SPEC, ROWS), FakeRunner(SPEC, SWAPPED), truth, metric="voc")
     # Both sides have false positives of the same score in the other pictures; among equals the earlier image is first.
     assert found.per_class_difference == {"cat": pytest.approx(-3 / 4), "dog": pytest.approx(0)}
     assert found.metric == pytest.approx((1 / 4 + 1) / 2)
@@ -319,12 +280,13 @@ def test_the_report_holds_versions_machine_tolerances_and_every_image(dataset: D
     truth = annotated(dataset)
     spec = dataclasses.replace(SPEC, versions={"torch": "2.11"}, weights="some.params")
     runs = [
-        run_backend(runner, truth, metric="coco", protocol=Protocol.STANDARD, batch_size=2, workers=1)
+        run_of(runner, truth, "coco")
         for runner in (FakeRunner(spec, ROWS, name="one"), FakeRunner(spec, ROWS[:-1], name="two"))
     ]
-    comparison = compare(*runs, truth, Tolerances(agreement=0.5))
+    comparison = compare(*runs, truth, Criteria(tolerances=Tolerances(agreement=0.5)))
     path = tmp_path / "parity.json"
-    write_json(path, report_dict(runs[0], [comparison], truth))
+    outcome = ParityOutcome(reference=runs[0], comparisons=(comparison,), skipped=(), notes=(), dataset=truth)
+    write_json(path, outcome.to_dict())
     report = json.loads(path.read_text())
     assert (report["images"], report["passed"]) == (3, True)
     assert report["detector"]["versions"] == {"torch": "2.11"} and report["detector"]["weights"] == "some.params"
@@ -345,12 +307,9 @@ def test_the_report_holds_versions_machine_tolerances_and_every_image(dataset: D
 
 
 def test_comparing_changes_neither_run(dataset: Dataset) -> None:
-    runs = [
-        run_backend(FakeRunner(SPEC, rows), dataset, metric=None, protocol=Protocol.STANDARD, batch_size=1, workers=1)
-        for rows in (ROWS, moved(ROWS, pixels=1))
-    ]
+    runs = [run_of(rows, dataset) for rows in (ROWS, moved(ROWS, pixels=1))]
     before = copy.deepcopy([run.detections for run in runs])
-    compare(*runs, dataset, Tolerances())
+    compare(*runs, dataset)
     for run, kept in zip(runs, before, strict=True):
         for found, expected in zip(run.detections, kept, strict=True):
             np.testing.assert_array_equal(found.boxes, expected.boxes)

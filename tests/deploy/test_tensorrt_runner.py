@@ -12,13 +12,15 @@ import importlib.util
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_cuda import FakeCudaDevice, FakeDataType, FakeTensorIOMode, FakeTensorRT, answer
 
-from export.engine_file import BuildOptions, EngineInfo, TensorInfo, info_path, write_info
+from export.engine.file import BuildOptions, EngineInfo, TensorInfo, info_path, write_info
+from ssd_deploy.backends import BACKENDS, RunOptions
 from ssd_deploy.backends import tensorrt as runner_module
 from ssd_deploy.backends.base import DeviceTimed
 from ssd_deploy.backends.tensorrt import TensorRTRunner
@@ -273,7 +275,7 @@ def test_context_of_a_new_batch_size_that_fails_half_way_is_made_anew(open_engin
         (batch(2)[0], r"shape \(3, 6, 8\)"),
         (batch(2)[:, :, :5], r"shape \(2, 3, 5, 8\)"),
         (batch(0), "0 images"),
-        (batch(5), r"5 images, but the engine takes at most 4; build it again with --max-batch 5, or send smaller"),
+        (batch(5), r"5 images, but the engine takes at most 4; build it again with max_batch 5, or send smaller"),
     ],
     ids=["float64", "no batch", "size", "empty", "too many"],
 )
@@ -326,7 +328,7 @@ def test_another_gpu_is_refused(
 ) -> None:
     text = refused(open_engine, device, trt, described(gpu=gpu, compute_capability=capability))
     assert f"built on {gpu} with compute capability {capability}" in text
-    assert "this is NVIDIA L4 with compute capability 8.9" in text and "--hardware-compatible" in text
+    assert "this is NVIDIA L4 with compute capability 8.9" in text and "hardware_compatible" in text
     compatible = dataclasses.replace(with_options(hardware_compatible=True), gpu=gpu, compute_capability=capability)
     open_engine(compatible)
 
@@ -340,14 +342,14 @@ def test_cards_before_ampere_are_refused(
     assert (
         "runs on Ampere (compute capability 8.0) and later, but this is NVIDIA T4 with compute capability 7.5" in text
     )
-    assert ("--target-sm 75" in text) == (info.flavour == "tensorrt-rtx")
+    assert ("target_sm 75" in text) == (info.flavour == "tensorrt-rtx")
     device.compute_capability = "8.0"
     open_engine(info)
 
 
 def test_rtx_engine_for_other_cards_is_refused(open_engine: Open, device: FakeCudaDevice, trt: FakeTensorRT) -> None:
     text = refused(open_engine, device, trt, rtx(target_sm=(75, 120)))
-    assert "built for compute capability 7.5, 12.0, but this is NVIDIA L4" in text and "--target-sm 89" in text
+    assert "built for compute capability 7.5, 12.0, but this is NVIDIA L4" in text and "target_sm 89" in text
     open_engine(rtx(target_sm=(75, 89)))
     device.compute_capability = "12.0"
     open_engine(rtx(target_sm=(120,)))
@@ -372,10 +374,10 @@ def test_missing_engine_or_description_is_refused(tmp_path: Path, open_engine: O
 
 
 def test_missing_flavour_is_named(open_engine: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    from export import tensorrt_bindings
+    from export.engine import bindings
 
-    monkeypatch.setattr(runner_module, "load_bindings", tensorrt_bindings.load_bindings)
-    monkeypatch.setattr(tensorrt_bindings.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(runner_module, "load_bindings", bindings.load_bindings)
+    monkeypatch.setattr(bindings.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BackendError, match=r"tensorrt is not installed: pip install 'ssd-deploy\[tensorrt\]'"):
         open_engine()
 
@@ -421,7 +423,7 @@ def test_profile_that_is_not_the_described_one_is_refused(
     ("call", "words"),
     [
         ("Runtime", "TensorRT does not start"),
-        ("deserialize_cuda_engine", "cannot load the engine; build it again"),
+        ("deserialize_cuda_engine", "cannot load the engine; build the engine again"),
         ("create_execution_context", "cannot create an execution context; close other programs"),
         ("set_tensor_address", "refuses the address of images"),
     ],
@@ -570,6 +572,74 @@ def test_second_engine_of_another_model_is_refused(open_engine: Open, raw_engine
         open_engine(raw=raw_engine).run_raw(batch(1))
 
 
+# --- As a row of the table opens it ---
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: FakeCudaDevice, trt: FakeTensorRT) -> list[Any]:
+    """Numbers of the GPUs that were opened, and of every engine that was asked for: file, options, outputs, GPU."""
+    seen: list[Any] = []
+
+    def open_device(index: int = 0) -> FakeCudaDevice:
+        seen.append(index)
+        return device
+
+    def engine_for(onnx: Path, options: BuildOptions, *, flavour: str, device_index: int, outputs: Any = ()) -> Any:
+        seen.append((onnx.name, options, flavour, device_index, outputs))
+        path = tmp_path / f"built{len(outputs)}.engine"
+        path.write_bytes(PLAN)
+        write_info(path, described(options=options))
+        return SimpleNamespace(path=path)
+
+    monkeypatch.setattr(runner_module, "open_device", open_device)
+    monkeypatch.setattr(runner_module, "engine_for", engine_for)
+    return seen
+
+
+def test_an_onnx_file_is_built_for_the_batch_that_is_to_come_on_the_gpu_that_is_asked_for(
+    opened: list[Any], trt: FakeTensorRT
+) -> None:
+    trt.batches = (1, 3, 3)
+    options = RunOptions(device="cuda:2", batch_size=3, allow_tf32=True, variants=("cuda-graph",))
+    runner = BACKENDS["tensorrt"].open(Path("x.onnx"), options)
+    build = BuildOptions(opt_batch=3, max_batch=3, allow_tf32=True)
+    assert opened == [2, ("x.onnx", build, "tensorrt", 2, ())]
+    assert runner.max_batch_size == 3 and "CUDA graph" in runner.name
+    assert_answers(runner, batch(3))
+
+
+def test_a_second_engine_is_built_for_raw_predictions(opened: list[Any], trt: FakeTensorRT) -> None:
+    trt.batches = (1, 3, 3)
+    runner = BACKENDS["tensorrt"].open(Path("x.onnx"), RunOptions(device="auto", batch_size=3, with_raw=True))
+    assert [asked[4] for asked in opened[1:]] == [(), ("cls_logits", "box_offsets")]
+    trt.give_raw_outputs()
+    assert runner.run_raw(batch(2)).cls_logits.shape == (2, KEPT, 3)
+
+
+def test_an_engine_is_opened_as_it_is(open_engine: Open, opened: list[Any], tmp_path: Path) -> None:
+    open_engine().close()
+    runner = BACKENDS["tensorrt"].open(tmp_path / "x.engine", RunOptions(device="cuda:1", batch_size=99, with_raw=True))
+    assert opened == [1] and runner.max_batch_size == 4
+    assert_answers(runner, batch(4))
+
+
+@pytest.mark.parametrize(
+    ("flavour", "options", "words"),
+    [
+        ("tensorrt-rtx", {}, "is an engine of tensorrt, which tensorrt-rtx does not run"),
+        ("tensorrt", {"allow_tf32": True}, "was decided when the engine was built"),
+        ("tensorrt", {"device": "cpu"}, "device 'cpu' is no NVIDIA GPU"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused(
+    open_engine: Open, opened: list[Any], tmp_path: Path, flavour: str, options: dict[str, Any], words: str
+) -> None:
+    open_engine().close()
+    with pytest.raises(BackendError, match=words):
+        BACKENDS[flavour].open(tmp_path / "x.engine", RunOptions(**{"device": "cuda", **options}))
+    assert opened == []
+
+
 # --- The real TensorRT for RTX, as far as a machine without a driver goes ---
 
 
@@ -630,6 +700,6 @@ def test_words_of_the_real_tensorrt_reach_the_error(rtx_engine: Path) -> None:
 
 def test_runner_needs_no_torch() -> None:
     folder = Path(runner_module.__file__).parent
-    for name in ("tensorrt", "cuda_device", "cuda_python", "cuda_pycuda"):
+    for name in ("tensorrt", "tensorrt_session", "cuda_device", "cuda_open", "cuda_python", "cuda_pycuda"):
         text = (folder / f"{name}.py").read_text(encoding="utf-8")
         assert "import torch" not in text and "from torch" not in text

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from tiny_data import Image
 from torch import Tensor, nn
 
-from ssd_deploy.backends.base import CUDA_EVENTS, DeviceTimed, device_clock_of
+from ssd_deploy.backends.base import CUDA_EVENTS, DeviceTimed
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError
-from ssd_train.networks.precision import in_precision
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import NetworkConfig
+from ssd_train.precisions import in_precision
 from ssd_train.preprocess import preprocess
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
@@ -146,11 +146,19 @@ def test_a_runner_computes_in_the_precision_of_its_network(tiny_ssd: SSD) -> Non
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
+def test_cudnn_may_try_its_algorithms_for_the_one_shape_of_a_detectors_input(
+    tiny_ssd: SSD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    TorchRunner(copy.deepcopy(tiny_ssd))
+    assert torch.backends.cudnn.benchmark
+
+
 def test_what_needs_a_gpu_is_refused_on_the_cpu(tiny_ssd: SSD, noise: NDArray[np.float32]) -> None:
     with pytest.raises(BackendError, match="a CUDA graph runs on a GPU, not on device 'cpu'; add --cuda"):
         TorchRunner(copy.deepcopy(tiny_ssd), cuda_graph=True)
     runner = TorchRunner(copy.deepcopy(tiny_ssd))
-    assert isinstance(runner, DeviceTimed) and device_clock_of(runner) is None
+    assert isinstance(runner, DeviceTimed) and runner.device_clock is None
     with pytest.raises(BackendError, match="uses no GPU"):
         runner.device_times_ms(noise, 1)
 
@@ -181,7 +189,7 @@ def test_too_little_memory_is_one_sentence_with_the_batch_size(
 
 def test_closing_lets_the_network_go_and_may_be_repeated(tiny_ssd: SSD) -> None:
     runner = TorchRunner(copy.deepcopy(tiny_ssd))
-    network = weakref.ref(runner.network)
+    network = weakref.ref(runner.detector.network)
     runner.close()
     runner.close()
     gc.collect()
@@ -213,7 +221,7 @@ def test_device_times_are_positive_and_as_many_as_asked(
     tiny_ssd: SSD, noise: NDArray[np.float32], cuda_graph: bool
 ) -> None:
     runner = TorchRunner(copy.deepcopy(tiny_ssd), device="cuda", cuda_graph=cuda_graph)
-    assert device_clock_of(runner) == CUDA_EVENTS
+    assert runner.device_clock == CUDA_EVENTS
     times_ms = runner.device_times_ms(noise, 5)
     assert len(times_ms) == 5 and min(times_ms) > 0
 

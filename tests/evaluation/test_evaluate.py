@@ -1,9 +1,8 @@
+import dataclasses
 import json
-import threading
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -12,12 +11,14 @@ from ssd_train.datasets.coco import load_coco
 from ssd_train.datasets.dataset import Dataset, Sample, make_ground_truth
 from ssd_train.datasets.voc import load_voc
 from ssd_train.detections import Detections, PaddedDetections
-from ssd_train.errors import BackendError, DatasetError, ImageError
-from ssd_train.evaluation.evaluate import Predict, run_detector, score
-from ssd_train.evaluation.protocol import Protocol
+from ssd_train.errors import DatasetError
+from ssd_train.evaluation.evaluate import score
+from ssd_train.evaluation.loop import Predict, run_detector
 from ssd_train.files import write_json
+from ssd_train.metrics.protocol import Protocol
+from ssd_train.metrics.scored import Scored
+from ssd_train.metrics.table import METRICS, Metric
 from ssd_train.networks.zoo import COCO_CLASSES
-from ssd_train.preprocess import preprocess
 from ssd_train.spec import DetectorSpec, PostprocessSettings
 
 SPEC = DetectorSpec(
@@ -26,176 +27,6 @@ SPEC = DetectorSpec(
     input_size=(30, 60),
     postprocess=PostprocessSettings(max_detections=2),
 )
-KEPT = 3
-
-
-def sample_of(path: Path, grey: int, image_size: tuple[int, int]) -> Sample:
-    """Write an image of one grey level, which tells the images apart inside the network."""
-    cv2.imwrite(str(path), np.full((*image_size, 3), grey, np.uint8))
-    return Sample(image_id=path.stem, path=path, image_size=image_size, ground_truth=make_ground_truth([]))
-
-
-@pytest.fixture
-def samples(tmp_path: Path) -> list[Sample]:
-    return [sample_of(tmp_path / f"{index}.png", 10 * index, (60 + index, 90)) for index in range(11)]
-
-
-class GreyDetector:
-    """Answers one box over the right half of the input, scored by the image's grey level; keeps its batch sizes."""
-
-    def __init__(self) -> None:
-        self.batch_sizes: list[int] = []
-        self.answer = PaddedDetections(
-            np.empty((0, KEPT, 4), np.float32), np.empty((0, KEPT), np.float32), np.empty((0, KEPT), np.int64)
-        )
-
-    def __call__(self, images: NDArray[np.float32]) -> PaddedDetections:
-        assert images.dtype == np.float32
-        assert images.shape[1:] == (3, 30, 60)
-        for array in self.answer:  # what was answered before need not outlive this call
-            array[...] = -1
-        count = len(images)
-        self.batch_sizes.append(count)
-        boxes = np.full((count, KEPT, 4), -1, np.float32)
-        scores = np.full((count, KEPT), -1, np.float32)
-        labels = np.full((count, KEPT), -1, np.int64)
-        boxes[:, 0] = (30, 0, 60, 30)
-        grey = (images[:, 0, 0, 0] * np.float32(0.229) + np.float32(0.485)) * 255
-        scores[:, 0] = (grey + 1) / 256
-        labels[:, 0] = 1
-        self.answer = PaddedDetections(boxes, scores, labels)
-        return self.answer
-
-
-@pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (4, 1), (4, 3), (11, 2), (50, 2)])
-def test_every_sample_gets_its_own_detections_in_order_whatever_the_batch(
-    samples: list[Sample], batch_size: int, workers: int
-) -> None:
-    detector = GreyDetector()
-    done: list[int] = []
-    found = run_detector(samples, detector, SPEC, batch_size=batch_size, workers=workers, on_progress=done.append)
-    assert len(found) == 11
-    for index, (sample, of_image) in enumerate(zip(samples, found, strict=True)):
-        height, width = sample.image_size
-        np.testing.assert_allclose(of_image.boxes, [[width / 2, 0, width, height]], rtol=1e-6)
-        # Grey levels are 10 apart; float32 rounding of the normalisation is far below 0.1 of one.
-        np.testing.assert_allclose(of_image.scores * 256 - 1, [10 * index], atol=0.1)
-        assert of_image.labels.tolist() == [1]
-    # The last batch is not padded.
-    assert detector.batch_sizes == [batch_size] * (11 // batch_size) + [11 % batch_size] * (11 % batch_size > 0)
-    assert done == np.cumsum(detector.batch_sizes).tolist()
-
-
-def test_the_network_sees_what_preprocess_makes(samples: list[Sample]) -> None:
-    seen = []
-
-    def predict(images: NDArray[np.float32]) -> PaddedDetections:
-        seen.append(images.copy())
-        return GreyDetector()(images)
-
-    run_detector(samples, predict, SPEC, batch_size=4)
-    expected = np.stack([preprocess(sample.load_image(), SPEC) for sample in samples])
-    assert (np.concatenate(seen) == expected).all()
-
-
-@pytest.mark.parametrize("broken", [0, 5, 10])
-def test_a_broken_image_stops_the_run_and_is_named(samples: list[Sample], broken: int) -> None:
-    samples[broken].path.write_bytes(b"")
-    with pytest.raises(ImageError, match=rf"/{broken}\.png: the file is empty"):
-        run_detector(samples, GreyDetector(), SPEC, batch_size=4)
-
-
-def test_an_image_of_another_size_stops_the_run_and_is_named(samples: list[Sample]) -> None:
-    cv2.imwrite(str(samples[7].path), np.zeros((5, 6, 3), np.uint8))
-    with pytest.raises(DatasetError, match=r"/7\.png: the image is 6x5 pixels"):
-        run_detector(samples, GreyDetector(), SPEC, batch_size=4)
-
-
-def test_no_samples_are_an_error() -> None:
-    with pytest.raises(DatasetError, match="no images to evaluate"):
-        run_detector([], GreyDetector(), SPEC)
-
-
-@pytest.mark.parametrize(("batch_size", "workers"), [(0, 1), (1, 0)])
-def test_batches_and_workers_below_one_are_refused(samples: list[Sample], batch_size: int, workers: int) -> None:
-    with pytest.raises(ValueError, match="must be 1 or more"):
-        run_detector(samples, GreyDetector(), SPEC, batch_size=batch_size, workers=workers)
-
-
-def test_images_load_ahead_by_one_batch_and_no_further(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[object] = []
-    load = Sample.load_image
-
-    def counting_load(sample: Sample) -> NDArray[np.uint8]:
-        loaded.append(sample.image_id)
-        return load(sample)
-
-    monkeypatch.setattr(Sample, "load_image", counting_load)
-    done: list[int] = []
-
-    def predict(images: NDArray[np.float32]) -> PaddedDetections:
-        done.append(len(images))
-        allowed = min(sum(done) + 3, len(samples))
-        deadline = time.monotonic() + 10
-        while len(loaded) < allowed and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.05)  # long enough to load more, were it allowed
-        assert len(loaded) == allowed
-        return GreyDetector()(images)
-
-    run_detector(samples, predict, SPEC, batch_size=3, workers=2)
-    assert done == [3, 3, 3, 2]
-
-
-def test_an_error_in_the_network_leaves_no_threads_behind(samples: list[Sample]) -> None:
-    def fail(images: NDArray[np.float32]) -> PaddedDetections:
-        raise RuntimeError("out of memory")
-
-    # The traceback keeps the loop's frame alive, and with it the generator that owns the threads.
-    with pytest.raises(RuntimeError, match="out of memory") as caught:
-        run_detector(samples, fail, SPEC, batch_size=2)
-    assert caught.tb is not None
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("load")]
-
-
-def one_row_short(images: NDArray[np.float32]) -> PaddedDetections:
-    boxes, scores, labels = GreyDetector()(images)
-    return PaddedDetections(boxes[:-1], scores[:-1], labels[:-1])
-
-
-def label_out_of_range(images: NDArray[np.float32]) -> PaddedDetections:
-    answer = GreyDetector()(images)
-    answer.labels[0, 0] = 3
-    return answer
-
-
-def nan_score(images: NDArray[np.float32]) -> PaddedDetections:
-    answer = GreyDetector()(images)
-    answer.scores[-1, 0] = np.nan
-    return answer
-
-
-def infinite_box(images: NDArray[np.float32]) -> PaddedDetections:
-    answer = GreyDetector()(images)
-    answer.boxes[-1, 0, 2] = np.inf
-    return answer
-
-
-@pytest.mark.parametrize(
-    ("predict", "message"),
-    [
-        (one_row_short, "tiny: the backend answered with 3 images for 4"),
-        (label_out_of_range, "label 3 .*but there are 3 classes"),
-        (nan_score, "not finite"),
-        (infinite_box, "not finite"),
-    ],
-)
-def test_an_impossible_answer_is_an_error_that_names_the_images(
-    samples: list[Sample], predict: Predict, message: str
-) -> None:
-    with pytest.raises(BackendError, match=message) as caught:
-        run_detector(samples, predict, SPEC, batch_size=4)
-    assert "0.png to 3.png" in str(caught.value)
 
 
 def scored_dataset(notes: tuple[str, ...] = ()) -> tuple[Dataset, list[Detections]]:
@@ -266,7 +97,7 @@ def test_a_report_is_json_with_unrounded_fractions_and_null_for_undefined(tmp_pa
 def test_report_lines_state_score_rules_thresholds_and_notes(metric: str) -> None:
     dataset, found = scored_dataset(("took the size from the file",))
     report = score(dataset, found, SPEC, metric=metric, protocol=Protocol.STANDARD)
-    text = "\n".join(report.lines())
+    text = "\n".join(report.lines(200))
     assert report.lines()[0].startswith(f"{report.headline_name} {100 * report.headline:.2f} %")
     for part in (
         "tiny on voc test",
@@ -280,9 +111,38 @@ def test_report_lines_state_score_rules_thresholds_and_notes(metric: str) -> Non
         assert part in text
 
 
+@pytest.mark.parametrize("protocol", list(Protocol))
+@pytest.mark.parametrize("metric", ["voc", "coco"])
+def test_report_lines_fit_80_columns_and_lose_no_word(metric: str, protocol: Protocol) -> None:
+    dataset, found = scored_dataset(tuple(f"left out {number} objects of class long name" * 3 for number in range(2)))
+    names = ("a", "b", "a class with a name of thirty-two")
+    dataset = dataclasses.replace(dataset, class_names=names)
+    spec = dataclasses.replace(SPEC, class_names=names, network="ssd_512_mobilenet1.0_custom_and_more")
+    report = score(dataset, found, spec, metric=metric, protocol=protocol)
+    lines = report.lines()
+    assert max(map(len, lines)) <= 80
+    assert " ".join(lines).split() == " ".join(report.lines(10_000)).split()
+    # Short ones stay as they are, columns and all.
+    assert set(line for line in report.lines(10_000) if len(line) <= 80) <= set(lines)
+
+
+def test_one_more_metric_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(dataset: Dataset, detections: Sequence[Detections], spec: DetectorSpec, protocol: Protocol) -> Scored:
+        return Scored(numbers={"share": sum(map(len, detections)) / len(dataset.samples)}, per_class={})
+
+    with pytest.raises(TypeError, match="describe"):
+        Metric(name="toy", headline="share", score=count)  # type: ignore[call-arg]
+    row = Metric(name="toy", headline="share", score=count, describe=lambda protocol, spec: f"{protocol} toy rules")
+    monkeypatch.setitem(METRICS._rows, "toy", row)
+    dataset, found = scored_dataset()
+    report = score(dataset, found, SPEC, metric="toy", protocol=Protocol.STANDARD)
+    assert (report.headline_name, report.headline, report.protocol_text) == ("share", 1.0, "standard toy rules")
+    assert report.lines()[0] == "share 100.00 %  tiny on voc test"
+
+
 def test_a_metric_that_does_not_exist_or_another_class_list_is_refused() -> None:
     dataset, found = scored_dataset()
-    with pytest.raises(DatasetError, match="'map' does not exist; choose voc or coco"):
+    with pytest.raises(DatasetError, match="'map' does not exist; choose voc, coco"):
         score(dataset, found, SPEC, metric="map", protocol=Protocol.STANDARD)
     other = DetectorSpec(network="tiny", class_names=("a", "c", "b"), input_size=(30, 60))
     with pytest.raises(DatasetError, match="load the data set with the detector's class list"):

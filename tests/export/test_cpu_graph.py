@@ -8,12 +8,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from export.cpu_graph import optimize_for_cpu
-from export.cpu_metadata import CPU_GRAPH_KEY, check_cpu_graph, this_cpu
-from export.engine_file import BuildOptions
+from export.engine.build import build_engine
+from export.engine.file import BuildOptions
+from export.engine.flavours import TENSORRT_RTX
+from export.file_metadata import CPU_GRAPH_KEY, check_runs_here, this_cpu
 from export.onnx import export_onnx
-from export.tensorrt_bindings import TENSORRT_RTX
-from export.tensorrt_engine import build_engine
+from export.steps import STEPS
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_train import build_network
 from ssd_train.errors import ModelError
@@ -29,7 +29,12 @@ def float_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rewritten(float_file: Path) -> Path:
-    return optimize_for_cpu(float_file)
+    result = STEPS["cpu"].apply(float_file, float_file.parent)
+    assert result.path is not None
+    assert (
+        result.checked == f"boxes, scores, labels equal to the last bit beside {float_file.name} on 2 images of noise"
+    )
+    return result.path
 
 
 def made_for(rewritten: Path, folder: Path, **changes: str) -> Path:
@@ -62,13 +67,13 @@ def test_the_work_is_in_the_file(float_file: Path, rewritten: Path) -> None:
 
 @pytest.mark.parametrize(("what", "value"), [("vectors", "avx9"), ("onnxruntime", "0.1"), ("machine", "abacus")])
 def test_it_is_refused_on_another_machine(what: str, value: str, rewritten: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=f"{what}: '{value}'.*--optimize-for-cpu"):
+    with pytest.raises(ModelError, match=f"{what}: '{value}'.*ssd-deploy export"):
         OnnxRuntimeRunner(made_for(rewritten, tmp_path, **{what: value}))
 
 
 def test_it_is_refused_on_a_gpu_and_by_tensorrt(rewritten: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="rewritten for a CPU and does not run on a GPU"):
-        check_cpu_graph(
+        check_runs_here(
             {CPU_GRAPH_KEY: json.dumps(this_cpu(onnxruntime.__version__))},
             "file",
             onnxruntime.__version__,
@@ -80,6 +85,6 @@ def test_it_is_refused_on_a_gpu_and_by_tensorrt(rewritten: Path, tmp_path: Path)
 
 
 def test_it_is_not_rewritten_twice(rewritten: Path) -> None:
-    with pytest.raises(ModelError, match="was rewritten for a CPU already"):
-        optimize_for_cpu(rewritten)
+    with pytest.raises(ModelError, match="is a result of cpu already, which cpu does not take"):
+        STEPS["cpu"].apply(rewritten, rewritten.parent)
     assert not rewritten.with_suffix(".cpu.onnx").exists()

@@ -1,6 +1,7 @@
 """Every network of the table is exported and really built, in float, half and int8, with TensorRT for RTX.
 
-The whole table takes minutes, so all but two rows are marked `engines` and left out by `make test`.
+The whole table takes minutes, so that rows are marked `engines` and left out by `make test`; three of them, a network
+of each kind, are marked `engines_ci` too, for CI.
 Rows are built in processes of their own, one a core, since tracing and building use one core each.
 """
 
@@ -15,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from export.engine_file import BuildOptions, EngineInfo, TensorInfo, read_info
-from ssd_train.datasets.generated import write_shapes
+from export.engine.file import BuildOptions, EngineInfo, TensorInfo, read_info
+from ssd_train.datasets.generated_files import write_shapes
 from ssd_train.files import sha256_of_file
 from ssd_train.networks.zoo import NETWORKS
 from ssd_train.spec import IMAGENET_MEAN
@@ -31,8 +32,8 @@ CUSTOM_CLASSES = ("bolt", "nut", "washer")
 TARGETS = (75, 86, 89, 120)
 TARGET_OF = {name: TARGETS[index % len(TARGETS)] for index, name in enumerate(NETWORKS)}
 
-# One shallow network with depthwise convolutions, and one with residual sums.
-UNMARKED = ("ssd_300_mobilenet0.25_custom", "ssd_512_resnet18_v1_custom")
+# One of each kind: plain convolutions, residual sums, depthwise convolutions.
+CI_ROWS = ("ssd_300_vgg16_atrous_voc", "ssd_512_resnet18_v1_custom", "ssd_300_mobilenet0.25_custom")
 
 # The first row of a backbone and size is compared with PyTorch on all batches of an ordinary export. The others
 # differ in their anchors and in the channels of the predictors alone, so that one untraced batch tells the same.
@@ -63,12 +64,12 @@ def build_row(name: str, options: tuple[BuildOptions, ...], folder: Path) -> lis
     import torch
 
     from export import onnx as onnx_export
-    from export.calibration import find_calibration_images
-    from export.int8_export import Int8Settings, export_int8
-    from export.tensorrt_bindings import TENSORRT_RTX
-    from export.tensorrt_engine import build_engine
+    from export.engine.build import build_engine
+    from export.engine.flavours import TENSORRT_RTX
+    from export.quantize_options import QuantizeOptions
+    from export.steps import STEPS
     from ssd_train import build_network
-    from ssd_train.networks.precision import in_precision
+    from ssd_train.precisions import in_precision
 
     torch.set_num_threads(1)
     all_batches = onnx_export.CHECKED_BATCHES
@@ -84,8 +85,9 @@ def build_row(name: str, options: tuple[BuildOptions, ...], folder: Path) -> lis
         for precision in PRECISIONS:
             if precision == "int8":
                 float_file = folder / f"{name}.fp32.onnx"
-                int8 = Int8Settings(images=find_calibration_images(pictures), method="minmax")
-                onnx = export_int8(float_file, folder, int8).path
+                int8 = QuantizeOptions(calibration_data=pictures, calibration_method="minmax")
+                onnx = STEPS["int8"].apply(float_file, folder, int8).path
+                assert onnx is not None
             else:
                 onnx = onnx_export.export_onnx(in_precision(network, precision), folder)
             for each in options_of(precision, options):
@@ -153,8 +155,9 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         )
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in UNMARKED else pytest.mark.engines) for name in NETWORKS]
+    "name", [pytest.param(name, marks=pytest.mark.engines_ci if name in CI_ROWS else ()) for name in NETWORKS]
 )
 def test_a_network_of_the_table_builds_in_every_precision(name: str, rows: Rows) -> None:
     built = rows.built(name)
@@ -198,4 +201,5 @@ def assert_is_right(built: Built, name: str) -> None:
 
 def test_every_target_is_built_for_and_every_row_has_one() -> None:
     assert set(TARGET_OF) == set(NETWORKS) and set(TARGET_OF.values()) == set(TARGETS)
+    assert set(CI_ROWS) <= set(NETWORKS)
     assert set(FULLY_CHECKED.values()) <= set(NETWORKS) and len(FULLY_CHECKED) == 10

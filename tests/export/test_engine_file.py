@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from export.engine_file import BuildOptions, EngineInfo, TensorInfo, engine_name, info_path, read_info, write_info
+from export.engine.file import BuildOptions, EngineInfo, TensorInfo, engine_name, info_path, read_info, write_info
 from ssd_train.errors import BackendError, ModelError
+from ssd_train.options import about
 from ssd_train.spec import DetectorSpec, PostprocessSettings
 
 # No value is a default, so that a field that is not read back shows.
@@ -33,6 +34,8 @@ OPTIONS = BuildOptions(
     version_compatible=True,
     hardware_compatible=True,
 )
+# Decides whether an engine is accepted, and is no part of what one is.
+NOT_KEPT = {"strict"}
 INFO = EngineInfo(
     flavour="tensorrt",
     tensorrt_version="10.16.1",
@@ -68,8 +71,13 @@ def values_of(engine):
 
 def test_every_field_is_read_back(engine):
     defaults = {field.name: field.default for field in dataclasses.fields(BuildOptions)}
-    assert all(getattr(OPTIONS, name) != default for name, default in defaults.items())
+    assert {name for name, default in defaults.items() if getattr(OPTIONS, name) == default} == NOT_KEPT
     assert read_info(engine) == INFO
+
+
+def test_whether_it_was_to_be_refused_is_no_part_of_an_engine(engine):
+    write_info(engine, dataclasses.replace(INFO, options=dataclasses.replace(OPTIONS, strict=True)))
+    assert "strict" not in values_of(engine)["options"] and read_info(engine) == INFO
 
 
 def test_what_is_unknown_is_read_back_as_unknown(engine):
@@ -139,6 +147,9 @@ def test_a_garbled_json_is_one_clear_error(engine, content):
 
 
 CHANGES = {
+    "a key too many within": lambda values: values | {"spec": values["spec"] | {"colour": "red"}},
+    "a text for a number": lambda values: values | {"size_bytes": "1234"},
+    "an option too few": lambda values: values | {"options": {"max_batch": 8}},
     "a key too many": lambda values: values | {"colour": "red"},
     "a key too few": lambda values: {key: value for key, value in values.items() if key != "plan_sha256"},
     "no outputs": lambda values: {key: value for key, value in values.items() if key != "outputs"},
@@ -168,21 +179,24 @@ def test_a_json_of_somebody_else_is_one_clear_error(engine, change):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"min_batch": 0}, "min 0, opt 1, max 8 are not in rising order from 1; change --min-batch"),
-        ({"max_batch": 0}, "min 1, opt 1, max 0"),
-        ({"min_batch": 2}, "min 2, opt 1, max 8"),
-        ({"opt_batch": 9}, "min 1, opt 9, max 8"),
-        ({"min_batch": -1, "opt_batch": -1, "max_batch": -1}, "rising order from 1"),
-        ({"workspace_mib": 0}, "workspace of 0 MiB is not possible; use 1 to 16777216"),
-        ({"workspace_mib": -5}, "workspace of -5 MiB"),
-        ({"optimization_level": -1}, "optimization level -1 is not in 0 to 5"),
-        ({"optimization_level": 6}, "optimization level 6 is not in 0 to 5"),
+        ({"min_batch": 0}, "min_batch 0: expected 1 to 65536"),
+        ({"max_batch": 0}, "max_batch 0: expected 1 to 65536"),
+        ({"max_batch": 65537}, "max_batch 65537: expected 1 to 65536"),
+        ({"min_batch": 2, "opt_batch": 1}, "min 2, opt 1, max 8 are not in rising order"),
+        ({"min_batch": 9}, "min 9, opt 9, max 8 are not in rising order"),
+        ({"opt_batch": 9}, "min 1, opt 9, max 8 are not in rising order"),
+        ({"min_batch": -1, "opt_batch": -1, "max_batch": -1}, "min_batch -1: expected 1"),
+        ({"workspace_mib": 0}, "workspace_mib 0: expected 1 to 16777216"),
+        ({"workspace_mib": -5}, "workspace_mib -5: expected"),
+        ({"optimization_level": -1}, "optimization_level -1: expected 0 to 5"),
+        ({"optimization_level": 6}, "optimization_level 6: expected 0 to 5"),
         ({"target_sm": (75, 89, 75)}, "75, 89, 75 names one twice"),
     ],
 )
 def test_options_outside_their_range_are_refused(options, message):
-    with pytest.raises(BackendError, match=message):
+    with pytest.raises(BackendError, match=message) as caught:
         BuildOptions(**options)
+    assert set(options) <= set(caught.value.arguments) or caught.value.arguments == (next(iter(options)),)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +214,15 @@ def test_options_outside_their_range_are_refused(options, message):
 def test_options_at_the_ends_of_their_range_are_taken(options):
     built = BuildOptions(**options)
     assert {name: getattr(built, name) for name in options} == options
+
+
+def test_an_engine_is_tuned_for_its_smallest_batch_unless_another_is_named():
+    assert BuildOptions(min_batch=3).opt_batch == 3 and BuildOptions(min_batch=3, opt_batch=4).opt_batch == 4
+    assert BuildOptions(min_batch=3) == BuildOptions(min_batch=3, opt_batch=3)
+
+
+def test_every_option_says_what_it_means():
+    assert all(about(field) and about(field).help.endswith(".") for field in dataclasses.fields(BuildOptions))
 
 
 def test_tf32_is_off_unless_asked_for():

@@ -13,7 +13,8 @@ from export import onnx as onnx_export
 from export.onnx import export_onnx
 from ssd_train import build_network
 from ssd_train.errors import ModelError
-from ssd_train.networks.precision import in_precision
+from ssd_train.networks.detector import Detector
+from ssd_train.precisions import in_precision
 from ssd_train.spec import RAW_NAMES, DetectorSpec
 
 NAME = "ssd_300_mobilenet0.25_voc"
@@ -153,7 +154,7 @@ def test_it_finds_what_the_float32_network_finds(network, path):
     images = np.random.default_rng(1).normal(size=(3, 3, 300, 300)).astype(np.float32)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     boxes, scores, labels = session.run(["boxes", "scores", "labels"], {"images": images})
-    graph = onnx_export.ExportedGraph(network, network.spec.postprocess).eval()
+    graph = Detector(network).eval()
     with torch.inference_mode():
         expected = [value.numpy() for value in graph(torch.from_numpy(images))[:3]]
     # Rounding moves scores by some 1e-3 (logits of spread 1.6 by 1e-3 of it), so that neighbours in the ranking
@@ -196,7 +197,7 @@ def test_a_network_whose_activations_leave_the_range_is_not_written(network, mod
     with pytest.raises(ModelError) as caught:
         export_onnx(in_precision(loud, "fp16"), tmp_path)
     assert str(caught.value).count("\n") == 0
-    assert "box_offsets are not finite in fp16" in str(caught.value) and "--precision fp32" in str(caught.value)
+    assert "box_offsets are not finite in fp16" in str(caught.value) and "use the precision fp32" in str(caught.value)
     assert [each.name for each in tmp_path.iterdir()] == [before.name]
     assert before.read_bytes() == b"what was here before"
 

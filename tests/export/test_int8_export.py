@@ -1,5 +1,8 @@
 """Int8: the shipped detector, which is trained, quantized on drawn pictures and held against its float self."""
 
+import functools
+import logging
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,21 +16,25 @@ from onnx import numpy_helper
 from onnxruntime.quantization import QDQQuantizer
 
 from export import quantize as quantize_module
-from export.calibration import METHODS, USUAL_IMAGES, calibrate, find_calibration_images
-from export.engine_file import BuildOptions
-from export.int8_export import Int8Export, Int8Settings, export_int8
-from export.int8_metadata import Int8Target
+from export.calibration import calibrate, find_calibration_images
+from export.engine.build import build_engine
+from export.engine.file import BuildOptions
+from export.file_metadata import Int8Target, Quantization
+from export.graph import layer_names, network_only, open_graph
 from export.onnx import export_onnx
-from export.quantize import layer_names, network_only, quantize
-from export.sensitivity import find_float_layers, open_graph, write_sensitivity
-from export.tensorrt_engine import build_engine
+from export.quantize import quantize_graph
+from export.quantize_options import METHODS, USUAL_IMAGES, QuantizeOptions
+from export.sensitivity import find_float_layers, write_sensitivity
+from export.steps import STEPS
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_train import build_network
-from ssd_train.datasets.generated import SHAPE_CLASSES, write_shapes
-from ssd_train.datasets.layouts import load_dataset
+from ssd_train.datasets.generated import SHAPE_CLASSES
+from ssd_train.datasets.generated_files import write_shapes
+from ssd_train.datasets.layouts import find_source
 from ssd_train.errors import DatasetError, ModelError
-from ssd_train.evaluation.evaluate import run_detector, score
-from ssd_train.evaluation.protocol import Protocol
+from ssd_train.evaluation.evaluate import score
+from ssd_train.evaluation.loop import run_detector
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.preprocess import load_image, preprocess
 from ssd_train.spec import INPUT_NAME, DetectorSpec
 
@@ -50,7 +57,7 @@ def calibration_folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def gathered(data: Path, folder: Path, count: int) -> Path:
-    for sample in load_dataset("voc", data, "train", sorted(SHAPE_CLASSES)).samples[:count]:
+    for sample in find_source("voc", data).load("train", sorted(SHAPE_CLASSES)).samples[:count]:
         (folder / sample.path.name).symlink_to(sample.path)
     return folder
 
@@ -63,13 +70,19 @@ def float_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(
     float_file: Path, calibration_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[Int8Target, Int8Export]:
-    images = find_calibration_images(calibration_folder)
+) -> dict[Int8Target, Path]:
     folder = tmp_path_factory.mktemp("int8")
     return {
-        target: export_int8(float_file, folder / target, Int8Settings(images=images, target=target, method="minmax"))
-        for target in Int8Target
+        target: quantized(float_file, folder / target, calibration_folder, int8_target=target) for target in Int8Target
     }
+
+
+def quantized(float_file: Path, out: Path, images: Path, **options: Any) -> Path:
+    """Calibrate with `minmax`, which is quick, unless another method is asked for, and return the int8 file."""
+    settings = QuantizeOptions(calibration_data=images, **{"calibration_method": "minmax", **options})
+    path = STEPS["int8"].apply(float_file, out, settings).path
+    assert path is not None
+    return path
 
 
 def parts_of(model: onnx.ModelProto) -> tuple[dict[str, onnx.NodeProto], dict[str, np.ndarray]]:
@@ -80,9 +93,9 @@ def parts_of(model: onnx.ModelProto) -> tuple[dict[str, onnx.NodeProto], dict[st
 
 @pytest.mark.parametrize(("target", "dtype"), [(Int8Target.PORTABLE, np.int8), (Int8Target.CPU, np.uint8)])
 def test_every_convolution_has_int8_weights_and_8_bit_activations(
-    exported: dict[Int8Target, Int8Export], target: Int8Target, dtype: type
+    exported: dict[Int8Target, Path], target: Int8Target, dtype: type
 ) -> None:
-    model = onnx.load(exported[target].path)
+    model = onnx.load(exported[target])
     producers, constants = parts_of(model)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     assert len(convolutions) == 47
@@ -101,30 +114,30 @@ def test_every_convolution_has_int8_weights_and_8_bit_activations(
 
 @pytest.mark.parametrize("target", Int8Target)
 def test_nothing_behind_the_predictors_is_quantized(
-    exported: dict[Int8Target, Int8Export], float_file: Path, target: Int8Target
+    exported: dict[Int8Target, Path], float_file: Path, target: Int8Target
 ) -> None:
     def operators_behind(model: onnx.ModelProto) -> Counter[str]:
         inside = {node.name for node in network_only(model).graph.node}
         return Counter(node.op_type for node in model.graph.node if node.name not in inside)
 
-    assert operators_behind(onnx.load(exported[target].path)) == operators_behind(onnx.load(float_file))
+    assert operators_behind(onnx.load(exported[target])) == operators_behind(onnx.load(float_file))
 
 
 @pytest.mark.parametrize("target", Int8Target)
 def test_onnx_runtime_computes_every_convolution_in_integers(
-    exported: dict[Int8Target, Int8Export], target: Int8Target, tmp_path: Path
+    exported: dict[Int8Target, Path], target: Int8Target, tmp_path: Path
 ) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    onnxruntime.InferenceSession(str(exported[target].path), options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(str(exported[target]), options, providers=["CPUExecutionProvider"])
     operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
     assert operators["QLinearConv"] == 47 and operators["Conv"] == operators["FusedConv"] == 0
 
 
 @pytest.mark.parametrize("target", Int8Target)
 def test_a_scale_covers_what_the_float_network_gives(
-    exported: dict[Int8Target, Int8Export], float_file: Path, calibration_folder: Path, target: Int8Target
+    exported: dict[Int8Target, Path], float_file: Path, calibration_folder: Path, target: Int8Target
 ) -> None:
     """Against the largest value of an activation, found by running the float graph by hand."""
     bare = network_only(onnx.load(float_file))
@@ -135,39 +148,39 @@ def test_a_scale_covers_what_the_float_network_gives(
     images = find_calibration_images(calibration_folder).paths
     largest = max(float(run(preprocess(load_image(path), spec)[None])[0].max()) for path in images)
 
-    model = onnx.load(exported[target].path)
+    model = onnx.load(exported[target])
     producers, constants = parts_of(model)
     node = next(node for node in model.graph.node if node.name == second.name)
     steps = 127 if target == Int8Target.PORTABLE else 255
     assert constants[producers[node.input[0]].input[1]] == pytest.approx(largest / steps, rel=1e-4)
 
 
-def test_the_metadata_say_how(exported: dict[Int8Target, Int8Export], calibration_folder: Path) -> None:
-    for target, export in exported.items():
-        metadata = {entry.key: entry.value for entry in onnx.load(export.path).metadata_props}
+def test_the_metadata_say_how(exported: dict[Int8Target, Path], calibration_folder: Path) -> None:
+    for target, path in exported.items():
+        metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
         assert metadata["precision"] == "int8" and metadata["int8_target"] == target
         assert (metadata["calibration_method"], metadata["calibration_images"]) == ("minmax", "40")
         assert metadata["calibration_sha256"] == find_calibration_images(calibration_folder).sha256
         assert metadata["float_layers"] == "[]"
+        told = Quantization.from_metadata(metadata, "it")
+        assert told is not None and told.to_metadata().items() <= metadata.items() and told.images == 40
         spec = DetectorSpec.from_metadata(metadata, "it")
         assert spec.network == NETWORK and spec.class_names == tuple(sorted(SHAPE_CLASSES))
 
 
-def test_the_file_is_at_most_three_tenths_of_the_float_one(
-    exported: dict[Int8Target, Int8Export], float_file: Path
-) -> None:
-    for export in exported.values():
-        assert export.path.stat().st_size <= 0.3 * float_file.stat().st_size
+def test_the_file_is_at_most_three_tenths_of_the_float_one(exported: dict[Int8Target, Path], float_file: Path) -> None:
+    for path in exported.values():
+        assert path.stat().st_size <= 0.3 * float_file.stat().st_size
 
 
 @pytest.mark.parametrize("target", Int8Target)
 def test_the_scores_are_kept(float_file: Path, data: Path, tmp_path: Path, target: Int8Target) -> None:
     """With the usual calibration, at the limits that int8 was made for."""
     (tmp_path / "pictures").mkdir()
-    images = find_calibration_images(gathered(data, tmp_path / "pictures", USUAL_IMAGES))
-    assert len(images.paths) == USUAL_IMAGES
-    quantized = export_int8(float_file, tmp_path, Int8Settings(images=images, target=target))
-    held_out = load_dataset("voc", data, "val", sorted(SHAPE_CLASSES))
+    images = gathered(data, tmp_path / "pictures", USUAL_IMAGES)
+    assert len(find_calibration_images(images).paths) == USUAL_IMAGES
+    int8_file = quantized(float_file, tmp_path, images, int8_target=target, calibration_method=None)
+    held_out = find_source("voc", data).load("val", sorted(SHAPE_CLASSES))
 
     def scores(path: Path) -> tuple[float, float]:
         runner = OnnxRuntimeRunner(path, threads=1)
@@ -178,7 +191,7 @@ def test_the_scores_are_kept(float_file: Path, data: Path, tmp_path: Path, targe
         )
         return voc, coco
 
-    (voc, coco), (int8_voc, int8_coco) = scores(float_file), scores(quantized.path)
+    (voc, coco), (int8_voc, int8_coco) = scores(float_file), scores(int8_file)
     assert int8_voc > voc - 0.003 and int8_coco > coco - 0.005
 
 
@@ -186,9 +199,8 @@ def test_a_quantizer_that_quantizes_nothing_is_found_out(
     float_file: Path, calibration_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(QDQQuantizer, "quantize_model", lambda self: None)
-    images = find_calibration_images(calibration_folder, 1)
     with pytest.raises(ModelError, match=r"^47 of 47 layers are not quantized as they should be"):
-        export_int8(float_file, tmp_path / "out", Int8Settings(images=images))
+        quantized(float_file, tmp_path / "out", calibration_folder, calibration_images=1)
     assert not (tmp_path / "out").exists()
 
 
@@ -197,17 +209,17 @@ def test_a_quantized_post_processing_is_found_out(
 ) -> None:
     model = onnx.load(float_file)
     spec = OnnxRuntimeRunner(float_file).spec
-    measured = calibrate(model, spec, find_calibration_images(calibration_folder, 1), method="minmax")
+    measured = calibrate(model, spec, find_calibration_images(calibration_folder, 1).paths, method="minmax")
     everything = [node.name for node in model.graph.node if node.op_type in ("Conv", "Relu", "Add")]
     monkeypatch.setattr(quantize_module, "_integer_nodes", lambda model: everything)
     with pytest.raises(ModelError, match=r"^the post-processing was quantized at "):
-        quantize(model, measured, Int8Target.PORTABLE)
+        quantize_graph(model, measured, Int8Target.PORTABLE)
 
 
 def test_scales_that_do_not_fit_are_found_out(
     float_file: Path, tmp_path: Path, calibration_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = quantize_module.quantize
+    real = quantize_module.quantize_graph
 
     def with_wrong_scales(*arguments: Any, **options: Any) -> onnx.ModelProto:
         model = real(*arguments, **options)
@@ -218,24 +230,26 @@ def test_scales_that_do_not_fit_are_found_out(
                 constant.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(constant) * 300, constant.name))
         return model
 
-    monkeypatch.setattr("export.int8_export.quantize", with_wrong_scales)
-    with pytest.raises(ModelError, match=r"of their spread beside those in float32, so nothing was written"):
-        images = find_calibration_images(calibration_folder, 2)
-        export_int8(float_file, tmp_path / "out", Int8Settings(images=images))
+    monkeypatch.setattr(quantize_module, "quantize_graph", with_wrong_scales)
+    with pytest.raises(
+        ModelError, match=r"int8 gives other cls_logits .* nothing was written; calibrate on other"
+    ) as e:
+        quantized(float_file, tmp_path / "out", calibration_folder, calibration_images=2)
+    assert e.value.arguments == ("calibration_method",)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_decides_the_ranges(float_file: Path, calibration_folder: Path, method: str) -> None:
+def test_a_method_decides_the_ranges(
+    float_file: Path, calibration_folder: Path, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
     bare = network_only(onnx.load(float_file))
     spec = OnnxRuntimeRunner(float_file).spec
-    images = find_calibration_images(calibration_folder, 2)
+    images = find_calibration_images(calibration_folder, 2).paths
     measured = calibrate(bare, spec, images, method=method)
     least = calibrate(bare, spec, images, method="minmax")
-    assert measured.warnings == ()
-    highest, seen = (
-        {name: float(np.max(each.ranges[name].range_value[1])) for name in least.ranges} for each in (measured, least)
-    )
+    assert not caplog.records
+    highest, seen = ({name: float(np.max(each[name].range_value[1])) for name in least} for each in (measured, least))
     cut = [highest[name] / seen[name] for name in highest if seen[name] > 0]
     assert max(cut) <= 1.02  # a bin of a histogram more
     assert (min(cut) < 0.95) == (method != "minmax")
@@ -244,9 +258,10 @@ def test_a_method_decides_the_ranges(float_file: Path, calibration_folder: Path,
 def test_the_most_sensitive_layers_stay_float(float_file: Path, calibration_folder: Path, tmp_path: Path) -> None:
     model = onnx.load(float_file)
     spec = OnnxRuntimeRunner(float_file).spec
-    images = find_calibration_images(calibration_folder, 4)
+    images = find_calibration_images(calibration_folder, 4).paths
     measured = calibrate(network_only(model), spec, images, method="minmax")
-    everything = find_float_layers(model, spec, measured, Int8Target.PORTABLE, max_drop=100)
+    make = functools.partial(quantize_graph, model, measured, Int8Target.PORTABLE)
+    everything = find_float_layers(model, spec, images, make, max_drop=100)
     assert everything.float_layers == () and everything.drop == everything.full_drop > 1
     assert set(everything.layer_drops) == set(layer_names(model)) and "class_predictors.0.predictor" in layer_names(
         model
@@ -254,15 +269,15 @@ def test_the_most_sensitive_layers_stay_float(float_file: Path, calibration_fold
     assert list(everything.layer_drops.values()) == sorted(everything.layer_drops.values(), reverse=True)
 
     allowed = everything.full_drop - 1
-    some = find_float_layers(model, spec, measured, Int8Target.PORTABLE, max_drop=allowed)
+    some = find_float_layers(model, spec, images, make, max_drop=allowed)
     assert some.layer_drops == everything.layer_drops and some.full_drop == everything.full_drop
     assert some.drop <= allowed
     assert some.float_layers == tuple(some.layer_drops)[: len(some.float_layers)] != ()
 
-    quantized = quantize(model, measured, Int8Target.PORTABLE, float_layers=some.float_layers)
-    producers, _ = parts_of(quantized)
+    graph = make(float_layers=some.float_layers)
+    producers, _ = parts_of(graph)
     kept = {layer_names(model)[layer] for layer in some.float_layers}
-    in_float = {node.name for node in quantized.graph.node if node.op_type == "Conv" and node.input[1] not in producers}
+    in_float = {node.name for node in graph.graph.node if node.op_type == "Conv" and node.input[1] not in producers}
     assert in_float == kept
 
     table, chart = write_sensitivity(some, tmp_path / f"{NETWORK}.int8")
@@ -275,11 +290,11 @@ def test_the_most_sensitive_layers_stay_float(float_file: Path, calibration_fold
 def test_an_unknown_layer_is_named(float_file: Path, calibration_folder: Path) -> None:
     model = onnx.load(float_file)
     measured = calibrate(
-        network_only(model), OnnxRuntimeRunner(float_file).spec, find_calibration_images(calibration_folder, 1),
+        network_only(model), OnnxRuntimeRunner(float_file).spec, find_calibration_images(calibration_folder, 1).paths,
         method="minmax",
     )  # fmt: skip
     with pytest.raises(ModelError, match=r"^there is no layer stages\.9; the first ones are features\.backbone"):
-        quantize(model, measured, Int8Target.PORTABLE, float_layers=["stages.9"])
+        quantize_graph(model, measured, Int8Target.PORTABLE, float_layers=["stages.9"])
 
 
 class TestCalibrationImages:
@@ -288,16 +303,18 @@ class TestCalibrationImages:
         assert some == find_calibration_images(calibration_folder, 10)
         assert len(set(some.paths)) == 10 and some.sha256 != find_calibration_images(calibration_folder, 11).sha256
 
-    def test_sub_folders_count_and_files_that_cannot_be_read_are_told(self, tmp_path: Path) -> None:
+    def test_sub_folders_count_and_files_that_cannot_be_read_are_told(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         (tmp_path / "inner").mkdir()
         cv2.imwrite(str(tmp_path / "inner" / "good.png"), np.zeros((8, 8, 3), np.uint8))
         (tmp_path / "broken.jpg").write_bytes(b"no image")
         found = find_calibration_images(tmp_path)
         assert [path.name for path in found.paths] == ["good.png"]
-        assert len(found.unreadable) == 1 and "broken.jpg" in found.unreadable[0]
+        assert len(caplog.messages) == 1 and "broken.jpg" in caplog.messages[0]
 
     def test_a_folder_without_any_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(DatasetError, match=r"has no image to calibrate on \(no image\); name a folder"):
+        with pytest.raises(DatasetError, match=r"has no image to calibrate on; name a folder"):
             find_calibration_images(tmp_path)
         (tmp_path / "broken.jpg").write_bytes(b"no image")
         with pytest.raises(DatasetError, match=r"\(1 files could not be read, the first: .*broken\.jpg"):
@@ -309,24 +326,52 @@ class TestCalibrationImages:
         with pytest.raises(DatasetError, match=r"has 40 images that can be read, 41 were asked for"):
             find_calibration_images(calibration_folder, 41)
 
-    def test_pictures_of_one_color_are_warned_of(self, float_file: Path, tmp_path: Path) -> None:
+    def test_pictures_of_one_color_are_warned_of(
+        self, float_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         for gray in (60, 160):
             cv2.imwrite(str(tmp_path / f"{gray}.png"), np.full((64, 64, 3), gray, np.uint8))
         bare = network_only(onnx.load(float_file))
-        measured = calibrate(
-            bare, OnnxRuntimeRunner(float_file).spec, find_calibration_images(tmp_path), method="minmax"
-        )
-        (warning,) = measured.warnings
+        calibrate(bare, OnnxRuntimeRunner(float_file).spec, find_calibration_images(tmp_path).paths, method="minmax")
+        (warning,) = caplog.messages
         assert warning.startswith("2 of 2 calibration images are of one color; on 4 drawn pictures ")
         assert "activations would saturate, such as " in warning
 
 
 def test_an_engine_builds_of_the_portable_graph_and_not_of_the_cpus(
-    exported: dict[Int8Target, Int8Export], tmp_path: Path
+    exported: dict[Int8Target, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match=r"was quantized for the CPU, to uint8 activations that TensorRT refuses"):
-        build_engine(exported[Int8Target.CPU].path, BuildOptions(), flavour="tensorrt-rtx", gpu=None, cache=tmp_path)
+        build_engine(exported[Int8Target.CPU], BuildOptions(), flavour="tensorrt-rtx", gpu=None, cache=tmp_path)
     built = build_engine(
-        exported[Int8Target.PORTABLE].path, BuildOptions(), flavour="tensorrt-rtx", gpu=None, cache=tmp_path
+        exported[Int8Target.PORTABLE], BuildOptions(), flavour="tensorrt-rtx", gpu=None, cache=tmp_path
     )
     assert built.info.spec.precision == "int8" and built.info.inputs[INPUT_NAME].shape == (-1, 3, 300, 300)
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile"])
+def test_standard_output_is_the_callers_while_callers_are_told(
+    float_file: Path, calibration_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    """ONNX Runtime prints a line for each image; neither that nor what keeps it away is seen from outside."""
+    ours, seen = sys.stdout, []
+
+    def on_progress(stage: str, done: int, total: int) -> None:
+        seen.append(sys.stdout)
+        print(f"{stage} {done} of {total}")
+
+    settings = QuantizeOptions(calibration_data=calibration_folder, calibration_images=3, calibration_method=method)
+    STEPS["int8"].apply(float_file, tmp_path, settings, on_progress=on_progress)
+    assert len(seen) == 3 and all(each is ours for each in seen)
+    assert capsys.readouterr().out == "calibrating 1 of 3\ncalibrating 2 of 3\ncalibrating 3 of 3\n"
+
+
+def test_the_callers_logging_is_left_as_it_was(
+    float_file: Path, calibration_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime warns on the root logger, which gives it a handler where it has none."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    level = root.level
+    quantized(float_file, tmp_path, calibration_folder, calibration_images=1, int8_target="cpu")
+    assert root.handlers == [] and root.filters == [] and root.level == level

@@ -4,9 +4,11 @@ The layers are written by hand after NVIDIA's documentation of the engine inspec
 guide from 10.x to 11.x.
 """
 
+import re
+
 import pytest
 
-from export.layer_precision import count_convolutions
+from export.engine.inspector import count_convolutions, precision_problems
 
 UNKNOWN_FORMAT = "N/A due to dynamic shapes"
 HALF_FORMAT = "Channel major FP16 format where channel % 8 == 0"
@@ -219,3 +221,40 @@ def test_the_kernels_name_tells_where_nothing_else_does():
 @pytest.mark.parametrize("node", ["node_converted_4", "node_conversion"])
 def test_a_name_that_merely_begins_so_is_no_convolution(node):
     assert counts(layer10("kgen", ["Float"], ["Float"], Name="__myl_Move", Metadata=metadata(node))) == {}
+
+
+# What is said of the counts.
+
+
+@pytest.mark.parametrize(
+    ("precision", "found"),
+    [
+        ("fp32", {"fp32": 60}),
+        ("fp16", {"fp16": 60, "unknown": 3}),
+        ("tf32", {"tf32": 40, "fp32": 20}),
+        # Allowed, not asked for: a card without it computes in float32.
+        ("tf32", {"fp32": 60}),
+        ("int8", {"int8": 60}),
+        ("int8", {"int8": 1, "fp16": 2, "fp32": 3, "tf32": 4, "unknown": 5}),
+    ],
+)
+def test_convolutions_as_the_precision_allows_are_no_problem(precision, found):
+    assert precision_problems(precision, found) == ()
+
+
+@pytest.mark.parametrize(
+    ("precision", "found", "words"),
+    [
+        ("fp32", {"fp32": 58, "tf32": 2}, "asked for fp32, but TensorRT built convolutions otherwise: 2 in tf32"),
+        ("fp16", {"fp32": 1, "fp16": 1, "bf16": 2}, "otherwise: 1 in fp32, 2 in bf16"),
+        ("int8", {"fp16": 60}, "asked for int8, but TensorRT built none of the 60 convolutions in it"),
+        ("int8", {"fp8": 60}, "otherwise: 60 in fp8"),
+        ("a precision to come", {"fp16": 1}, "asked for a precision to come, but .* 1 in fp16"),
+        ("fp16", {"unknown": 60}, "does not tell"),
+        ("fp16", {}, "does not tell"),
+        ("int8", None, "does not tell"),
+    ],
+)
+def test_other_convolutions_and_none_at_all_are_a_problem(precision, found, words):
+    (problem,) = precision_problems(precision, found)
+    assert re.search(words, problem)

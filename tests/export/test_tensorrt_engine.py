@@ -1,10 +1,15 @@
 """ONNX -> engine, really built with TensorRT for RTX, which needs no GPU; TensorRT's own options as far as they go."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,17 +20,22 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from export import tensorrt_bindings, tensorrt_engine
-from export.engine_file import BuildOptions, TensorInfo, info_path, read_info
+from export.engine import bindings
+from export.engine import build as build_module
+from export.engine import cache as cache_module
+from export.engine import plan as plan_module
+from export.engine.build import build_engine, check_options, copy_engine
+from export.engine.cache import EngineRequest, default_cache
+from export.engine.file import BuildOptions, Gpu, TensorInfo, info_path, read_info
+from export.engine.flavours import TENSORRT, TENSORRT_RTX
 from export.onnx import export_onnx
-from export.tensorrt_bindings import TENSORRT, TENSORRT_RTX
-from export.tensorrt_engine import Gpu, build_engine, check_options, copy_engine, default_cache
 from ssd_train import build_network
-from ssd_train.errors import BackendError, ModelError
+from ssd_train.errors import BackendError, ModelError, SSDDeployError
 from ssd_train.spec import OUTPUT_NAMES, RAW_NAMES, DetectorSpec
 
 trt_rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 
+ROOT = Path(__file__).resolve().parents[2]
 NAME = "ssd_300_mobilenet0.25_voc"
 TINY = DetectorSpec(network="tiny", class_names=("dot",), input_size=(16, 16))
 CARD = Gpu(name="NVIDIA L4", compute_capability="8.9", device_layer="cuda-python")
@@ -97,10 +107,15 @@ def files_in(folder):
     return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
+def engines_in(cache):
+    """All that is in a cache but the locks, which stay."""
+    return [path for path in files_in(cache) if path.parts[0] != "locks"]
+
+
 def watch_builds(monkeypatch):
     """Record the batch profile and the TF32 flag that TensorRT itself reports for every build."""
     seen = []
-    configure = tensorrt_engine._configure
+    configure = plan_module.configure_builder
 
     def watched(trt, builder, spec, options):
         profiles = []
@@ -127,7 +142,7 @@ def watch_builds(monkeypatch):
         )
         return config
 
-    monkeypatch.setattr(tensorrt_engine, "_configure", watched)
+    monkeypatch.setattr(plan_module, "configure_builder", watched)
     return seen
 
 
@@ -207,9 +222,7 @@ def test_the_profile_is_the_range_of_batch_sizes(tiny_onnx, tmp_path, monkeypatc
 
 def test_tf32_is_off_unless_it_is_allowed(tiny_onnx, tmp_path, monkeypatch):
     # What the flag is by itself: an engine of "fp32" would round to TF32 without anybody saying so.
-    config = trt_rtx.Builder(
-        tensorrt_bindings.make_logger(trt_rtx, tensorrt_bindings.Messages())
-    ).create_builder_config()
+    config = trt_rtx.Builder(bindings.make_logger(trt_rtx, bindings.Messages())).create_builder_config()
     assert config.get_flag(trt_rtx.BuilderFlag.TF32)
     seen = watch_builds(monkeypatch)
     plain = build(tiny_onnx, tmp_path / "cache")
@@ -245,7 +258,7 @@ def test_raw_predictions_are_given_out_instead_for_a_parity_check(real_onnx, tmp
 def test_the_second_build_of_the_same_takes_none(tiny_onnx, tmp_path, monkeypatch):
     first = build(tiny_onnx, tmp_path / "cache", target_sm=(75, 89))
     before = {path: (tmp_path / "cache" / path).stat().st_mtime_ns for path in files_in(tmp_path / "cache")}
-    monkeypatch.setattr(tensorrt_engine, "_build_plan", no_build)
+    monkeypatch.setattr(build_module, "build_plan", no_build)
     second = build(tiny_onnx, tmp_path / "cache", target_sm=(75, 89))
     assert (first.from_cache, second.from_cache) == (False, True)
     assert (second.path, second.info) == (first.path, first.info)
@@ -311,26 +324,44 @@ def test_a_plan_that_is_not_what_its_json_says_is_built_again(tiny_onnx, tmp_pat
 
 
 def test_everything_that_decides_what_an_engine_is_decides_its_name():
-    base = (TINY, TENSORRT, "11.1.0", CARD, BuildOptions(), OUTPUT_NAMES, "a" * 64)
+    base = EngineRequest(
+        onnx=Path("tiny.onnx"),
+        onnx_sha256="a" * 64,
+        spec=TINY,
+        options=BuildOptions(),
+        flavour=TENSORRT,
+        version="11.1.0",
+        gpu=CARD,
+        outputs=OUTPUT_NAMES,
+    )
     others = {
-        1: (TENSORRT_RTX,),
-        2: ("11.2.0",),
-        3: (
+        "flavour": (TENSORRT_RTX,),
+        "version": ("11.2.0",),
+        "gpu": (
             None,
             dataclasses.replace(CARD, name="NVIDIA A10"),
             dataclasses.replace(CARD, compute_capability="8.6"),
         ),
-        4: (BuildOptions(max_batch=16), BuildOptions(version_compatible=True), BuildOptions(hardware_compatible=True)),
-        5: (RAW_NAMES,),
-        6: ("b" * 64,),
+        "options": (
+            BuildOptions(max_batch=16),
+            BuildOptions(version_compatible=True),
+            BuildOptions(hardware_compatible=True),
+        ),
+        "outputs": (RAW_NAMES,),
+        "onnx_sha256": ("b" * 64,),
     }
-    names = [tensorrt_engine._cached_name(*base)]
-    for position, values in others.items():
-        names += [tensorrt_engine._cached_name(*base[:position], value, *base[position + 1 :]) for value in values]
+    names = [base.name]
+    for field, values in others.items():
+        names += [dataclasses.replace(base, **{field: value}).name for value in values]
     assert len(set(names)) == len(names) == 11
-    # The same card reached through another package is the same card.
-    same_card = dataclasses.replace(CARD, device_layer="pycuda")
-    assert tensorrt_engine._cached_name(*base[:3], same_card, *base[4:]) == names[0]
+    # The same card reached through another package is the same card, the same file elsewhere the same file, and what
+    # is not accepted is built no other way.
+    same = {
+        "gpu": dataclasses.replace(CARD, device_layer="pycuda"),
+        "onnx": Path("elsewhere.onnx"),
+        "options": BuildOptions(strict=True),
+    }
+    assert {dataclasses.replace(base, **{field: value}).name for field, value in same.items()} == {base.name}
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
@@ -358,13 +389,270 @@ def test_a_disk_that_is_full_leaves_no_plan_and_the_next_build_works(tiny_onnx, 
         write_bytes(path, content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as full, pytest.raises(Exception, match="No space left on device"):
+    with monkeypatch.context() as full, pytest.raises(SSDDeployError, match="No space left on device"):
         full.setattr(Path, "write_bytes", half_of_it)
         build(tiny_onnx, tmp_path / "cache")
-    left = files_in(tmp_path / "cache")
+    left = engines_in(tmp_path / "cache")
     assert [path for path in left if not path.name.endswith(".engine.json")] == []
     again = build(tiny_onnx, tmp_path / "cache")
     assert not again.from_cache and again.path.stat().st_size == again.info.size_bytes
+
+
+@pytest.fixture
+def process_cache():
+    """The cache of this process, empty."""
+    cache_module.process_cache.cache_clear()
+    return cache_module.process_cache
+
+
+def test_an_engine_that_a_full_cache_does_not_take_is_written_elsewhere(
+    tiny_onnx, tmp_path, monkeypatch, caplog, process_cache
+):
+    write_bytes = Path.write_bytes
+
+    def full(path, content):
+        if path.is_relative_to(tmp_path / "cache"):
+            raise OSError(28, "No space left on device")
+        return write_bytes(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    engine = build(tiny_onnx, tmp_path / "cache")
+    assert engine.path.is_relative_to(process_cache()) and engine.path.stat().st_size == engine.info.size_bytes
+    assert read_info(engine.path) == engine.info
+    assert "No space left on device" in caplog.text and "not kept for another time" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tiny_onnx, tmp_path, monkeypatch, caplog, process_cache):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    started = []
+    build_plan = build_module.build_plan
+
+    def watched(*arguments):
+        started.append("not kept for another time" in caplog.text)
+        return build_plan(*arguments)
+
+    monkeypatch.setattr(build_module, "build_plan", watched)
+    engine = build(tiny_onnx, tmp_path / "cache")
+    assert started == [True], "it was told before the build"
+    assert engine.path.stat().st_size == engine.info.size_bytes
+    copied = copy_engine(engine, tmp_path / "out")
+    assert read_info(copied) == engine.info and copied.read_bytes() == engine.path.read_bytes()
+    # In this process it is found again.
+    assert build(tiny_onnx, tmp_path / "cache").from_cache and started == [True]
+    assert (tmp_path / "cache").is_file()
+
+
+def test_an_engine_of_this_process_alone_is_gone_with_it(tiny_onnx, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    done = run_build(tiny_onnx, tmp_path / "cache")
+    assert done.wait(120) == 0, done.stderr.read()
+    path = Path(done.stdout.read().split()[1])
+    assert not path.exists() and not path.parents[1].exists()
+
+
+def test_a_cache_that_can_only_be_read_still_serves(tiny_onnx, tmp_path, monkeypatch, caplog):
+    first = build(tiny_onnx, tmp_path / "cache")
+
+    def refuse(*arguments):
+        raise AssertionError("something was to be written")
+
+    monkeypatch.setattr(build_module, "writable_cache", refuse)
+    monkeypatch.setattr(build_module, "building", refuse)
+    assert build(tiny_onnx, tmp_path / "cache") == dataclasses.replace(first, from_cache=True)
+    assert caplog.text == ""
+
+
+# Several at once
+
+BUILD = """
+import sys, time
+from pathlib import Path
+from export.engine import build
+from export.engine.file import BuildOptions
+
+build_plan = build.build_plan
+
+def slow(*arguments):
+    plan = build_plan(*arguments)
+    time.sleep(1)
+    return plan
+
+build.build_plan = slow
+onnx, cache = map(Path, sys.argv[1:])
+engine = build.build_engine(onnx, BuildOptions(), flavour="tensorrt-rtx", gpu=None, cache=cache)
+print(engine.from_cache, engine.path, engine.info.build_seconds, engine.info.plan_sha256)
+"""
+
+
+def run_build(onnx, cache):
+    """Build in a process of its own, in which it takes a second more."""
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD, onnx, cache], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+
+
+def test_of_two_processes_one_builds_and_the_other_waits_for_it(tiny_onnx, tmp_path):
+    started = [run_build(tiny_onnx, tmp_path / "cache") for _ in range(2)]
+    for process in started:
+        assert process.wait(120) == 0, process.stderr.read()
+    found = [process.stdout.read().split() for process in started]
+    assert sorted(from_cache for from_cache, *_ in found) == ["False", "True"]
+    assert found[0][1:] == found[1][1:]
+    path = Path(found[0][1])
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == read_info(path).plan_sha256
+
+
+def test_who_waits_says_so_and_another_engine_waits_for_nobody(tiny_onnx, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    build_plan, inside, go_on = build_module.build_plan, threading.Event(), threading.Event()
+    built = []
+
+    def slow(trt, request, *arguments):
+        if request.options.max_batch == 8:
+            inside.set()
+            assert go_on.wait(60)
+        return build_plan(trt, request, *arguments)
+
+    monkeypatch.setattr(build_module, "build_plan", slow)
+    threads = [threading.Thread(target=lambda: built.append(build(tiny_onnx, tmp_path / "cache"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert inside.wait(60)
+    assert not build(tiny_onnx, tmp_path / "cache", max_batch=4).from_cache
+    deadline = time.monotonic() + 60
+    while "waiting for another process" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "waiting for another process that builds tiny.fp32" in caplog.text
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(engine.from_cache for engine in built) == [False, True]
+
+
+def test_a_folder_without_locks_is_no_reason_not_to_build(tiny_onnx, tmp_path, caplog):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "locks").write_text("no folder")
+    engine = build(tiny_onnx, tmp_path / "cache")
+    assert engine.path.is_relative_to(tmp_path / "cache") and not engine.from_cache
+    assert "cannot be locked" in caplog.text
+
+
+# What the engine inspector says: TensorRT's alone, for which the other flavour builds here
+
+
+def layer(kind):
+    types = [{"Format/Datatype": kind}]
+    return {"LayerType": "CaskConvolution", "ParameterType": "Convolution", "Inputs": types, "Outputs": types}
+
+
+@pytest.fixture
+def tell(monkeypatch):
+    """Let TensorRT be there, and its inspector say what it is told to: types of the convolutions, or an error."""
+    monkeypatch.setattr(build_module, "load_bindings", lambda flavour: trt_rtx)
+    # The one that stands in warns that it has no use for one.
+    monkeypatch.setattr(build_module, "timing_cache_path", lambda *_: None)
+
+    def tell(*kinds):
+        def read_layers(*arguments):
+            if isinstance(kinds[0], BaseException):
+                raise kinds[0]
+            return {"Layers": [layer(kind) for kind in kinds]}
+
+        monkeypatch.setattr(build_module, "read_layers", read_layers)
+
+    return tell
+
+
+def tiny_in(precision, folder):
+    spec = dataclasses.replace(TINY, precision=precision)
+    return write_tiny(folder / f"{precision}.onnx", lambda model: helper.set_model_props(model, spec.to_metadata()))
+
+
+def build_real(onnx, cache, **options):
+    return build(onnx, cache, flavour=TENSORRT, gpu=CARD, **options)
+
+
+def test_an_int8_engine_is_not_refused_for_its_int8_and_float_convolutions(tmp_path, tell, caplog):
+    tell("Int8", "Int8", "Half", "Float")
+    engine = build_real(tiny_in("int8", tmp_path), tmp_path / "cache", strict=True)
+    assert engine.info.layer_precisions == {"int8": 2, "fp16": 1, "fp32": 1}
+    assert not [warning for warning in engine.info.warnings if "asked for" in warning] and caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("precision", "kinds", "words"),
+    [
+        ("fp16", ("Half", "Float"), "asked for fp16, but TensorRT built convolutions otherwise: 1 in fp32"),
+        ("fp32", ("Float", "Int8"), "asked for fp32, but TensorRT built convolutions otherwise: 1 in int8"),
+        ("int8", ("Float", "Half"), "asked for int8, but TensorRT built none of the 2 convolutions in it"),
+        ("fp16", ("N/A due to dynamic shapes",), "does not tell in which precision the convolutions compute"),
+    ],
+)
+def test_other_precisions_than_asked_for_are_a_warning_and_an_error_if_strict(
+    tmp_path, tell, caplog, precision, kinds, words
+):
+    tell(*kinds)
+    onnx = tiny_in(precision, tmp_path)
+    engine = build_real(onnx, tmp_path / "cache")
+    assert words in engine.info.warnings[0] and read_info(engine.path) == engine.info
+    assert caplog.text.count(words) == 1
+    # The one from the cache too, which is neither built nor asked again.
+    tell(AssertionError("was asked again"))
+    with pytest.raises(BackendError, match=words) as caught:
+        build_real(onnx, tmp_path / "cache", strict=True)
+    assert caught.value.arguments == ("strict",)
+    again = build_real(onnx, tmp_path / "cache")
+    assert again.from_cache and again.path == engine.path and caplog.text.count(words) == 2
+
+
+def test_strict_keeps_what_it_refuses(tmp_path, tell):
+    tell("Float")
+    onnx = tiny_in("fp16", tmp_path)
+    with pytest.raises(BackendError, match="asked for fp16"):
+        build_real(onnx, tmp_path / "cache", strict=True)
+    assert build_real(onnx, tmp_path / "cache").from_cache
+
+
+@pytest.mark.parametrize("error", [BackendError("cannot load"), ValueError("no JSON"), RuntimeError("in\nTensorRT")])
+def test_an_inspector_that_fails_costs_no_engine(tmp_path, tell, caplog, error):
+    tell(error)
+    engine = build_real(tiny_in("fp16", tmp_path), tmp_path / "cache")
+    assert engine.info.layer_precisions is None and "\n" not in engine.info.warnings[0]
+    assert "cannot be read back" in engine.info.warnings[0] and read_info(engine.path) == engine.info
+    assert "does not tell" in caplog.text
+    with pytest.raises(BackendError, match="does not tell"):
+        build_real(tiny_in("fp16", tmp_path), tmp_path / "cache", strict=True)
+
+
+def test_an_inspector_that_ends_the_process_costs_no_engine(tmp_path, tell):
+    tell(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        build_real(tiny_in("fp16", tmp_path), tmp_path / "cache")
+    assert build_real(tiny_in("fp16", tmp_path), tmp_path / "cache").from_cache
+
+
+def test_a_build_is_on_the_card_that_it_is_for(tmp_path, tell):
+    on_card = threading.local()
+    seen = []
+
+    @contextlib.contextmanager
+    def current():
+        on_card.depth = getattr(on_card, "depth", 0) + 1
+        try:
+            yield
+        finally:
+            on_card.depth -= 1
+
+    tell("Half")
+    engine = build(
+        tiny_in("fp16", tmp_path),
+        tmp_path / "cache",
+        flavour=TENSORRT,
+        gpu=dataclasses.replace(CARD, current=current),
+        on_progress=lambda *_: seen.append(on_card.depth),
+    )
+    assert set(seen) == {1} and on_card.depth == 0
+    assert engine.info.gpu == "NVIDIA L4"
 
 
 # Stopping a build
@@ -385,7 +673,7 @@ def test_ctrl_c_stops_a_build_and_leaves_nothing_behind(real_onnx, tmp_path):
         build(real_onnx, tmp_path / "cache", on_progress=interrupt_once)
     assert time.perf_counter() - signalled[0] < 10
     assert max(afterwards, default=0) < 0.8, "the build went on to its end"
-    assert files_in(tmp_path) == []
+    assert engines_in(tmp_path / "cache") == []
     later = build(real_onnx, tmp_path / "cache")
     assert not later.from_cache and later.path.stat().st_size == later.info.size_bytes
 
@@ -397,19 +685,19 @@ def check(options, flavour, gpu):
     check_options(BuildOptions(**options), flavour, gpu)
 
 
-@pytest.mark.parametrize("option", ["version_compatible", "hardware_compatible"])
+@pytest.mark.parametrize("option", ["version_compatible", "hardware_compatible", "strict"])
 def test_tensorrts_own_compatibility_is_refused_for_tensorrt_for_rtx(tiny_onnx, tmp_path, option):
-    with pytest.raises(BackendError, match="--version-compatible and --hardware-compatible are TensorRT's.*target-sm"):
+    with pytest.raises(BackendError, match=f"{option}: not for tensorrt-rtx, which .*target_sm"):
         build(tiny_onnx, tmp_path / "cache", **{option: True})
     assert not (tmp_path / "cache").exists()
 
 
 def test_tensorrt_takes_no_targets_and_needs_a_gpu(monkeypatch):
     # The one flavour stands in for the other, which may not be installed: no call gets as far as using it.
-    monkeypatch.setattr(tensorrt_engine, "load_bindings", lambda flavour: trt_rtx)
-    with pytest.raises(BackendError, match="--target-sm is for TensorRT for RTX; .*--hardware-compatible"):
+    monkeypatch.setattr(build_module, "load_bindings", lambda flavour: trt_rtx)
+    with pytest.raises(BackendError, match="target_sm: not for tensorrt, which .*hardware_compatible"):
         check({"target_sm": (89,)}, TENSORRT, CARD)
-    with pytest.raises(BackendError, match="builds on the GPU.*there is none; use --flavour tensorrt-rtx"):
+    with pytest.raises(BackendError, match="builds on the GPU.*there is none; tensorrt-rtx builds without one"):
         check({}, TENSORRT, None)
     check({"version_compatible": True, "hardware_compatible": True}, TENSORRT, CARD)
 
@@ -419,7 +707,7 @@ def test_an_unknown_target_is_answered_with_those_that_exist(tiny_onnx, tmp_path
         build(tiny_onnx, tmp_path / "cache", target_sm=(75, 90))
     message = str(caught.value)
     assert "no target 90" in message
-    listed = [int(number) for number in message.split("--target-sm takes ")[1].split(", ")]
+    listed = [int(number) for number in message.split("target_sm takes ")[1].split(", ")]
     assert listed == sorted(listed) and {75, 80, 86, 89, 120} <= set(listed) and 90 not in listed
 
 
@@ -446,14 +734,14 @@ def test_an_operator_that_tensorrt_lacks_is_named_with_its_node(tmp_path):
     path = write_tiny(tmp_path / "tiny.onnx", add_det)
     with pytest.raises(ModelError, match=r"tiny\.onnx: TensorRT cannot parse it: node node_det \(Det\): .*\w"):
         build(path, tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
+    assert engines_in(tmp_path / "cache") == []
 
 
 def test_an_operator_that_no_kernel_implements_is_named_with_its_node(tmp_path):
     path = write_tiny(tmp_path / "tiny.onnx", add_nms)
     with pytest.raises(BackendError, match=r"tiny\.onnx: tensorrt-rtx .* could not build .*node_nms.*no runners"):
         build(path, tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
+    assert engines_in(tmp_path / "cache") == []
 
 
 def test_an_operator_that_nobody_knows_is_named(tmp_path):
@@ -524,16 +812,22 @@ def test_only_measurements_of_this_version_and_card_are_used(tmp_path, on_disk, 
         path.parent.mkdir()
         path.write_bytes(on_disk)
     config = FakeConfig()
-    tensorrt_engine._load_timing_cache(config, path)
+    cache_module.load_timing_cache(config, path)
     assert config.given == given
 
 
 def test_measurements_are_saved_whole_or_not_at_all(tmp_path):
     path = tmp_path / "timing" / "x.cache"
-    tensorrt_engine._save_timing_cache(FakeConfig(measured=None), path)
+    cache_module.save_timing_cache(FakeConfig(measured=None), path)
     assert files_in(tmp_path) == []
-    tensorrt_engine._save_timing_cache(FakeConfig(b"measured"), path)
+    cache_module.save_timing_cache(FakeConfig(b"measured"), path)
     assert path.read_bytes() == b"ours:measured" and files_in(tmp_path) == [Path("timing/x.cache")]
+
+
+def test_measurements_that_cannot_be_saved_are_no_reason_to_lose_the_engine(tmp_path, caplog):
+    (tmp_path / "timing").write_text("no folder")
+    cache_module.save_timing_cache(FakeConfig(b"measured"), tmp_path / "timing" / "x.cache")
+    assert "the next build measures again" in caplog.text
 
 
 def test_the_json_of_a_plan_is_plain_json(built):

@@ -10,13 +10,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from export.cpu_graph import optimize_for_cpu
-from export.cpu_metadata import WINOGRAD_KEY, check_cpu_graph
-from export.engine_file import BuildOptions
+from export.engine.build import build_engine
+from export.engine.file import BuildOptions
+from export.engine.flavours import TENSORRT_RTX
+from export.file_metadata import WINOGRAD_KEY, check_runs_here
 from export.onnx import export_onnx
-from export.tensorrt_bindings import TENSORRT_RTX
-from export.tensorrt_engine import build_engine
-from export.winograd import export_winograd, with_winograd
+from export.steps import STEPS
+from export.winograd import with_winograd
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_train import build_network
 from ssd_train.errors import ModelError
@@ -94,7 +94,9 @@ def direct(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def winograd(direct: Path) -> Path:
-    path = export_winograd(direct)
+    result = STEPS["winograd"].apply(direct, direct.parent)
+    path = result.path
+    assert result.checked.startswith("largest difference as a share of the spread: cls_logits ")
     assert path is not None
     return path
 
@@ -168,8 +170,8 @@ def test_a_graph_is_not_rewritten_twice(winograd: Path) -> None:
 
 
 def test_it_can_be_rewritten_for_this_cpu_too(winograd: Path) -> None:
-    for_cpu = optimize_for_cpu(winograd)
-    assert for_cpu.name == f"{NETWORK}.fp32.winograd.cpu.onnx"
+    for_cpu = STEPS["cpu"].apply(winograd, winograd.parent).path
+    assert for_cpu is not None and for_cpu.name == f"{NETWORK}.fp32.winograd.cpu.onnx"
     images = np.random.default_rng(2).normal(size=(1, 3, 300, 300)).astype(np.float32)
     for got, expected in zip(
         OnnxRuntimeRunner(for_cpu).run(images), OnnxRuntimeRunner(winograd).run(images), strict=True
@@ -181,14 +183,18 @@ def test_a_wrong_transform_is_noticed(direct: Path, tmp_path: Path, monkeypatch:
     copy = tmp_path / direct.name
     copy.write_bytes(direct.read_bytes())
     monkeypatch.setattr("export.winograd.POINTS", (0.0, 1.0, -1.0, 100.0, -200.0))
-    with pytest.raises(ModelError, match="Winograd's convolutions give other .* nothing was written"):
-        export_winograd(copy)
+    with pytest.raises(ModelError, match="winograd gives other cls_logits .* nothing was written"):
+        STEPS["winograd"].apply(copy, tmp_path)
     assert list(tmp_path.iterdir()) == [copy]
 
 
 def test_where_nothing_gains_nothing_is_written(winograd: Path, tmp_path: Path) -> None:
     small = export_onnx(build_network("ssd_300_mobilenet0.25_custom", "shapes"), tmp_path)
-    assert export_winograd(small) is None and export_winograd(winograd) is None
+    for path in (small, winograd):
+        result = STEPS["winograd"].apply(path, path.parent)
+        assert result.path is None and result.notes == (
+            f"{path}: none of its convolutions gains by Winograd's algorithm",
+        )
     assert list(tmp_path.iterdir()) == [small] and not winograd.with_suffix(".winograd.onnx").exists()
 
 
@@ -197,15 +203,15 @@ def test_another_precision_is_refused(direct: Path, tmp_path: Path) -> None:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, metadata | {"precision": "fp16"})
     onnx.save(model, tmp_path / "half.onnx")
-    with pytest.raises(ModelError, match="computes in fp16; Winograd's convolutions need --precision fp32"):
-        export_winograd(tmp_path / "half.onnx")
+    with pytest.raises(ModelError, match="computes in fp16, but winograd takes fp32"):
+        STEPS["winograd"].apply(tmp_path / "half.onnx", tmp_path)
 
 
 def test_gpus_and_tensorrt_refuse_it(winograd: Path, tmp_path: Path) -> None:
     metadata = {entry.key: entry.value for entry in onnx.load(winograd).metadata_props}
     assert WINOGRAD_KEY in metadata
     with pytest.raises(ModelError, match="Winograd's convolutions for a CPU"):
-        check_cpu_graph(metadata, "file", onnxruntime.__version__, on_cpu=False)
+        check_runs_here(metadata, "file", onnxruntime.__version__, on_cpu=False)
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     with pytest.raises(ModelError, match="Winograd's convolutions for a CPU"):
         build_engine(winograd, BuildOptions(), flavour=TENSORRT_RTX, gpu=None, cache=tmp_path)

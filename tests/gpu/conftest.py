@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_parts import FLAVOURS, MAX_BATCH, PRECISIONS, SMALL, Models, Record, append_record
+from gpu_parts import MAX_BATCH, PRECISIONS, SMALL, Models, Record, append_record
 
-from export.tensorrt_engine import BuiltEngine
+from export.engine.build import BuiltEngine
+from export.engine.flavours import FLAVOURS
 from ssd_deploy import doctor
 from ssd_deploy.backends import Finding
 from ssd_deploy.backends.base import Runner

@@ -10,6 +10,7 @@ import pytest
 from gpu_parts import (
     MAX_BATCH,
     PRECISIONS,
+    RAW,
     SAME_RUNNER,
     SMALL,
     Models,
@@ -20,9 +21,8 @@ from gpu_parts import (
     spread_difference,
 )
 
-from export.tensorrt_engine import BuiltEngine
-from ssd_deploy.backends.base import CUDA_EVENTS, Runner, device_clock_of
-from ssd_deploy.parity import TOLERANCES
+from export.engine.build import BuiltEngine
+from ssd_deploy.backends.base import CUDA_EVENTS, Runner
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError
 
@@ -40,7 +40,7 @@ def assert_slots_are_independent(runner: Runner, precision: str, count: int) -> 
         image = images[row : row + 1]
         assert_same(rows_of(together, slice(row, row + 1)), runner.run(image), SAME_RUNNER[precision])
         for many, one in zip(raw_together, runner.run_raw(image), strict=True):
-            assert spread_difference(many[row : row + 1], one) <= TOLERANCES[precision].raw
+            assert spread_difference(many[row : row + 1], one) <= RAW[precision]
 
 
 def assert_equal_rows_get_equal_answers(runner: Runner, count: int) -> bool:
@@ -131,7 +131,7 @@ def test_a_batch_below_the_profile_is_filled_up_and_one_above_refused(
     together = answer_or_skip(runner, images[:3])
     for count in (1, 2):
         assert_same(runner.run(images[:count]), rows_of(together, slice(0, count)), SAME_RUNNER["fp32"])
-    with pytest.raises(BackendError, match="batch of 4 .* 2 to 3.*--max-batch 4"):
+    with pytest.raises(BackendError, match="batch of 4 .* 2 to 3.*max_batch 4"):
         runner.run(images)
 
 
@@ -154,7 +154,7 @@ def assert_device_times_are_plausible(runner: Any, count: int = 2, runs: int = 2
 
 
 def test_an_engine_is_timed_on_the_gpu(small_runner: Any, precision: str, record: Record) -> None:
-    assert device_clock_of(small_runner) == CUDA_EVENTS
+    assert small_runner.device_clock == CUDA_EVENTS
     record(precision=precision, **assert_device_times_are_plausible(small_runner))
 
 
@@ -174,11 +174,11 @@ def test_timing_does_not_change_answers(small_runner: Any, small_engine: BuiltEn
 def test_torch_is_timed_on_the_gpu(cuda_graph: bool, torch_precision: str, torch_on_gpu: None, record: Record) -> None:
     from ssd_deploy.backends.pytorch import TorchRunner
     from ssd_train import build_network
-    from ssd_train.networks.precision import in_precision
+    from ssd_train.precisions import in_precision
 
     network = in_precision(build_network(SMALL, weights="random"), torch_precision)
     runner = TorchRunner(network, device="cuda", cuda_graph=cuda_graph)
-    assert device_clock_of(runner) == CUDA_EVENTS
+    assert runner.device_clock == CUDA_EVENTS
     record(precision=torch_precision, **assert_device_times_are_plausible(runner))
 
 
@@ -187,6 +187,6 @@ def test_onnx_runtime_is_timed_on_the_gpu(
 ) -> None:
     from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 
-    runner = OnnxRuntimeRunner(models.onnx(SMALL, precision), provider="cuda")
-    assert device_clock_of(runner) is not None
+    runner = OnnxRuntimeRunner(models.onnx(SMALL, precision), device="cuda")
+    assert runner.device_clock is not None
     record(precision=precision, **assert_device_times_are_plausible(runner))

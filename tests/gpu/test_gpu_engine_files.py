@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from gpu_parts import MAX_BATCH, SAME_RUNNER, SMALL, Models, Record, assert_same, noise
 
-from export.engine_file import BuildOptions, info_path
-from export.tensorrt_bindings import Messages, load_bindings, make_logger
-from export.tensorrt_engine import BuiltEngine, build_engine
+from export.engine.bindings import Messages, load_bindings, make_logger
+from export.engine.build import BuiltEngine, build_engine
+from export.engine.file import BuildOptions, info_path
 from ssd_deploy import engines
 from ssd_train.errors import BackendError, ModelError
 
@@ -60,11 +60,11 @@ def test_a_plan_that_was_changed_is_refused(copied: Path, open_engine: Callable[
 def test_an_engine_of_another_gpu_is_refused(copied: Path, flavour: str, open_engine: Callable[..., Any]) -> None:
     if flavour == "tensorrt":
         edit(copied, gpu="NVIDIA Imaginary 1", compute_capability="7.5")
-        assert_refused(open_engine, copied, BackendError, "built on NVIDIA Imaginary 1 .*--hardware-compatible")
+        assert_refused(open_engine, copied, BackendError, "built on NVIDIA Imaginary 1 .*hardware_compatible")
     else:
         options = json.loads(info_path(copied).read_text())["options"]
         edit(copied, options=options | {"target_sm": [99]})
-        assert_refused(open_engine, copied, BackendError, "built for compute capability 9.9.*--target-sm")
+        assert_refused(open_engine, copied, BackendError, "built for compute capability 9.9.*target_sm")
 
 
 def test_an_engine_of_another_version_of_tensorrt_is_refused(
@@ -86,7 +86,7 @@ def test_a_batch_over_the_profile_is_refused_and_the_next_one_answered(
     runner = open_engine(small_engine.path)
     images = noise(MAX_BATCH + 1)
     expected = runner.run(images[:MAX_BATCH])
-    with pytest.raises(BackendError, match=f"batch of {MAX_BATCH + 1} .* 1 to {MAX_BATCH}.*--max-batch"):
+    with pytest.raises(BackendError, match=f"batch of {MAX_BATCH + 1} .* at most {MAX_BATCH}.*max_batch"):
         runner.run(images)
     assert_same(runner.run(images[:MAX_BATCH]), expected, SAME_RUNNER["fp32"])
 

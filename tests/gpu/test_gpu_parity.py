@@ -7,9 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu_parts import MAX_BATCH, NETWORKS, SMALL, Models, Record, held_against, noise, spread_difference, summary
-
-from ssd_deploy.parity import TOLERANCES
+from gpu_parts import (
+    MAX_BATCH,
+    NETWORKS,
+    RAW,
+    SMALL,
+    Models,
+    Record,
+    held_against,
+    noise,
+    spread_difference,
+    summary,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -68,7 +77,7 @@ def test_raw_predictions_of_an_engine_are_those_of_onnx_runtime(
     found = small_runner.run_raw(images)
     differences = [spread_difference(ours, theirs) for ours, theirs in zip(found, expected, strict=True)]
     record(precision=precision, raw_differences=differences)
-    assert np.max(differences) <= TOLERANCES[precision].raw
+    assert np.max(differences) <= RAW[precision]
 
 
 @pytest.mark.parametrize("name", [SMALL, NETWORKS[0]])
@@ -85,7 +94,7 @@ def test_onnx_runtime_on_cuda_finds_what_it_finds_on_the_cpu(
 ) -> None:
     from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 
-    runner = OnnxRuntimeRunner(models.onnx(name, precision), provider="cuda", allow_tf32=with_tf32)
+    runner = OnnxRuntimeRunner(models.onnx(name, precision), device="cuda", allow_tf32=with_tf32)
     reference = models.reference(name, coco_tiny, image_limit)
     comparison = held_against(reference, runner, coco_tiny, batch_size=BATCH, limit=image_limit)
     runner.close()
@@ -113,7 +122,7 @@ def test_every_variant_of_torch_on_cuda_finds_what_torch_finds_on_the_cpu(
 
     from ssd_deploy.backends.pytorch import TorchRunner
     from ssd_train import build_network
-    from ssd_train.networks.precision import in_precision
+    from ssd_train.precisions import in_precision
 
     options = VARIANTS[variant]
     if options.get("compiled") and not any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang")):

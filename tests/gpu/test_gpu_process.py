@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from gpu_parts import MAX_BATCH, OTHER_BACKEND, SAME_RUNNER, SMALL, Models, Record, assert_same, noise
 
-from export.tensorrt_engine import BuiltEngine
+from export.engine.build import BuiltEngine
 from ssd_deploy.backends.base import Runner
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError
@@ -44,9 +44,9 @@ def open_layer(layer: str) -> Any:
     Raises:
         BackendError: it is not installed or does not work.
     """
-    from ssd_deploy.backends import cuda_device
+    from ssd_deploy.backends import cuda_open
 
-    return {"pycuda": cuda_device._open_with_pycuda, "cuda-python": cuda_device._open_with_cuda_python}[layer](0)
+    return {"pycuda": cuda_open.open_with_pycuda, "cuda-python": cuda_open.open_with_cuda_python}[layer](0)
 
 
 @pytest.fixture(params=LAYERS)
@@ -157,11 +157,11 @@ def test_both_cuda_packages_give_the_same_answers(
 def test_the_other_cuda_package_stands_in_where_the_first_does_not_work(
     small_engine: BuiltEngine, device: Any, monkeypatch: pytest.MonkeyPatch, open_engine: Callable[..., Any]
 ) -> None:
-    from ssd_deploy.backends import cuda_device
+    from ssd_deploy.backends import cuda_open
 
     others = {
         name: opener
-        for name, opener in (("pycuda", "_open_with_pycuda"), ("cuda-python", "_open_with_cuda_python"))
+        for name, opener in (("pycuda", "open_with_pycuda"), ("cuda-python", "open_with_cuda_python"))
         if not device.layer.startswith(name)
     }
 
@@ -169,7 +169,7 @@ def test_the_other_cuda_package_stands_in_where_the_first_does_not_work(
         raise BackendError("does not work")
 
     for opener in others.values():
-        monkeypatch.setattr(cuda_device, opener, broken)
+        monkeypatch.setattr(cuda_open, opener, broken)
     runner = open_engine(small_engine.path)
     assert runner.device.layer == device.layer
     assert (runner.run(noise(1)).labels >= 0).any()

@@ -74,10 +74,10 @@ def test_perfect_detections_of_real_annotations_score_one(tiny: Dataset) -> None
     result = coco_average_precision(truths, perfect(tiny), tiny.class_names)
     for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "ARs"):
         assert result.numbers[name] == pytest.approx(1, abs=1e-9)
-    present = {name: ap for name, ap in result.per_class.items() if result.positives[name]}
+    present = {name: of["AP"] for name, of in result.per_class.items() if of["objects"]}
     assert len(present) > 10
     assert all(ap == pytest.approx(1, abs=1e-9) for ap in present.values())
-    assert all(np.isnan(ap) for name, ap in result.per_class.items() if name not in present)
+    assert all(np.isnan(of["AP"]) for name, of in result.per_class.items() if name not in present)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -90,15 +90,15 @@ def test_noisy_detections_score_as_pycocotools_scores_the_json_file(tiny: Datase
     assert 0.2 < result.numbers["AP"] < 0.8
     # Only the rounding of x + width - x differs.
     np.testing.assert_allclose(list(result.numbers.values()), expected, atol=1e-9)
-    assert np.nanmean(list(result.per_class.values())) == pytest.approx(result.numbers["AP"], abs=1e-9)
+    assert np.nanmean([of["AP"] for of in result.per_class.values()]) == pytest.approx(result.numbers["AP"], abs=1e-9)
 
 
 def test_positives_are_the_objects_that_are_not_crowd(tiny: Dataset, real_data: Path) -> None:
     result = coco_average_precision([sample.ground_truth for sample in tiny.samples], perfect(tiny), tiny.class_names)
     content = json.loads((real_data / "coco_tiny" / "annotations" / "instances_val2017.json").read_text())
     people = [row for row in content["annotations"] if row["category_id"] == 1 and not row["iscrowd"]]
-    assert result.positives["person"] == len(people) > 0
-    assert sum(result.positives.values()) == 592 - 11
+    assert result.per_class["person"]["objects"] == len(people) > 0
+    assert sum(of["objects"] for of in result.per_class.values()) == 592 - 11
 
 
 def one_object(is_crowd: bool = False, area: float = 100.0) -> list[GroundTruth]:
@@ -116,8 +116,8 @@ def test_an_overlap_of_three_quarters_counts_at_half_of_the_thresholds() -> None
     assert result.numbers["AP"] == pytest.approx(0.6)
     assert result.numbers["AP50"] == pytest.approx(1)
     assert result.numbers["AP75"] == pytest.approx(1)
-    assert result.per_class["b"] == pytest.approx(0.6)
-    assert np.isnan(result.per_class["a"])
+    assert result.per_class["b"]["AP"] == pytest.approx(0.6)
+    assert np.isnan(result.per_class["a"]["AP"])
 
 
 def test_size_classes_follow_the_annotated_area_not_the_box() -> None:
@@ -130,7 +130,7 @@ def test_size_classes_follow_the_annotated_area_not_the_box() -> None:
 
 def test_no_detections_score_zero() -> None:
     result = coco_average_precision(one_object(), [Detections.empty()], ("a", "b"))
-    assert result.numbers["AP"] == result.numbers["AR100"] == result.per_class["b"] == 0
+    assert result.numbers["AP"] == result.numbers["AR100"] == result.per_class["b"]["AP"] == 0
 
 
 def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssd_train.boxes import iou
 from ssd_train.datasets.dataset import GroundTruth, make_ground_truth
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
-from ssd_train.metrics.voc_ap import iou, voc_average_precision
+from ssd_train.metrics.scored import Scored
+from ssd_train.metrics.voc_ap import voc_average_precision
 
 # Boxes far from each other, so that each overlaps itself alone.
 A, B, C, FAR = ((0, 0, 10, 10), (100, 0, 110, 10), (200, 0, 210, 10), (900, 900, 910, 910))
@@ -38,6 +40,10 @@ def found_of(*rows: tuple[Any, ...]) -> Detections:
     )
 
 
+def of_each(result: Scored, key: str) -> dict[str, float]:
+    return {name: numbers[key] for name, numbers in result.per_class.items()}
+
+
 def test_golden_flags_true_duplicate_and_ignored() -> None:
     # Golden vector 9, from GluonCV: 0.9 hits, 0.8 repeats it, 0.7 hits the difficult object, the third is missed.
     result = voc_average_precision(
@@ -45,9 +51,9 @@ def test_golden_flags_true_duplicate_and_ignored() -> None:
         [found_of((A, 0, 0.9), (A, 0, 0.8), (B, 0, 0.7))],
         ("thing",),
     )
-    assert result.ap07["thing"] == pytest.approx(6 / 11, abs=1e-12)
-    assert result.ap_area["thing"] == pytest.approx(0.5, abs=1e-12)
-    assert result.positives == {"thing": 2}
+    assert result.per_class["thing"]["AP07"] == pytest.approx(6 / 11, abs=1e-12)
+    assert result.per_class["thing"]["AP12"] == pytest.approx(0.5, abs=1e-12)
+    assert of_each(result, "objects") == {"thing": 2}
 
 
 def test_a_recall_of_exactly_three_tenths_does_not_reach_the_fourth_point() -> None:
@@ -58,14 +64,14 @@ def test_a_recall_of_exactly_three_tenths_does_not_reach_the_fourth_point() -> N
         ("thing",),
     )
     # np.arange(0, 1.1, 0.1)[3] is 0.30000000000000004; recalls 0.1 and 0.2 reach their points.
-    assert result.ap07["thing"] == pytest.approx(3 / 11, abs=1e-12)
-    assert result.ap_area["thing"] == pytest.approx(0.3, abs=1e-12)
+    assert result.per_class["thing"]["AP07"] == pytest.approx(3 / 11, abs=1e-12)
+    assert result.per_class["thing"]["AP12"] == pytest.approx(0.3, abs=1e-12)
 
 
 def test_an_overlap_of_exactly_one_half_matches_and_less_does_not() -> None:
     truth = [truth_of(((0, 0, 10, 10), 0))]
-    assert voc_average_precision(truth, [found_of(((0, 0, 10, 5), 0, 0.9))], ("a",)).mean_ap07 == 1
-    assert voc_average_precision(truth, [found_of(((0, 0, 10, 4.99), 0, 0.9))], ("a",)).mean_ap07 == 0
+    assert voc_average_precision(truth, [found_of(((0, 0, 10, 5), 0, 0.9))], ("a",)).numbers["VOC07 mAP"] == 1
+    assert voc_average_precision(truth, [found_of(((0, 0, 10, 4.99), 0, 0.9))], ("a",)).numbers["VOC07 mAP"] == 0
 
 
 def test_there_is_no_second_choice_after_a_taken_object() -> None:
@@ -74,7 +80,7 @@ def test_there_is_no_second_choice_after_a_taken_object() -> None:
     result = voc_average_precision(
         [truth_of((first, 0), (second, 0))], [found_of((first, 0, 0.9), ((0, 0, 10, 9), 0, 0.8))], ("a",)
     )
-    assert result.ap_area["a"] == pytest.approx(0.5)
+    assert result.per_class["a"]["AP12"] == pytest.approx(0.5)
 
 
 def test_the_first_of_two_equally_overlapped_objects_decides() -> None:
@@ -83,22 +89,22 @@ def test_the_first_of_two_equally_overlapped_objects_decides() -> None:
         (((A, 0, "difficult"), (A, 0)), 0.0),
         (((A, 0), (A, 0, "difficult")), 1.0),
     ):
-        assert voc_average_precision([truth_of(*rows)], found, ("a",)).mean_ap_area == expected
+        assert voc_average_precision([truth_of(*rows)], found, ("a",)).numbers["VOC12 mAP"] == expected
 
 
 def test_crowd_objects_are_ignored_like_difficult_ones() -> None:
     result = voc_average_precision(
         [truth_of((A, 0, "crowd"), (B, 0))], [found_of((A, 0, 0.9), (A, 0, 0.8), (B, 0, 0.7))], ("a",)
     )
-    assert result.mean_ap07 == 1
-    assert result.positives == {"a": 1}
+    assert result.numbers["VOC07 mAP"] == 1
+    assert of_each(result, "objects") == {"a": 1}
 
 
 def test_a_detection_of_another_class_or_image_matches_nothing() -> None:
     truths = [truth_of((A, 0)), truth_of((B, 1))]
     found = [found_of((A, 1, 0.9), (B, 0, 0.9)), found_of((A, 0, 0.9))]
     result = voc_average_precision(truths, found, ("a", "b"))
-    assert result.ap07 == {"a": 0, "b": 0}
+    assert of_each(result, "AP07") == {"a": 0, "b": 0}
 
 
 def test_a_class_without_positives_is_nan_and_left_out_of_the_mean() -> None:
@@ -107,32 +113,32 @@ def test_a_class_without_positives_is_nan_and_left_out_of_the_mean() -> None:
         [found_of((A, 0, 0.9), (B, 1, 0.8), (C, 2, 0.7))],
         ("a", "b", "c"),
     )
-    assert np.isnan([result.ap07["b"], result.ap07["c"], result.ap_area["b"], result.ap_area["c"]]).all()
-    assert result.mean_ap07 == result.mean_ap_area == 1
-    assert result.positives == {"a": 1, "b": 0, "c": 0}
+    assert np.isnan([result.per_class[name][ap] for name in ("b", "c") for ap in ("AP07", "AP12")]).all()
+    assert result.numbers["VOC07 mAP"] == result.numbers["VOC12 mAP"] == 1
+    assert of_each(result, "objects") == {"a": 1, "b": 0, "c": 0}
 
 
 def test_a_class_that_is_never_detected_scores_zero() -> None:
     result = voc_average_precision([truth_of((A, 0), (B, 1))], [found_of((A, 0, 0.9))], ("a", "b"))
-    assert result.ap07 == {"a": 1, "b": 0}
-    assert result.mean_ap_area == 0.5
-    assert voc_average_precision([truth_of((A, 0))], [Detections.empty()], ("a",)).mean_ap07 == 0
+    assert of_each(result, "AP07") == {"a": 1, "b": 0}
+    assert result.numbers["VOC12 mAP"] == 0.5
+    assert voc_average_precision([truth_of((A, 0))], [Detections.empty()], ("a",)).numbers["VOC07 mAP"] == 0
 
 
 def test_equal_scores_rank_in_order_or_reversed() -> None:
     truths = [truth_of((A, 0)), truth_of()]
     found = [found_of((A, 0, 0.5)), found_of((FAR, 0, 0.5))]
     # True before false: precision 1 at recall 1. False before true: 1/2.
-    assert voc_average_precision(truths, found, ("a",)).mean_ap_area == 1
-    assert voc_average_precision(truths, found, ("a",), later_first_on_ties=True).mean_ap_area == 0.5
+    assert voc_average_precision(truths, found, ("a",)).numbers["VOC12 mAP"] == 1
+    assert voc_average_precision(truths, found, ("a",), later_first_on_ties=True).numbers["VOC12 mAP"] == 0.5
 
 
 def test_equal_scores_in_one_image_are_reversed_twice() -> None:
     # GluonCV reverses the rows of the image (false, hit, repeated hit) and then the list of all images:
     # repeated hit (false), hit, false. Precision is 1/2 at the hit; reversed once it would be 1/3.
     truths, found = [truth_of((A, 0))], [found_of((A, 0, 0.5), (A, 0, 0.5), (FAR, 0, 0.5))]
-    assert voc_average_precision(truths, found, ("a",)).mean_ap_area == 1
-    assert voc_average_precision(truths, found, ("a",), later_first_on_ties=True).mean_ap_area == 0.5
+    assert voc_average_precision(truths, found, ("a",)).numbers["VOC12 mAP"] == 1
+    assert voc_average_precision(truths, found, ("a",), later_first_on_ties=True).numbers["VOC12 mAP"] == 0.5
 
 
 def test_nothing_to_score_is_an_error_not_a_number() -> None:
@@ -225,8 +231,8 @@ def test_random_scenes_score_as_the_devkit_scores_them(seed: int) -> None:
         eleven, area = devkit_average_precision(truths, detections, label)
         assert 0.1 < eleven < 0.95
         assert 0.1 < area < 0.95
-        assert result.ap07[name] == pytest.approx(eleven, abs=1e-12)
-        assert result.ap_area[name] == pytest.approx(area, abs=1e-12)
+        assert result.per_class[name]["AP07"] == pytest.approx(eleven, abs=1e-12)
+        assert result.per_class[name]["AP12"] == pytest.approx(area, abs=1e-12)
 
 
 @settings(deadline=None)
@@ -237,8 +243,8 @@ def test_finding_every_object_first_scores_one_whatever_else_is_found_later(seed
     extra = [(FAR, 0, 0.1)] * int(rng.integers(0, 4))
     found = found_of(*((box, 0, 0.5 + rng.random() / 2) for box in boxes), *extra)
     result = voc_average_precision([truth_of(*((box, 0) for box in boxes))], [found], ("a",))
-    assert result.mean_ap07 == pytest.approx(1, abs=1e-12)
-    assert result.mean_ap_area == pytest.approx(1, abs=1e-12)
+    assert result.numbers["VOC07 mAP"] == pytest.approx(1, abs=1e-12)
+    assert result.numbers["VOC12 mAP"] == pytest.approx(1, abs=1e-12)
 
 
 def test_overlap_of_boxes_without_area_is_zero() -> None:

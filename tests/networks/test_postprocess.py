@@ -269,6 +269,7 @@ def exported_postprocess(tmp_path_factory):
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]), anchors
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4))
 def test_the_exported_graph_equals_the_definition_with_equal_scores_too(exported_postprocess, seed, batch):

@@ -9,9 +9,12 @@ from torch import nn
 from ssd_train import build_network
 from ssd_train.errors import NetworkError
 from ssd_train.networks.build import build_ssd
-from ssd_train.networks.precision import InFloat32, in_precision
+from ssd_train.networks.precision import InFloat32
 from ssd_train.networks.vgg_atrous import L2Normalize
 from ssd_train.networks.zoo import NETWORKS, network_config
+from ssd_train.precisions import in_precision
+
+pytestmark = pytest.mark.slow  # every network of the table, rounded
 
 SMALL = "ssd_300_mobilenet0.25_voc"
 VGG = "ssd_300_vgg16_atrous_voc"

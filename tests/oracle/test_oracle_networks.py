@@ -16,8 +16,8 @@ from oracle_reference import ReferenceCase
 
 from export.onnx import export_onnx
 from ssd_train import build_network
+from ssd_train.boxes import iou
 from ssd_train.detections import Detections, PaddedDetections
-from ssd_train.metrics.voc_ap import iou
 from ssd_train.networks.postprocess import Postprocess
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import NETWORKS

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from ssd_train.datasets.voc import load_voc
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.evaluation.evaluate import score
-from ssd_train.evaluation.protocol import Protocol, for_voc_metric
+from ssd_train.metrics.protocol import Protocol
+from ssd_train.metrics.voc_ap import in_protocol
 from ssd_train.networks.zoo import VOC_CLASSES
 from ssd_train.spec import DetectorSpec
 
@@ -36,7 +37,7 @@ def test_objects_are_those_that_gluoncv_reads(
     assert [sample.image_id for sample in dataset.samples] == list(reference["image_ids"])
     for sample, rows in zip(dataset.samples, reference["truth"], strict=True):
         rows = rows[rows[:, 4] >= 0]
-        truth, _ = for_voc_metric(
+        truth, _ = in_protocol(
             Protocol.GLUONCV,
             sample.ground_truth,
             Detections.empty(),

@@ -1,7 +1,5 @@
 """A generated data set of 24 + 6 pictures, and one unbroken training that many tests compare with."""
 
-import contextlib
-import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from training_runs import Run, small_config
+from training_runs import Run, small_config, train_here
 
-from ssd_train.datasets.generated import write_shapes
-from ssd_train.training.loop import train
+from ssd_train.datasets.generated_files import write_shapes
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,13 +33,11 @@ def own_shapes(shapes: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def train_to_the_end() -> Callable[..., Run]:
-    """Train in this process and keep what is printed."""
+    """Train in this process and keep what is logged."""
 
     def run(dataset: Path, out: Path, **changes: Any) -> Run:
         config = small_config(dataset, out, **changes)
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            result = train(config)
-        return Run(config, result, printed.getvalue())
+        return Run(config, *train_here(config))
 
     return run
 

@@ -16,17 +16,17 @@ from torch import Tensor
 from training_runs import NETWORK, small_config, small_options
 
 from ssd_train.cli import train
-from ssd_train.command_line import user_errors
+from ssd_train.command_line import add_command
 from ssd_train.datasets.generated import SHAPE_CLASSES
-from ssd_train.datasets.layouts import load_dataset
+from ssd_train.datasets.layouts import find_source
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import network_config
 from ssd_train.training.batches import Batch
+from ssd_train.training.epoch import validate
 from ssd_train.training.initialise import initialise
 from ssd_train.training.processes import Processes, joined
 from ssd_train.training.step import Trainer
-from ssd_train.training.validate import validate
 
 # Without batch norms, whose statistics each process has of its own.
 WITHOUT_BATCH_NORM = "ssd_300_vgg16_atrous_custom"
@@ -74,7 +74,7 @@ def scoring_network() -> SSD:
 
 
 def validated(network: SSD, processes: Processes, shapes: Path, count: int) -> dict[str, Any] | None:
-    dataset = load_dataset("voc", shapes, "val", SHAPE_CLASSES)
+    dataset = find_source("voc", shapes).load("val", SHAPE_CLASSES)
     dataset = dataclasses.replace(dataset, samples=dataset.samples[:count])
     seen: list[int] = []
     scored = validate(network, dataset, processes, metric="voc", batch_size=2, workers=1, on_progress=seen.append)
@@ -90,23 +90,23 @@ def validated(network: SSD, processes: Processes, shapes: Path, count: int) -> d
     }
 
 
-def command(rank: int, port: str, options: list[str]) -> dict[str, Any]:
-    """Run the command as each process of torchrun does; returns its exit code and what it printed as an error."""
+def command(port: str, options: list[str]) -> dict[str, Any]:
+    """Run the command as each process of torchrun does; returns its exit code and the mistakes that it printed."""
     # A meeting place of its own, since that of torchrun serves for one group only.
     os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "False", "MASTER_PORT": port}
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(train)
+    add_command(app, train)
     code: object = 0
     with contextlib.redirect_stderr(io.StringIO()) as errors, contextlib.redirect_stdout(io.StringIO()):
         try:
-            with user_errors(is_first=rank == 0):
-                app(options)
+            app(options)
         except SystemExit as end:
             code = end.code
     # The group of a process that failed is closed by torchrun, which ends all processes.
     if dist.is_initialized():
         dist.destroy_process_group()
-    return {"code": code, "errors": errors.getvalue()}
+    lines = errors.getvalue().splitlines()
+    return {"code": code, "mistakes": [line for line in lines if line.startswith("Error: ")]}
 
 
 def main(shapes: Path, bad_shapes: Path, out: Path, ports: list[str]) -> None:
@@ -121,10 +121,10 @@ def main(shapes: Path, bad_shapes: Path, out: Path, ports: list[str]) -> None:
             # Batch norm statistics of its own, as every process has after its last step.
             network.get_buffer("features.backbone.layers.0.1.running_mean").add_(1.0)
         results["validations"] = [validated(network, processes, shapes, count) for count in VALIDATION_COUNTS]
-    results["mistake"] = command(rank, ports[0], small_options(shapes, out / "run", limit=None, batch_size=1000))
-    results["bad image"] = command(rank, ports[1], small_options(bad_shapes, out / "run", limit=None, epochs=1))
+    results["mistake"] = command(ports[0], small_options(shapes, out / "run", limit=None, batch_size=1000))
+    results["bad image"] = command(ports[1], small_options(bad_shapes, out / "run", limit=None, epochs=1))
     skipping = small_options(bad_shapes, out / "skipped", limit=None, epochs=1, skip_bad_images=True)
-    results["skipped"] = command(rank, ports[2], skipping)
+    results["skipped"] = command(ports[2], skipping)
     torch.save(results, out / f"rank{rank}.pt")
 
 

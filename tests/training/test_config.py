@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from ssd_train.errors import SSDDeployError
-from ssd_train.training.config import FIELDS, TrainingConfig, option_name, read_config, resolve
+from ssd_train.options import about
+from ssd_train.training.config import FIELDS, TrainingConfig, read_config, resolve, resolve_run
 
 NEEDED: dict[str, Any] = {"network": "ssd_300_mobilenet0.25_custom", "dataset": "voc", "out": Path("run")}
 
@@ -39,6 +40,7 @@ NAN, INFINITY = float("nan"), float("inf")
         ("log_step", [0]),
         ("val_interval", [0]),
         ("limit", [0]),
+        ("gpus", [0]),
         ("workers", [-1]),
         ("warmup_iters", [-1]),
         # PyTorch's generators take no more.
@@ -54,15 +56,15 @@ NAN, INFINITY = float("nan"), float("inf")
         ("lr_decay_epoch", [(0,), (200, 160), (160, 160), (-1, 5)]),
         ("lr_mode", ["poly", "", "Step"]),
         ("amp", ["on", "fp32", ""]),
-        ("device", ["gpu", "cuda:0"]),
+        ("device", ["gpu", "cuda:", "cuda:x"]),
     ],
 )
-def test_values_out_of_range_are_refused_with_the_option_s_name(name: str, values: list[Any]) -> None:
+def test_values_out_of_range_are_refused_by_name(name: str, values: list[Any]) -> None:
     for value in values:
-        with pytest.raises(SSDDeployError, match=rf"^--{name.replace('_', '-')} .*: expected ") as caught:
+        with pytest.raises(SSDDeployError, match=rf"^{name} .*: expected ") as caught:
             config_of(**{name: value})
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        assert f" {shown}: " in str(caught.value)
+        assert f" {shown}: " in str(caught.value) and caught.value.arguments == (name,)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +83,9 @@ def test_values_out_of_range_are_refused_with_the_option_s_name(name: str, value
         ("momentum", [0.0, 0.999]),
         ("weight_decay", [0.0]),
         ("lr_decay_epoch", [(), (1,), (1, 2, 300)]),
-        ("lr_mode", ["step", "cos"]),
+        ("lr_mode", ["step", "cos", "cosine"]),
         ("amp", ["off", "fp16", "bf16"]),
-        ("device", ["auto", "cpu", "cuda"]),
+        ("device", ["auto", "cpu", "cuda", "cuda:1"]),
     ],
 )
 def test_the_ends_of_the_ranges_are_taken(name: str, values: list[Any]) -> None:
@@ -92,7 +94,7 @@ def test_the_ends_of_the_ranges_are_taken(name: str, values: list[Any]) -> None:
 
 
 def test_taking_classes_along_needs_a_file_to_take_them_from() -> None:
-    with pytest.raises(SSDDeployError, match="--reuse-classes takes predictors along from --init FILE"):
+    with pytest.raises(SSDDeployError, match="reuse_classes takes predictors along from the weights in init"):
         config_of(reuse_classes=True)
     assert config_of(reuse_classes=True, init=Path("a.safetensors")).reuse_classes
 
@@ -107,8 +109,8 @@ OTHER: dict[str, Any] = {
     "channels_last": True, "max_expansion": 2.0, "crop": False, "anchor_steps": "even", "resume": "auto",
     "pretrained_backbone": "none",
     "init": Path("a.safetensors"),
-    "reuse_classes": True, "val_interval": 2, "seed": 1, "log_step": 1, "skip_bad_images": True, "device": "cpu",
-    "limit": 40,
+    "reuse_classes": True, "val_interval": 2, "seed": 1, "log_step": 1, "skip_bad_images": True, "device": "cuda",
+    "gpus": 2, "limit": 40,
 }  # fmt: skip
 
 
@@ -151,9 +153,9 @@ def test_without_an_out_folder_the_run_is_called_by_its_network() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "--network and --dataset must be given"),
-        ({"network": "a"}, "^--dataset must be given"),
-        ({"dataset": "voc", "network": None}, "^--network must be given"),
+        ({}, "^network and dataset must be given"),
+        ({"network": "a"}, "^dataset must be given"),
+        ({"dataset": "voc", "network": None}, "^network must be given"),
     ],
 )
 def test_network_and_data_set_must_be_named(given: dict[str, Any], message: str) -> None:
@@ -183,10 +185,10 @@ def test_whole_numbers_stand_for_fractions_and_null_for_nothing(tmp_path: Path) 
         ({"network": 5}, r"network is 5, expected str"),
         ({"out": 5}, r"out is 5, expected Path"),
         ({"init": ["a"]}, r"init is \['a'\], expected Path"),
-        ({"lr_decay_epoch": 160}, r"lr_decay_epoch is 160, expected a list of whole numbers"),
-        ({"lr_decay_epoch": "160,200"}, r"lr_decay_epoch is '160,200', expected a list of whole numbers"),
-        ({"lr_decay_epoch": [160, "200"]}, r"expected a list of whole numbers"),
-        ({"lr_decay_epoch": [True]}, r"expected a list of whole numbers"),
+        ({"lr_decay_epoch": 160}, r"lr_decay_epoch is 160, expected array, got int; mend it"),
+        ({"lr_decay_epoch": "160,200"}, r"lr_decay_epoch is '160,200', expected array, got str"),
+        ({"lr_decay_epoch": [160, "200"]}, r"expected int, got str - at \$\[1\]"),
+        ({"lr_decay_epoch": [True]}, r"expected int, got bool"),
         ([], "holds a list; expected an object of options and values"),
         ("3", "holds a int; expected an object"),
         ("{", "the configuration is not JSON"),
@@ -209,9 +211,36 @@ def test_bytes_that_are_no_text_and_a_missing_file_are_refused_by_name(tmp_path:
 
 def test_ranges_hold_for_values_from_a_file_too(tmp_path: Path) -> None:
     path = write(tmp_path / "config.json", {**NEEDED, "out": "run", "lr": -1})
-    with pytest.raises(SSDDeployError, match=r"^--lr -1\.0: expected above 0"):
+    with pytest.raises(SSDDeployError, match=r"^lr -1\.0: expected above 0"):
         resolve(path, {})
 
 
-def test_options_are_called_as_on_the_command_line() -> None:
-    assert option_name("lr_decay_epoch") == "--lr-decay-epoch"
+def test_every_field_says_what_it_means() -> None:
+    told = {name: about(field) for name, field in FIELDS.items()}
+    assert [name for name, known in told.items() if known is None or not known.help.endswith(".")] == []
+
+
+# --- Run folders ---
+
+
+def test_a_run_folder_brings_its_settings_wherever_it_lies_and_what_is_given_wins(tmp_path: Path) -> None:
+    (tmp_path / "moved").mkdir()
+    write(
+        tmp_path / "moved" / "config.json", {**NEEDED, "out": "elsewhere", "lr": 0.5, "epochs": 3, "resume": "a.ckpt"}
+    )
+    config = resolve_run(tmp_path / "moved", {"epochs": 9, "resume": "auto"})
+    assert (config.out, config.lr, config.epochs, config.resume) == (tmp_path / "moved", 0.5, 9, "auto")
+    # How that training began is not how another one does.
+    assert resolve_run(tmp_path / "moved", {}).resume == "no"
+
+
+def test_a_new_run_folder_needs_a_network_and_a_data_set(tmp_path: Path) -> None:
+    given = {"network": "ssd_300_mobilenet0.25_custom", "dataset": "voc"}
+    assert resolve_run(tmp_path / "new", given).out == tmp_path / "new"
+    with pytest.raises(SSDDeployError, match=r"new: holds no training, since there is no config\.json"):
+        resolve_run(tmp_path / "new", {"network": "ssd_300_mobilenet0.25_custom", "resume": "auto"})
+
+
+def test_the_processes_of_a_file_are_for_gpus(tmp_path: Path) -> None:
+    path = write(tmp_path / "config.json", {**NEEDED, "out": "run", "gpus": 4})
+    assert [resolve(path, given).gpus for given in ({}, {"gpus": 2}, {"device": "cpu"})] == [4, 2, None]

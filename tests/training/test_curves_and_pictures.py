@@ -18,6 +18,8 @@ from ssd_train.spec import DetectorSpec
 from ssd_train.training.curves import write_curves
 from ssd_train.training.pictures import _grid, write_augmented, write_detections
 
+pytestmark = pytest.mark.slow  # real trainings
+
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 SPEC = DetectorSpec(network="any", class_names=("cat", "dog"), input_size=(60, 60))
 

@@ -25,8 +25,10 @@ from training_runs import (
 
 from ssd_train.errors import BackendError
 from ssd_train.training.batches import Stream
+from ssd_train.training.checkpoint import read_checkpoint
 from ssd_train.training.processes import Processes, joined
-from ssd_train.training.run_folder import read_checkpoint
+
+pytestmark = pytest.mark.slow  # trainings of several processes
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
@@ -93,20 +95,20 @@ def test_validation_in_two_parts_is_validation(of_two: list[dict[str, Any]], sha
 def test_a_mistake_in_the_options_is_printed_once(of_two: list[dict[str, Any]]) -> None:
     first, second = (results["mistake"] for results in of_two)
     assert first["code"] == second["code"] == 2
-    assert first["errors"].count("\n") == 1 and "do not fill a batch of 2000" in first["errors"]
-    assert second["errors"] == ""
+    (line,) = first["mistakes"]
+    assert "do not fill a batch of 2000" in line and second["mistakes"] == []
 
 
 def test_an_image_that_only_the_second_process_cannot_read_is_named_by_it(of_two: list[dict[str, Any]]) -> None:
     first, second = (results["bad image"] for results in of_two)
-    assert (
-        second["code"] == 2 and f"{bad_image_of_the_second_process():07d}.jpg: the image is cut off" in second["errors"]
-    )
-    assert first["code"] == 2 and first["errors"].startswith("Error: another process of this training has ended")
+    (line,) = second["mistakes"]
+    assert second["code"] == 2 and f"{bad_image_of_the_second_process():07d}.jpg: the image is cut off" in line
+    (line,) = first["mistakes"]
+    assert first["code"] == 2 and line.startswith("Error: another process of this training has ended")
 
 
 def test_an_image_that_the_second_process_skips_is_counted_by_the_first(of_two: list[dict[str, Any]]) -> None:
-    assert [results["skipped"] for results in of_two] == [{"code": 0, "errors": ""}] * 2
+    assert [results["skipped"] for results in of_two] == [{"code": 0, "mistakes": []}] * 2
     (line,) = [line for line in of_two[0]["metrics"] if line["kind"] == "epoch"]
     assert line["bad_images"] == 1
 
@@ -121,24 +123,29 @@ def test_the_first_process_says_that_others_have_no_gpu(monkeypatch: pytest.Monk
 
 def test_torchrun_stops_saves_goes_on_and_writes_every_file_once(shapes: Path, tmp_path: Path) -> None:
     """The batch of each of the two is 2 of 10 images, so the epochs have as many steps as elsewhere."""
-    command = (*TORCHRUN, "-m", "ssd_train", *small_options(shapes, tmp_path, limit=10, resume="auto"))
-    process = start(*command, "--epochs", 40)
+    command, long = (
+        (*TORCHRUN, "-m", "ssd_train", *small_options(shapes, tmp_path, limit=10, resume="auto", epochs=epochs))
+        for epochs in (3, 40)
+    )
+    process = start(*long)
     wait_until(lambda: is_filled(tmp_path / "metrics.jsonl"), process)
     process.send_signal(signal.SIGTERM)
     printed, errors = process.communicate(timeout=120)
     # Torchrun has an exit code of its own.
     assert process.returncode != 0
     stopped_after = read_checkpoint(tmp_path / "last.ckpt")["position"]["step"]
-    assert printed.splitlines()[-1] == f"stopped after step {stopped_after}, saved; --resume auto goes on from there"
+    assert (
+        errors.count(f"stopped after step {stopped_after}, saved; `ssd-deploy train {tmp_path} --resume` goes on") == 1
+    )
     assert stopped_after < EPOCH_ENDS[2], "the machine was too slow for this test"
 
     process = start(*command)
     printed, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    lines = printed.splitlines()
-    assert "on 2 x cpu" in lines[0] and "steps of 4 images" in lines[0]
+    assert printed == f"weights: {tmp_path / 'best.safetensors'} (best validation), {tmp_path / 'last.safetensors'}\n"
+    lines = [line for line in errors.splitlines() if not line.startswith(("W", "*"))]
+    assert lines[0].startswith("preparing ") and "on 2 x cpu" in lines[1] and "steps of 4 images" in lines[1]
     assert sum(line.startswith("epoch 3/3: VOC07 mAP") for line in lines) == 1
-    assert sum(line.startswith("weights: ") for line in lines) == 1
     assert {path.name for path in tmp_path.iterdir()} == FILES
     # One event file of each of the two runs.
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2

@@ -17,8 +17,10 @@ from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
 from ssd_train.networks.zoo import VOC_CLASSES, network_config
 from ssd_train.training.initialise import initialise, reuse_class_predictors, start_from
-from ssd_train.weights.convert import save_network
-from ssd_train.weights.mapping import layer_names
+from ssd_train.weights.layer_names import layer_names
+from ssd_train.weights.network_file import save_network
+
+pytestmark = pytest.mark.slow  # whole networks, written and read
 
 CUSTOM = "ssd_300_mobilenet0.25_custom"
 
@@ -334,7 +336,7 @@ def test_a_number_of_classes_that_says_nothing_is_refused_with_what_to_do(tmp_pa
 
 
 def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
-    from ssd_train.weights.checkpoint import write_safetensors
+    from ssd_train.weights.weight_file import write_safetensors
 
     path = tmp_path / "vgg.safetensors"
     metadata: dict[str, Any] = {"network": "ssd_300_vgg16_atrous_voc"}
@@ -348,7 +350,9 @@ def test_a_file_that_is_no_detector_points_to_the_option_for_backbones(tmp_path:
     path = tmp_path / "classifier.pth"
     state = network_of("cat").state_dict()
     torch.save({name: value for name, value in state.items() if name.startswith("features.")}, path)
-    with pytest.raises(WeightsError, match=r"has no class predictors, so it is no detector; see --pretrained-backbone"):
+    with pytest.raises(
+        WeightsError, match=r"has no class predictors, so it is no detector; a backbone goes into pretrained_backbone"
+    ):
         start_from(network_of("cat"), path, reuse_classes=False)
 
 

@@ -28,10 +28,13 @@ from training_runs import (
 )
 
 from ssd_train import build_network
-from ssd_train.training import loop
+from ssd_train.training import checkpoint, recorder
 from ssd_train.training.batches import Stream
+from ssd_train.training.checkpoint import read_checkpoint
 from ssd_train.training.config import read_config
-from ssd_train.training.run_folder import RunFolder, read_checkpoint
+from ssd_train.weights.description import network_of
+
+pytestmark = pytest.mark.slow  # real trainings
 
 TrainToTheEnd = Callable[..., Run]
 
@@ -101,14 +104,13 @@ def test_tensorboard_gets_the_same_numbers(unbroken: Run) -> None:
     assert {event.step: event.value for event in board.Scalars("validation/VOC07 mAP")} == pytest.approx(expected)
 
 
-def test_what_is_printed_says_what_is_trained_on_and_how_it_goes(unbroken: Run) -> None:
-    lines = unbroken.printed.splitlines()
+def test_what_is_logged_says_what_is_trained_on_and_how_it_goes(unbroken: Run) -> None:
+    lines = unbroken.lines
     assert f"{NETWORK}, 5 classes, on 1 x cpu: 5 training images (train), 6 for validation (val)" in lines[0]
     assert "7 steps of 2 images in 3 epochs" in lines[0]
     assert [line.split(":")[0] for line in lines if line.startswith("epoch ")] == [
         "epoch 1/3", "epoch 2/3", "epoch 2/3", "epoch 3/3", "epoch 3/3",
     ]  # fmt: skip
-    assert lines[-1].startswith("weights: ") and str(unbroken.folder / "best.safetensors") in lines[-1]
 
 
 def test_config_json_alone_repeats_the_training(unbroken: Run, tmp_path: Path) -> None:
@@ -130,6 +132,13 @@ def test_the_weights_load_with_their_classes_and_eval_gives_the_validations_scor
     last = unbroken.folder / "last.safetensors"
     assert_same_bits(dict(network.state_dict()), tensors(last))
     assert_same_bits(dict(network.state_dict()), dict(read_checkpoint(unbroken.folder / "last.ckpt")["network"]))
+    # The checkpoint is weights too, and so is the folder.
+    checkpoint = build_network(NETWORK, weights=unbroken.folder / "last.ckpt")
+    assert checkpoint.config.class_names == CLASSES and checkpoint.spec.weights == "last.ckpt, from a training, step 7"
+    assert_same_bits(dict(checkpoint.state_dict()), tensors(last))
+    assert network_of(unbroken.folder / "last.ckpt") == NETWORK
+    best = build_network(NETWORK, weights=unbroken.folder)
+    assert_same_bits(dict(best.state_dict()), tensors(unbroken.folder / "best.safetensors"))
     # As `export` does too, which takes too long here.
     code, output = run_cli(
         "eval", "--network", NETWORK, "--weights", last, "--dataset", "voc", "--data-root", shapes, "--split", "val",
@@ -231,8 +240,8 @@ def test_a_disk_that_fills_up_amid_other_files_is_a_sentence_too(
     size_bytes: int,
     name: str,
 ) -> None:
-    monkeypatch.setattr(loop, "_write_preview", lambda config, folder, prepared: folder.path)
-    monkeypatch.setattr(RunFolder, "save_checkpoint", lambda self, state: None)
+    monkeypatch.setattr(recorder, "write_preview", lambda folder, batch, prepared: folder)
+    monkeypatch.setattr(checkpoint, "write_checkpoint", lambda path, state: None)
     options = small_options(shapes, tmp_path / "run", limit=2 if size_bytes > 1000 else 5)
     largest_file(size_bytes)
     line = mistake("train", *options)

@@ -23,7 +23,7 @@ def test_a_process_alone_has_sums_and_values_of_its_own() -> None:
         assert values.tolist() == [1, -2]
         value = object()
         assert processes.gather(value) == [value]
-        processes.share([values])
+        processes.broadcast([values])
         assert values.tolist() == [1, -2]
         assert not dist.is_initialized()
 
@@ -43,7 +43,7 @@ def test_the_cpu_can_be_asked_for_where_there_is_a_gpu(monkeypatch: pytest.Monke
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with (
-        pytest.raises(BackendError, match=r"--device cuda: torch .* finds no CUDA device; use --device cpu"),
+        pytest.raises(BackendError, match=r"device cuda: torch .* finds no CUDA device; use cpu"),
         joined("cuda"),
     ):
         pass

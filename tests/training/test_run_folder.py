@@ -13,8 +13,9 @@ from ssd_train import files
 from ssd_train.errors import SSDDeployError
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.zoo import network_config
-from ssd_train.training.run_folder import RunFolder, read_checkpoint
-from ssd_train.weights.checkpoint import read_tensors
+from ssd_train.training.checkpoint import read_checkpoint, write_checkpoint
+from ssd_train.training.run_folder import RunFolder
+from ssd_train.weights.weight_file import read_tensors
 
 
 def state_of(value: float) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def state_of(value: float) -> dict[str, Any]:
 
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "new" / "run")
-    folder.save_checkpoint(state_of(2.5))
+    write_checkpoint(folder.checkpoint_path, state_of(2.5))
     state = read_checkpoint(folder.checkpoint_path)
     assert torch.equal(state["network"]["weight"], torch.full((3,), 2.5))
     assert torch.equal(state["optimizer"]["state"][0]["last_step"], torch.ones(2))
@@ -45,7 +46,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(tmp_path)
-    folder.save_checkpoint(state_of(1))
+    write_checkpoint(folder.checkpoint_path, state_of(1))
     before = folder.checkpoint_path.read_bytes()
 
     def full_disk(path: Path, data: memoryview) -> int:
@@ -55,14 +56,14 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_one(
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(SSDDeployError, match=r"last\.ckpt: cannot be written \(No space left on device\)"):
-        folder.save_checkpoint(state_of(2))
+        write_checkpoint(folder.checkpoint_path, state_of(2))
     assert folder.checkpoint_path.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_a_checkpoint_is_replaced_in_one_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder(tmp_path)
-    folder.save_checkpoint(state_of(1))
+    write_checkpoint(folder.checkpoint_path, state_of(1))
 
     def killed(source: Path, target: Path) -> None:
         # All is written, nothing is replaced: what a killed process leaves can be read.
@@ -72,7 +73,7 @@ def test_a_checkpoint_is_replaced_in_one_move(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(files.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        folder.save_checkpoint(state_of(2))
+        write_checkpoint(folder.checkpoint_path, state_of(2))
     assert read_checkpoint(folder.checkpoint_path)["network"]["weight"][0] == 1
 
 
@@ -103,14 +104,15 @@ def saved(value: Any) -> bytes:
         (saved(torch.ones(3)), "is no checkpoint of a training by this version"),
     ],
 )
-def test_other_files_are_refused_in_a_sentence_that_names_the_option(
+def test_other_files_are_refused_in_a_sentence_that_names_the_argument(
     tmp_path: Path, content: bytes, message: str
 ) -> None:
     path = tmp_path / "other.ckpt"
     path.write_bytes(content)
-    with pytest.raises(SSDDeployError, match=rf"other\.ckpt: {message}.*--resume") as caught:
+    with pytest.raises(SSDDeployError, match=rf"other\.ckpt: {message}.*last\.ckpt") as caught:
         read_checkpoint(path)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "--" not in str(caught.value)
+    assert caught.value.arguments[0] == "resume"
 
 
 def test_a_safetensors_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_a_safetensors_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
 
 
 def test_a_missing_checkpoint_and_a_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SSDDeployError, match=r"missing: the checkpoint cannot be read \(No such file.*--resume"):
+    with pytest.raises(SSDDeployError, match=r"missing: the checkpoint cannot be read \(No such file.*last\.ckpt"):
         read_checkpoint(tmp_path / "missing")
     with pytest.raises(SSDDeployError, match="the checkpoint cannot be read"):
         read_checkpoint(tmp_path)

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.ops import box_convert, box_iou
 
 from ssd_train.networks.anchors import generate_anchors
 from ssd_train.networks.postprocess import decode
 from ssd_train.networks.zoo import find_network
-from ssd_train.training.targets import _match_one_to_one, assign_targets, encode
+from ssd_train.training.targets import _match_one_to_one, anchor_iou, assign_targets, encode
 
 Box = Sequence[float]
 
@@ -243,3 +244,13 @@ def test_encoding_is_undone_by_the_decoder_of_the_detector() -> None:
     boxes = torch.from_numpy(corners.astype(np.float32))
     # float32 at 300 px, through a logarithm and back.
     torch.testing.assert_close(decode(encode(boxes, anchors), anchors), boxes, rtol=0, atol=1e-3)
+
+
+def test_overlaps_are_torchvision_s_to_the_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    anchors = torch.rand(500, 4, generator=generator) * 300 + 1
+    corners = torch.rand(2, 7, 2, 2, generator=generator).sort(dim=2).values.flatten(2) * 300
+    corners[1, 3:] = 0  # padding
+    expected = box_iou(corners.flatten(0, 1), box_convert(anchors, "cxcywh", "xyxy")).view(2, 7, 500)
+    assert (expected > 0).any()
+    assert torch.equal(anchor_iou(corners, anchors), expected)

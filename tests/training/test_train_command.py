@@ -1,6 +1,7 @@
 """`ssd-deploy train` and `python -m ssd_train`: options, refusals in one sentence, and what starts without torch."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,19 @@ from training_runs import (
     CLASSES,
     NETWORK,
     Run,
+    assert_same_bits,
+    contents,
     metrics,
     mistake,
     run_cli,
     small_options,
     tensors,
 )
+from typer.testing import CliRunner
+
+from ssd_deploy.cli import app
+
+pytestmark = pytest.mark.slow  # processes that train
 
 OPTIONS = (
     "--network", "--dataset", "--data-root", "--data-shape", "--batch-size", "--test-batch-size", "--lr", "--lr-mode",
@@ -58,7 +66,8 @@ def test_a_mistake_in_the_real_process_is_one_line_and_exit_code_2(tmp_path: Pat
     options = ["--network", NETWORK, "--dataset", tmp_path / "nosuch", "--out", tmp_path / "run"]
     done = subprocess.run([sys.executable, "-m", "ssd_train", *options], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith(f"Error: --dataset {tmp_path / 'nosuch'}: ")
+    first, last = done.stderr.splitlines()
+    assert first.startswith("preparing ") and last.startswith(f"Error: {tmp_path / 'nosuch'}: neither voc nor coco")
 
 
 # --- Refused --------------------------------------------------------------------------------------------------
@@ -69,28 +78,28 @@ def test_a_mistake_in_the_real_process_is_one_line_and_exit_code_2(tmp_path: Pat
     [
         ({"batch_size": 25, "limit": None}, "24 training images do not fill a batch of 25"),
         ({"batch_size": 6}, "5 training images do not fill a batch of 6"),
-        ({"batch_size": 1}, "--batch-size 2 or more"),
-        ({"batch_size": 0}, "--batch-size 0: expected 1 or more"),
+        ({"batch_size": 1}, "batch_size of 2 or more (--batch-size)"),
+        ({"batch_size": 0}, "'--batch-size': 0 is not 1 or more"),
         ({"network": "ssd_301_mobilenet0.25_custom"}, "ssd_301_mobilenet0.25_custom"),
-        ({"network": None}, "--network must be given"),
+        ({"network": None}, "network must be given, or an earlier run's config.json that names them (--network)"),
         ({"network": "ssd_300_mobilenet0.25_voc"}, "class"),
         ({"network": "ssd_300_mobilenet0.25_voc", "classes": "FOLDER/shapes.txt"}, "ssd_300_mobilenet0.25_custom"),
         ({"classes": "FOLDER/four.txt"}, "triangle"),
         ({"classes": "FOLDER/nosuch.txt"}, "FOLDER/nosuch.txt"),
-        ({"data_shape": 512}, "--data-shape 512 does not fit"),
+        ({"data_shape": 512}, "data_shape 512 does not fit"),
         ({"data_shape": 400}, "expected 300 or 512"),
         ({"dataset": "FOLDER/nosuch"}, "FOLDER/nosuch"),
         ({"dataset": "voc", "data_root": "FOLDER/nosuch"}, "FOLDER/nosuch"),
-        ({"data_root": "FOLDER"}, "--data-root FOLDER does not apply"),
+        ({"data_root": "FOLDER"}, "so the folder FOLDER does not apply"),
         ({"train_split": "nosuch"}, "nosuch"),
         ({"val_split": "nosuch"}, "nosuch"),
-        ({"lr": 0}, "--lr 0.0: expected above 0"),
-        ({"lr_decay_epoch": "160,x"}, "--lr-decay-epoch 160,x"),
-        ({"lr_decay_epoch": "200,160"}, "--lr-decay-epoch 200,160: expected ascending"),
-        ({"lr_mode": "linear"}, "step or cos"),
-        ({"amp": "fp16"}, "--amp fp16 is for GPUs"),
-        ({"sync_bn": True}, "--sync-bn is for GPUs"),
-        ({"reuse_classes": True}, "--init FILE"),
+        ({"lr": 0}, "'--lr': 0.0 is not above 0"),
+        ({"lr_decay_epoch": "160,x"}, "'--lr-decay-epoch': '160,x' is not a list of whole numbers"),
+        ({"lr_decay_epoch": "200,160"}, "lr_decay_epoch 200,160: expected ascending epochs from 1 (--lr-decay-epoch)"),
+        ({"lr_mode": "linear"}, "step or cos or cosine"),
+        ({"amp": "fp16"}, "amp fp16 is for GPUs; on a CPU use bf16 or off (--amp)"),
+        ({"sync_bn": True}, "sync_bn is for GPUs; leave it out on a CPU (--sync-bn)"),
+        ({"reuse_classes": True}, "name those too (--reuse-classes, --init)"),
         ({"init": "FOLDER/nosuch.safetensors"}, "FOLDER/nosuch.safetensors"),
         ({"init": "FOLDER/shapes.txt"}, "FOLDER/shapes.txt"),
         ({"pretrained_backbone": "FOLDER/nosuch.params"}, "FOLDER/nosuch.params"),
@@ -117,9 +126,9 @@ def test_a_training_that_cannot_be_is_refused_in_a_sentence_and_nothing_is_writt
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_gpus_that_are_not_there_are_a_sentence(shapes: Path, tmp_path: Path) -> None:
-    assert "--gpus 1: this machine has 0" in mistake("train", *small_options(shapes, tmp_path / "run"), "--gpus", 1)
+    assert "gpus 1: this machine has 0" in mistake("train", *small_options(shapes, tmp_path / "run"), "--gpus", 1)
     line = mistake("train", *small_options(shapes, tmp_path / "run", device="cuda"))
-    assert "--device cuda" in line
+    assert "device cuda: " in line and "(--device)" in line and "--device cuda" not in line, line
     assert not (tmp_path / "run").exists()
 
 
@@ -128,7 +137,7 @@ def test_gpus_that_are_not_there_are_a_sentence(shapes: Path, tmp_path: Path) ->
 
 def test_preview_writes_the_picture_alone(unbroken: Run, shapes: Path, tmp_path: Path) -> None:
     code, output = run_cli("train", *small_options(shapes, tmp_path / "run"), "--preview")
-    assert code == 0 and output.strip() == str(tmp_path / "run" / "augmented.jpg")
+    assert code == 0 and output.splitlines()[-1] == str(tmp_path / "run" / "augmented.jpg"), output
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["augmented.jpg"]
     # The picture that the training writes as well.
     assert (tmp_path / "run" / "augmented.jpg").read_bytes() == (unbroken.folder / "augmented.jpg").read_bytes()
@@ -174,3 +183,114 @@ def test_a_network_of_other_classes_is_a_start(unbroken: Run, shapes: Path, tmp_
     for name, value in before.items():
         if not name.startswith("class_predictors.") and "running_" not in name and value.is_floating_point():
             assert torch.equal(after[name], value), name
+
+
+# --- Run folders ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [("RUN", "--resume"), ("--resume", "RUN"), ("RUN", "--resume", "auto")])
+def test_a_stopped_training_needs_nothing_but_its_folder_to_go_on(
+    unbroken: Run, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    # Data that were named by a path that holds in one folder only.
+    monkeypatch.chdir(shapes.parent)
+    code, output = run_cli("train", *small_options(Path(shapes.name), tmp_path / "run", epochs=2))
+    assert code == 0, output
+    (tmp_path / "run").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    more = ("--epochs", 3, "--json", "-")
+    code, output = run_cli("train", *("moved" if word == "RUN" else word for word in arguments), *more)
+    assert code == 0, output
+    assert "goes on after step 5 (epoch 2)" in output
+    assert_same_bits(tensors(tmp_path / "moved" / "last.safetensors"), tensors(unbroken.folder / "last.safetensors"))
+
+
+def test_the_result_is_on_standard_output_and_all_else_on_standard_error(shapes: Path, tmp_path: Path) -> None:
+    options = small_options(shapes, tmp_path / "run", limit=2, epochs=1)
+    result = CliRunner().invoke(app, ["train", *options, "--json", str(tmp_path / "result.json")])
+    assert result.exit_code == 0, result.output
+    best, last = (tmp_path / "run" / f"{name}.safetensors" for name in ("best", "last"))
+    assert result.stdout == f"weights: {best} (best validation), {last}\n"
+    assert "1 steps of 2 images in 1 epochs" in result.stderr
+    assert result.stderr.splitlines()[-1] == f"next: ssd-deploy export {tmp_path / 'run'}"
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert written.pop("best") == metrics(tmp_path / "run")[-1]["best"]
+    assert written == {
+        "schema_version": 1, "folder": str(tmp_path / "run"), "best_weights": str(best), "last_weights": str(last),
+        "finished": True,
+    }  # fmt: skip
+
+
+def test_a_new_run_folder_may_stand_first_and_data_is_another_word_for_dataset(shapes: Path, tmp_path: Path) -> None:
+    options = small_options(Path("unused"), tmp_path, dataset=None, out=None, limit=2, epochs=1, lr_mode="cosine")
+    code, output = run_cli("train", tmp_path / "run", "--data", shapes, *options)
+    assert code == 0, output
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset"] == str(shapes)
+
+
+def test_an_option_that_is_given_twice_is_refused(shapes: Path, tmp_path: Path) -> None:
+    line = mistake("train", *small_options(shapes, tmp_path / "run"), "--lr", 0.1, "--lr", 0.2)
+    assert "--lr is given twice" in line
+    assert "both name the run folder" in mistake("train", tmp_path / "other", *small_options(shapes, tmp_path / "run"))
+    assert "holds no training" in mistake("train", tmp_path / "nosuch", "--resume")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- Refused before anything is written -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What was started in the place of this process, on a machine that seems to have two GPUs."""
+    commands: list[list[str]] = []
+
+    def execv(path: str, arguments: list[str]) -> None:
+        commands.append(arguments)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(os, "execv", execv)
+    return commands
+
+
+def test_gpus_start_torchrun_with_the_same_options_and_write_nothing(
+    shapes: Path, tmp_path: Path, launched: list[list[str]]
+) -> None:
+    options = [str(value) for value in (*small_options(shapes, tmp_path / "run", crop=None), "--no-crop", "--gpus", 2)]
+    assert run_cli("train", *options)[0] == 0
+    ((*launcher, count, dash_m, module), arguments) = launched[0][:8], launched[0][8:]
+    assert launcher[-1] == "--nproc-per-node" and (count, dash_m, module) == ("2", "-m", "ssd_train")
+    pairs = set(zip(options, options[1:], strict=False))
+    assert "--no-crop" in arguments and "--gpus" in arguments and ("--lr", "0.001") not in pairs
+    assert sorted(arguments) == sorted("--data" if option == "--dataset" else option for option in options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"gpus": 3}, "gpus 3: this machine has 2"),
+        ({"dataset": "nosuch"}, "nosuch"),
+        ({"network": "ssd_301_mobilenet0.25_custom"}, "ssd_301_mobilenet0.25_custom"),
+        ({"epochs": 0}, "0 is not 1 or more"),
+    ],
+)
+def test_gpus_start_nothing_where_the_training_cannot_be(
+    shapes: Path, tmp_path: Path, launched: list[list[str]], changes: dict[str, Any], words: str
+) -> None:
+    assert words in mistake("train", *small_options(shapes, tmp_path / "run", **{"gpus": 2, **changes}))
+    assert launched == [] and list(tmp_path.iterdir()) == []
+
+
+def test_gpus_leave_a_folder_alone_that_holds_a_training(copied: Path, shapes: Path, launched: list[list[str]]) -> None:
+    # It used to get the new training's options before the refusal.
+    before = contents(copied)
+    assert "holds a training already" in mistake("train", *small_options(shapes, copied), "--gpus", 2)
+    assert contents(copied) == before and launched == []
+
+
+def test_a_broken_image_among_the_first_is_refused_before_anything_is_written(own_shapes: Path, tmp_path: Path) -> None:
+    path = own_shapes / "JPEGImages" / "shapes0_0000001.jpg"
+    path.write_bytes(path.read_bytes()[:3000])
+    assert str(path) in mistake("train", *small_options(own_shapes, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

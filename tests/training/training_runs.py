@@ -1,5 +1,7 @@
 """Trainings of seven small steps, in this process and in others, and comparisons of what they leave behind."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -15,9 +17,12 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from ssd_deploy.cli import app
+from ssd_train.command_line import told_on_standard_error
+from ssd_train.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from ssd_train.training.config import TrainingConfig
-from ssd_train.training.loop import TrainingResult
-from ssd_train.training.run_folder import BEST_NAME, CHECKPOINT_NAME, LAST_NAME, METRICS_NAME, read_checkpoint
+from ssd_train.training.loop import TrainingResult, train
+from ssd_train.training.run_folder import METRICS_NAME
+from ssd_train.weights.store import BEST_NAME, LAST_NAME
 
 NETWORK = "ssd_300_mobilenet0.25_custom"
 # Of the generated data set in the order that a training of one's own data gives them.
@@ -45,11 +50,11 @@ SPEED_FIELDS = ("images_per_second", "data_wait_share")
 
 
 class Run(NamedTuple):
-    """A training that ran to its end, and what it printed."""
+    """A training that ran to its end, and the lines that it logged."""
 
     config: TrainingConfig
     result: TrainingResult
-    printed: str
+    lines: list[str]
 
     @property
     def folder(self) -> Path:
@@ -67,6 +72,13 @@ def small_options(dataset: Path, out: Path, /, **changes: Any) -> list[str]:
         if value is not None and value is not False:
             options += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return options
+
+
+def train_here(config: TrainingConfig) -> tuple[TrainingResult, list[str]]:
+    """Train in this process; returns the result and the lines that the command would print meanwhile."""
+    with contextlib.redirect_stderr(io.StringIO()) as printed, told_on_standard_error(quiet=False):
+        result = train(config)
+    return result, printed.getvalue().splitlines()
 
 
 def run_cli(*arguments: object) -> tuple[int, str]:

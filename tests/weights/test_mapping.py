@@ -1,61 +1,20 @@
 """Names of the published formats -> ours, against name lists and counts of GluonCV's own files."""
 
-import json
-import os
-import re
 from pathlib import Path
 
 import pytest
 import torch
+from foreign_files import foreign_names, params_of, pytorch_cv_tensors
 
 from ssd_train import build_network
 from ssd_train.errors import SSDDeployError, WeightsError
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.zoo import NETWORKS, network_config
-from ssd_train.weights.checkpoint import read_tensors, write_safetensors
-from ssd_train.weights.convert import save_network
-from ssd_train.weights.mapping import layer_names, mxnet_state, pytorch_cv_state
+from ssd_train.weights.mapping import mxnet_state
+from ssd_train.weights.network_file import save_network
+from ssd_train.weights.weight_file import read_tensors, write_safetensors
 
 SMALL = "ssd_300_mobilenet0.25_voc"
-STORED_CELLS = (128, 64, 32, 16, 16, 16, 16)
-MXNET_SUFFIXES = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
-
-
-def foreign_names(network, scheme):
-    """Our name -> the file's, written anew from the layer table; anchors apart."""
-    names = {}
-    state = network.state_dict()
-    for layer in layer_names(network.config):
-        prefix = getattr(layer, scheme)
-        for name in state:
-            suffix = name.removeprefix(layer.ours)
-            if not name.startswith(layer.ours) or "." in suffix or suffix == "num_batches_tracked":
-                continue
-            if layer.ours + "running_mean" in state:
-                suffix = MXNET_SUFFIXES[suffix]
-                if "expand" in prefix:
-                    suffix = suffix.replace("running", "moving")
-            names[name] = prefix + suffix
-    return names
-
-
-def params_of(network, scheme):
-    """A network's tensors as GluonCV would have saved them."""
-    state = network.state_dict()
-    arrays = {name: state[ours].clone() for ours, name in foreign_names(network, scheme).items()}
-    offset = 0
-    for level, (cells, count) in enumerate(
-        zip(network.config.feature_sizes, network.config.anchors_per_cell, strict=True)
-    ):
-        stored = torch.full((1, 1, STORED_CELLS[level], STORED_CELLS[level], 4 * count), -7.0)
-        size = cells * cells * count
-        stored[0, 0, :cells, :cells] = network.anchors[offset : offset + size].reshape(cells, cells, -1)
-        offset += size
-        name = (
-            f"anchor_generators.{level}.anchors" if scheme == "dotted" else f"ssdanchorgenerator{level}_anchor_{level}"
-        )
-        arrays[name] = stored
-    return arrays
 
 
 def built(name, classes=None):
@@ -196,70 +155,6 @@ def test_an_error_lists_three_names_and_counts_the_rest(small):
         mxnet_state(arrays, built(SMALL), Path("f.params"))
 
 
-def pytorch_cv_tensors(network):
-    """A network's tensors as the pytorch-cv project would have saved them."""
-    tensors = {}
-    state = network.state_dict()
-    for layer in layer_names(network.config):
-        for name in state:
-            suffix = name.removeprefix(layer.ours)
-            if name.startswith(layer.ours) and "." not in suffix:
-                suffix = "normalize_scale" if suffix == "scale" else suffix
-                tensors[layer.pytorch_cv + suffix] = state[name].clone()
-    for name, array in params_of(network, "dotted").items():
-        if name.startswith("anchor_generators"):
-            tensors[name.removesuffix("s")] = array
-    return tensors
-
-
-def test_a_converted_pytorch_cv_checkpoint_gets_gluoncvs_arithmetic_back():
-    network = build_network("ssd_512_mobilenet1.0_voc", weights="random")
-    tensors = pytorch_cv_tensors(network)
-    tensors["features.extras.1.4.weight"].fill_(0.9)
-    state = pytorch_cv_state(tensors, built("ssd_512_mobilenet1.0_voc"), Path("f.pth"))
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(state[name], tensor), name
-
-
-def test_the_network_that_pytorch_cv_trained_computes_as_it_was_trained():
-    name = "ssd_512_resnet50_v1s_voc"
-    network = build_ssd(NETWORKS[name])
-    tensors = pytorch_cv_tensors(network)
-    generator = torch.Generator().manual_seed(0)
-    for part in ("weight", "bias", "running_mean"):
-        tensors[f"features.extras.3.1.{part}"] = torch.randn(256, generator=generator)
-    # Tiny variances show the epsilon most.
-    tensors["features.extras.3.1.running_var"] = torch.rand(256, generator=generator) * 1e-3
-    loaded = build_ssd(NETWORKS[name])
-    loaded.load_state_dict(pytorch_cv_state(tensors, built(name), Path("f.pth")))
-    trained = torch.nn.BatchNorm2d(256).eval()  # PyTorch's default epsilon, 1e-5
-    trained.load_state_dict(
-        {key.removeprefix("features.extras.3.1."): value for key, value in tensors.items() if "extras.3.1." in key}
-    )
-    x = torch.randn(2, 256, 3, 3, generator=generator)
-    ours = loaded.features.extras[3].trans_bn
-    torch.testing.assert_close(ours(x), trained(x), rtol=1e-4, atol=1e-4)
-
-
-@pytest.fixture(scope="module")
-def published_layout():
-    spec = Path(os.environ.get("SSD_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")).parent / "spec"
-    path = spec / "pytorch_cv_checkpoint_keys.json"
-    if not path.is_file():
-        pytest.skip("the list of pytorch-cv's parameter names is not here")
-    return json.loads(path.read_text())
-
-
-@pytest.mark.parametrize(
-    "name", [n for n in sorted(NETWORKS) if re.search(r"(vgg16|50_v1|50_v1s|net1.0).*(voc|coco)$", n)]
-)
-def test_every_name_and_shape_that_pytorch_cv_published_is_taken(name, published_layout):
-    layout = published_layout[name.replace("1.0", "1_0")]
-    tensors = {key: torch.zeros(shape) for key, shape in layout.items()}
-    network = built(name)
-    network.load_state_dict(pytorch_cv_state(tensors, network, Path("f.pth")), assign=True)
-
-
 @pytest.mark.parametrize("kind", ["safetensors", "pth", "nested pth", "pytorch-cv"])
 def test_every_kind_of_file_loads_whatever_it_is_called(kind, tmp_path):
     name = "ssd_512_mobilenet1.0_voc"
@@ -277,7 +172,11 @@ def test_every_kind_of_file_loads_whatever_it_is_called(kind, tmp_path):
     for key, tensor in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], tensor), key
     # Only our own format has room to say what the weights were made from.
-    assert loaded.spec.weights == ("weights.bin, from random, seed 3" if kind == "safetensors" else "weights.bin")
+    origin = {
+        "safetensors": ", from random, seed 3",
+        "pytorch-cv": ", from pytorch-cv, with GluonCV's batch norms in the added levels",
+    }
+    assert loaded.spec.weights == "weights.bin" + origin.get(kind, "")
     assert len(loaded.spec.weights_sha256) == 64
 
 
@@ -294,7 +193,7 @@ def test_our_own_file_brings_its_class_list_and_its_network_name(tmp_path):
 def test_a_file_for_another_class_count_says_which_network_to_take(tmp_path):
     path = tmp_path / "coco.pth"
     torch.save(build_network("ssd_300_mobilenet0.25_coco").state_dict(), path)
-    with pytest.raises(WeightsError, match="predicts 80 classes.*_custom one with --classes"):
+    with pytest.raises(WeightsError, match="predicts 80 classes.*_custom one with its class names"):
         build_network(SMALL, weights=path)
 
 

@@ -13,9 +13,9 @@ from ssd_train import build_network
 from ssd_train.errors import NetworkError, WeightsError
 from ssd_train.networks.ssd import SSD
 from ssd_train.weights import load
-from ssd_train.weights.checkpoint import read_tensors
-from ssd_train.weights.convert import save_network
+from ssd_train.weights.network_file import save_network
 from ssd_train.weights.packed import PACKED, pack, unpack
+from ssd_train.weights.weight_file import read_tensors
 
 NETWORK = "ssd_300_mobilenet0.25_custom"
 NAMES = ["circle", "triangle", "square", "star", "cross"]
@@ -197,7 +197,7 @@ def test_shapes_names_the_packaged_weights_with_their_classes(shapes_file: Path,
 
 def test_shapes_are_weights_of_one_network_only(shapes_file: Path) -> None:
     with pytest.raises(
-        WeightsError, match=f"--weights shapes: are weights of {NETWORK}, not of ssd_300_mobilenet0.25_voc"
+        WeightsError, match=f"^weights shapes: are weights of {NETWORK}, not of ssd_300_mobilenet0.25_voc"
     ):
         build_network("ssd_300_mobilenet0.25_voc", weights="shapes")
     with pytest.raises(NetworkError, match="there is no network 'ssd_300'"):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssd_train.errors import WeightsError
-from ssd_train.weights.params_file import parse_params, read_params
+from ssd_train.weights.params_file import parse_params, read_bytes
 
 PATH = Path("some.params")
 
@@ -19,7 +19,7 @@ def test_the_dump_that_mxnet_wrote_is_read(golden, tmp_path):
     path = tmp_path / "ab.params"
     path.write_bytes(golden)
     assert len(golden) == 106
-    arrays = read_params(path)
+    arrays = parse_params(read_bytes(path), path)
     assert list(arrays) == ["ab"]
     assert arrays["ab"].dtype == np.float32
     np.testing.assert_array_equal(arrays["ab"], [[0, 1, 2], [3, 4, 5]])
@@ -168,12 +168,12 @@ def test_a_foreign_file_is_refused_with_what_was_expected():
 
 def test_a_missing_file_an_empty_one_and_a_folder_are_told_apart(tmp_path):
     with pytest.raises(WeightsError, match="no such weight file"):
-        read_params(tmp_path / "missing.params")
+        read_bytes(tmp_path / "missing.params")
     with pytest.raises(WeightsError, match="is a folder"):
-        read_params(tmp_path)
+        read_bytes(tmp_path)
     (tmp_path / "empty.params").touch()
     with pytest.raises(WeightsError, match="empty.params: is an empty file"):
-        read_params(tmp_path / "empty.params")
+        read_bytes(tmp_path / "empty.params")
 
 
 @pytest.mark.parametrize(

@@ -17,20 +17,16 @@ import pytest
 
 from ssd_train.errors import WeightsError
 from ssd_train.networks.zoo import NETWORKS
-from ssd_train.weights import store
-from ssd_train.weights.store import (
-    cached_weights,
-    default_root,
-    download,
-    fetch_params,
-    published_url,
-    weights_path,
-)
+from ssd_train.weights import download as module
+from ssd_train.weights.download import download, fetch_published
+from ssd_train.weights.load import fetch_weights
+from ssd_train.weights.store import converted_path, default_root, published_file, run_weights
 
 # Two chunks and a bit, so that progress and resuming have something to count.
 PARAMS = bytes(range(256)) * 2100
 SHA1 = hashlib.sha1(PARAMS).hexdigest()
 CONFIG = dataclasses.replace(NETWORKS["ssd_512_resnet50_v1_voc"], params_sha1=SHA1)
+PUBLISHED = published_file(CONFIG)
 STEM = f"ssd_512_resnet50_v1_voc-{SHA1[:8]}"
 UNPUBLISHED = NETWORKS["ssd_512_resnet18_v1_voc"]
 
@@ -141,34 +137,34 @@ def test_the_root_is_in_the_home_folder_unless_the_environment_says_otherwise(mo
 def test_the_published_address_is_gluoncvs_or_a_mirrors(monkeypatch):
     config = NETWORKS["ssd_512_mobilenet1.0_voc"]
     monkeypatch.delenv("MXNET_GLUON_REPO", raising=False)
-    assert published_url(config) == (
+    assert published_file(config).url == (
         "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/gluon/models/ssd_512_mobilenet1.0_voc-37c18076.zip"
     )
     for mirror in ("https://example.org/mx", "https://example.org/mx/"):
         monkeypatch.setenv("MXNET_GLUON_REPO", mirror)
-        assert published_url(config) == "https://example.org/mx/gluon/models/ssd_512_mobilenet1.0_voc-37c18076.zip"
+        assert published_file(config).url == "https://example.org/mx/gluon/models/ssd_512_mobilenet1.0_voc-37c18076.zip"
 
 
 def test_a_network_without_published_weights_names_the_alternatives(tmp_path):
     with pytest.raises(
-        WeightsError, match="no published weights for ssd_512_resnet18_v1_voc.*--weights.*--weights random"
-    ):
-        published_url(UNPUBLISHED)
+        WeightsError, match="no published weights for ssd_512_resnet18_v1_voc; name a weight file, or use 'random'"
+    ) as raised:
+        published_file(UNPUBLISHED)
+    assert raised.value.arguments == ("weights",)
     with pytest.raises(WeightsError, match="no published weights"):
-        fetch_params(UNPUBLISHED, tmp_path / "root")
+        fetch_weights(UNPUBLISHED.name, tmp_path / "root")
     assert not (tmp_path / "root").exists()
 
 
-def test_converted_weights_are_found_once_they_are_there(tmp_path):
-    assert cached_weights(CONFIG, tmp_path) is None
-    path = weights_path(CONFIG, tmp_path)
-    assert path == tmp_path / "ssd_512_resnet50_v1_voc.safetensors"
-    path.touch()
-    assert cached_weights(CONFIG, tmp_path) == path
+def test_converted_weights_are_called_after_their_network(tmp_path):
+    assert converted_path(CONFIG, tmp_path) == tmp_path / "ssd_512_resnet50_v1_voc.safetensors"
 
 
-def test_the_store_needs_no_torch():
-    code = "import sys, ssd_train.weights.store, ssd_train.weights.params_file; sys.exit('torch' in sys.modules)"
+def test_names_and_descriptions_need_no_torch():
+    code = (
+        "import sys, ssd_train.weights.store, ssd_train.weights.description, ssd_train.weights.load\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'safetensors', 'requests', 'filelock')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 
@@ -236,7 +232,7 @@ def test_a_server_that_answers_another_range_starts_over(server, tmp_path):
 
 
 def test_a_server_that_falls_silent_is_given_up(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.2)
     server.cuts_next_after, server.stalls = HALF, True
     with pytest.raises(WeightsError, match="timed out"):
         download(f"{server.url}/gluon/models/{STEM}.zip", tmp_path / "w")
@@ -254,8 +250,9 @@ def closed_port() -> int:
     [
         ("{server}/none.zip", "the server answered 404"),
         ("http://127.0.0.1:{port}/w.zip", "Connection refused"),
-        ("example.org/w.zip", "unknown url type"),
-        ("http://127.0.0.1:{port}/a b.zip", "URL can't contain control characters"),
+        ("http://no-such-host.invalid/w.zip", ""),
+        ("example.org/w.zip", "Invalid URL 'example.org/w.zip': No scheme supplied"),
+        ("http://127.0.0.1:{port}/a b.zip", "Connection refused"),
     ],
 )
 def test_a_failed_download_says_what_to_put_where(server, tmp_path, url, reason):
@@ -274,37 +271,37 @@ def test_a_folder_that_cannot_be_made_is_a_weights_error(server, tmp_path):
     with pytest.raises(WeightsError, match="could not be downloaded"):
         download(f"{server.url}/gluon/models/{STEM}.zip", tmp_path / "file" / "w")
     with pytest.raises(WeightsError, match="cannot be locked .*SSD_DEPLOY_ROOT"):
-        fetch_params(CONFIG, tmp_path / "file" / "root")
+        fetch_published(PUBLISHED, tmp_path / "file" / "root")
 
 
 # Published weights
 
 
 def test_published_weights_are_fetched_once(server, tmp_path):
-    path = fetch_params(CONFIG, tmp_path)
+    path = fetch_published(PUBLISHED, tmp_path)
     assert path == tmp_path / f"{STEM}.params"
     assert path.read_bytes() == PARAMS
     assert names(tmp_path) == {f"{STEM}.params", f"{STEM}.lock"}
-    assert fetch_params(CONFIG, tmp_path) == path
+    assert fetch_published(PUBLISHED, tmp_path) == path
     assert len(server.sent) == 1
 
 
 def test_a_cut_off_fetch_goes_on_where_it_stopped(server, tmp_path):
     server.cuts_next_after = HALF
     with pytest.raises(WeightsError, match=f"save it as {tmp_path / STEM}.zip"):
-        fetch_params(CONFIG, tmp_path)
-    assert fetch_params(CONFIG, tmp_path).read_bytes() == PARAMS
+        fetch_published(PUBLISHED, tmp_path)
+    assert fetch_published(PUBLISHED, tmp_path).read_bytes() == PARAMS
     assert server.sent == [HALF, len(ZIP) - HALF]
 
 
 def test_a_file_put_there_by_hand_needs_no_network(server, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / f"{STEM}.params").write_bytes(PARAMS)
-    assert fetch_params(CONFIG, tmp_path / "a").read_bytes() == PARAMS
+    assert fetch_published(PUBLISHED, tmp_path / "a").read_bytes() == PARAMS
     assert names(tmp_path / "a") == {f"{STEM}.params"}
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / f"{STEM}.zip").write_bytes(ZIP)
-    assert fetch_params(CONFIG, tmp_path / "b").read_bytes() == PARAMS
+    assert fetch_published(PUBLISHED, tmp_path / "b").read_bytes() == PARAMS
     assert f"{STEM}.zip" in names(tmp_path / "b")
     assert server.sent == []
 
@@ -320,10 +317,10 @@ def test_a_wrong_file_is_removed_and_both_hashes_told(server, tmp_path, where):
     else:
         server.files[f"/gluon/models/{STEM}.zip"] = zip_bytes({f"{STEM}.params": wrong})
     with pytest.raises(WeightsError, match=f"SHA-1 {hashlib.sha1(wrong).hexdigest()}, but {SHA1} was published"):
-        fetch_params(CONFIG, tmp_path)
+        fetch_published(PUBLISHED, tmp_path)
     assert names(tmp_path) <= {f"{STEM}.lock"}
     server.files[f"/gluon/models/{STEM}.zip"] = ZIP
-    assert fetch_params(CONFIG, tmp_path).read_bytes() == PARAMS
+    assert fetch_published(PUBLISHED, tmp_path).read_bytes() == PARAMS
 
 
 BAD_MEMBER = bytearray(ZIP)
@@ -351,28 +348,27 @@ def test_a_bad_archive_is_removed_so_that_the_next_try_can_succeed(server, tmp_p
     else:
         server.files[f"/gluon/models/{STEM}.zip"] = data
     with pytest.raises(WeightsError, match=f"{STEM}.zip: .*{message}.*removed.*{server.url}"):
-        fetch_params(CONFIG, tmp_path)
+        fetch_published(PUBLISHED, tmp_path)
     assert names(tmp_path) == {f"{STEM}.lock"}
     server.files[f"/gluon/models/{STEM}.zip"] = ZIP
-    assert fetch_params(CONFIG, tmp_path).read_bytes() == PARAMS
+    assert fetch_published(PUBLISHED, tmp_path).read_bytes() == PARAMS
 
 
 def test_a_folder_in_the_place_of_a_file_is_a_weights_error(server, tmp_path):
     (tmp_path / f"{STEM}.zip").mkdir()
     with pytest.raises(WeightsError, match="cannot be unpacked"):
-        fetch_params(CONFIG, tmp_path)
+        fetch_published(PUBLISHED, tmp_path)
     (tmp_path / f"{STEM}.params").mkdir()
     with pytest.raises(WeightsError, match="cannot be checked"):
-        fetch_params(CONFIG, tmp_path)
+        fetch_published(PUBLISHED, tmp_path)
 
 
 def test_processes_that_fetch_at_once_download_once(server, tmp_path):
     server.delay_s = 0.3
     code = (
-        "import dataclasses, sys; from pathlib import Path\n"
-        "from ssd_train.networks.zoo import NETWORKS; from ssd_train.weights.store import fetch_params\n"
-        "row = dataclasses.replace(NETWORKS['ssd_512_resnet50_v1_voc'], params_sha1=sys.argv[1])\n"
-        "fetch_params(row, Path(sys.argv[2]))"
+        "import sys; from pathlib import Path\n"
+        "from ssd_train.weights.download import fetch_published; from ssd_train.weights.store import PublishedFile\n"
+        "fetch_published(PublishedFile('ssd_512_resnet50_v1_voc', sys.argv[1]), Path(sys.argv[2]))"
     )
     command = [sys.executable, "-c", code, SHA1, str(tmp_path)]
     running = [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(3)]
@@ -380,22 +376,41 @@ def test_processes_that_fetch_at_once_download_once(server, tmp_path):
     assert server.sent == [len(ZIP)]
 
 
-def test_threads_that_fetch_at_once_download_once_without_flock(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "fcntl", None)
+def test_threads_that_fetch_at_once_download_once(server, tmp_path):
     server.delay_s = 0.3
-    threads = [threading.Thread(target=fetch_params, args=(CONFIG, tmp_path)) for _ in range(3)]
+    threads = [threading.Thread(target=fetch_published, args=(PUBLISHED, tmp_path)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert server.sent == [len(ZIP)]
-    assert names(tmp_path) == {f"{STEM}.params"}
+    assert (tmp_path / f"{STEM}.params").read_bytes() == PARAMS
 
 
-def test_a_lock_file_left_behind_without_flock_is_named(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "fcntl", None)
-    monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.2)
-    (tmp_path / f"{STEM}.lock").touch()
-    with pytest.raises(WeightsError, match=f"{STEM}.lock: another process .* remove this file"):
-        fetch_params(CONFIG, tmp_path)
-    assert server.sent == []
+def test_a_lock_file_that_a_killed_process_left_holds_nobody(server, tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from ssd_train.weights.download import _locked\n"
+        "with _locked(Path(sys.argv[1])): os._exit(9)"
+    )
+    lock = tmp_path / f"{STEM}.lock"
+    killed = subprocess.run([sys.executable, "-c", code, str(lock)], cwd=Path(__file__).parents[2])
+    assert killed.returncode == 9 and lock.exists()
+    assert fetch_published(PUBLISHED, tmp_path).read_bytes() == PARAMS
+
+
+def test_a_proxy_of_the_environment_is_asked(server, tmp_path, monkeypatch):
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("http_proxy", server.url)
+    # A proxy is asked for the whole address; this server knows it under that name.
+    server.files["http://weights.invalid/w.zip"] = ZIP
+    download("http://weights.invalid/w.zip", tmp_path / "w.zip")
+    assert (tmp_path / "w.zip").read_bytes() == ZIP
+
+
+def test_a_run_folder_stands_for_its_best_weights_else_its_last(tmp_path):
+    with pytest.raises(WeightsError, match="holds neither best.safetensors nor last.safetensors"):
+        run_weights(tmp_path)
+    for name in ("last.safetensors", "best.safetensors"):
+        (tmp_path / name).touch()
+        assert run_weights(tmp_path) == tmp_path / name

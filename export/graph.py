@@ -1,0 +1,125 @@
+"""An exported file as an ONNX graph: read back, cut to its network, run on the CPU."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from export.session import open_session
+from ssd_train.errors import ModelError
+from ssd_train.spec import INPUT_NAME, RAW_NAMES, DetectorSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportedGraph:
+    """An exported file that was read: its graph, which is not changed in place, its text entries and what they mean."""
+
+    path: Path
+    model: onnx.ModelProto
+    metadata: dict[str, str]
+    spec: DetectorSpec
+
+
+def load_exported(path: Path) -> ExportedGraph:
+    """Read a file of `export_onnx` or of a step.
+
+    Raises:
+        ModelError: the file is missing, no ONNX file, or not one of ours.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such model file; make one with `ssd-deploy export`")
+    return graph_of_bytes(path.read_bytes(), path)
+
+
+def graph_of_bytes(data: bytes, path: Path) -> ExportedGraph:
+    """Read what is in a file; see `load_exported`."""
+    try:
+        model = onnx.load_from_string(data)
+    except DecodeError as error:
+        raise ModelError(f"{path}: is not a usable ONNX file ({error}); make one with `ssd-deploy export`") from error
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    spec = DetectorSpec.from_metadata(metadata, str(path))
+    return ExportedGraph(path=path, model=model, metadata=metadata, spec=spec)
+
+
+def network_only(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph from images to raw predictions, without decode and NMS."""
+    return onnx.utils.Extractor(model).extract_model([INPUT_NAME], list(RAW_NAMES))
+
+
+def network_nodes(model: onnx.ModelProto) -> set[str]:
+    """Return the names of the nodes that lead to the raw predictions; unlike `network_only`, no weight is copied."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    names: set[str] = set()
+    waiting = list(RAW_NAMES)
+    while waiting:
+        node = producers.get(waiting.pop())
+        if node is not None and node.name not in names:
+            names.add(node.name)
+            waiting += node.input
+    return names
+
+
+def layer_names(model: onnx.ModelProto) -> dict[str, str]:
+    """Return layer -> node of every convolution, in the order of the data flow; a layer is called as its weight is."""
+    return {
+        node.input[1].removeprefix("network.").removesuffix(".weight"): node.name
+        for node in model.graph.node
+        if node.op_type == "Conv"
+    }
+
+
+def with_raw_outputs(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Return a copy that gives out the raw predictions too, inner values of every exported graph.
+
+    A ModelError calls the graph by `name` where it has none.
+    """
+    values = {value.name: value for value in model.graph.value_info}
+    missing = [raw for raw in RAW_NAMES if raw not in values]
+    if missing:
+        raise ModelError(f"{name}: has no inner value {', '.join(missing)}; export it again with `ssd-deploy export`")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.extend(values[raw] for raw in RAW_NAMES)
+    return copy
+
+
+def open_graph(model: onnx.ModelProto, outputs: Sequence[str]) -> Callable[[NDArray[np.float32]], list[Any]]:
+    """Return a function from images to values of a graph on the CPU."""
+    session = open_session(model.SerializeToString(), model.graph.name or "the graph")
+    return lambda images: session.run(list(outputs), {INPUT_NAME: images})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far values are from those that they should be: largest and root mean square, as shares of the spread."""
+
+    largest: float
+    rms: float
+
+    @classmethod
+    def between(cls, expected: NDArray[Any], got: NDArray[Any]) -> "Difference":
+        """Compare values; other shapes are infinitely far apart, and NaN stays NaN, which is within no limit."""
+        if expected.shape != got.shape:
+            return cls(largest=float("inf"), rms=float("inf"))
+        apart = np.abs(got - expected)
+        spread = float(expected.std()) + 1e-12
+        return cls(largest=float(apart.max()) / spread, rms=float(np.sqrt(np.mean(apart**2))) / spread)
+
+
+def differences(
+    made: onnx.ModelProto, source: onnx.ModelProto, outputs: Sequence[str], images: NDArray[np.float32]
+) -> dict[str, Difference]:
+    """Run two graphs on the CPU; returns how far `made` is from `source` in each output.
+
+    Args:
+        outputs: `OUTPUT_NAMES`, or `RAW_NAMES`, for which decode and NMS are not run.
+    """
+    graphs = [network_only(each) if set(outputs) <= set(RAW_NAMES) else each for each in (source, made)]
+    expected, got = (open_graph(graph, outputs)(images) for graph in graphs)
+    return {name: Difference.between(theirs, ours) for name, theirs, ours in zip(outputs, expected, got, strict=True)}

@@ -1,0 +1,105 @@
+"""What a row of the table of backends is. Light, and imported by the table and by the backends themselves."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssd_train.spec import PostprocessSettings
+
+if TYPE_CHECKING:
+    from ssd_deploy.backends.base import Runner
+    from ssd_train.networks.ssd import SSD
+    from ssd_train.spec import DetectorSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Whether a backend works here on a device, and what is known about it or missing."""
+
+    works: bool
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a detector is to run.
+
+    Attributes:
+        device: one of the row's, perhaps with a number, such as `cuda:1`; None for its usual one; `auto` for a GPU
+            where the row has one that works.
+        variants: some of the row's.
+        batch_size: the largest batch that is to come; an engine that is built here is tuned for it.
+        allow_tf32: let a GPU round float32 products to 10 bits of mantissa.
+        threads: CPU threads of one operator; 0 leaves the backend its default.
+        with_raw: `run_raw` is to come, which takes some backends a second copy of the model.
+        settings: thresholds of a network; None for those of its description. A file has its own.
+    """
+
+    device: str | None = None
+    variants: tuple[str, ...] = ()
+    batch_size: int = 8
+    allow_tf32: bool = False
+    threads: int = 0
+    with_raw: bool = False
+    settings: PostprocessSettings | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Backend:
+    """One row.
+
+    Attributes:
+        name: what options and reports call it.
+        runs_networks: takes a PyTorch network; otherwise a file.
+        suffixes: of the files that it opens, lower case.
+        devices: where it may run, the usual one first.
+        variants: ways to run it that `benchmark` tells apart and that combine; `("cuda-graph",)`, for instance.
+        is_tuned_for_batch: what it opens is made for one batch size, so that each has to be opened by itself to be
+            measured.
+        made_for: file with one of `suffixes` -> whether it was made for this very backend, which `auto` then takes.
+        probe: device -> whether it works here. Raises nothing, whatever is broken.
+        open: (network or file, options) -> runner, on the device that the options name. Raises BackendError or
+            ModelError where it cannot.
+        describe: file with one of `suffixes` -> what it says of itself, without running it; None where it opens no
+            files. Raises ModelError.
+    """
+
+    name: str
+    runs_networks: bool
+    suffixes: tuple[str, ...]
+    devices: tuple[str, ...]
+    variants: tuple[str, ...]
+    is_tuned_for_batch: bool
+    made_for: Callable[[Path], bool]
+    probe: Callable[[str], Finding]
+    open: "Callable[[SSD | Path, RunOptions], Runner]"
+    describe: "Callable[[Path], DetectorSpec] | None"
+
+    def __post_init__(self) -> None:
+        if not self.devices or not (self.runs_networks or self.suffixes):
+            raise ValueError(f"the backend {self.name} runs nowhere, or nothing")
+        if bool(self.suffixes) != (self.describe is not None):
+            raise ValueError(
+                f"the backend {self.name} opens files that it cannot describe, or describes what it has not"
+            )
+
+    def places(self) -> list[tuple[str, str]]:
+        """Return each device with what a report calls the backend on it: `torch (cuda)`, `tensorrt`."""
+        one = len(self.devices) == 1
+        return [(device, self.name if one else f"{self.name} ({device})") for device in self.devices]
+
+    def takes(self, model: "SSD | Path") -> bool:
+        """Whether it runs such a model: a network, or a file by its suffix."""
+        if isinstance(model, Path):
+            return suffix_of(model) in self.suffixes
+        return self.runs_networks
+
+
+def suffix_of(path: Path) -> str:
+    """Return what a file's name ends with, in lower case; `.onnx` for an ONNX file whose name has no ending."""
+    if path.suffix == "" and path.is_file():
+        with path.open("rb") as file:
+            # The first entry of the format: the version of its intermediate representation.
+            return ".onnx" if file.read(1) == b"\x08" else ""
+    return path.suffix.lower()

@@ -1,0 +1,68 @@
+"""The command line: parse, call one library function, return its result.
+
+A file a group of commands. Whatever is heavy is imported inside its command, so that `--help` answers at once.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from ssd_deploy.cli import build, compare, detect, weights
+from ssd_train.cli import train
+from ssd_train.command_line import Result, add_command
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    # Plain text: boxes break long messages and paths apart.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Take a GluonCV-style SSD detector from its weights to a deployed model, and prove that nothing was lost.",
+)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        import ssd_deploy
+
+        print(f"ssd-deploy {ssd_deploy.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+# In the order of a detector's life.
+COMMANDS: dict[str, Callable[..., Result]] = {
+    "models": weights.models,
+    "doctor": weights.doctor,
+    "fetch": weights.fetch,
+    "shapes": weights.shapes,
+    "train": train,
+    "convert": weights.convert,
+    "export": build.export,
+    "quantize": build.quantize,
+    "build": build.build,
+    "info": weights.info,
+    "eval": detect.evaluate,
+    "parity": compare.parity,
+    "benchmark": compare.benchmark,
+    "detect": detect.detect,
+}
+for name, function in COMMANDS.items():
+    add_command(app, function, name)
+
+
+def main() -> None:
+    """Entry point of the `ssd-deploy` script."""
+    # OpenCV, once it is loaded, would print lines of its own around our errors.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    app()

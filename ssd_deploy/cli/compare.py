@@ -1,0 +1,162 @@
+"""Compare: backends with PyTorch in what they find, and backends with each other in speed."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from export.quantize_options import QuantizeOptions
+from ssd_deploy.cli.options import (
+    Data,
+    Images,
+    Loading,
+    ModelsArgument,
+    OnDevice,
+    SeveralModels,
+    SeveralPrecisions,
+    check_calibrated,
+    loaded,
+)
+from ssd_deploy.model_source import converted
+from ssd_deploy.parity.criteria import Criteria
+from ssd_train.command_line import Result, check_results, parse_list, parse_numbers
+from ssd_train.precisions import PRECISIONS
+
+if TYPE_CHECKING:
+    pass
+
+
+def parity(
+    ctx: typer.Context,
+    named: SeveralModels,
+    precision: SeveralPrecisions,
+    int8: QuantizeOptions,
+    data: Data,
+    pictures: Images,
+    criteria: Criteria,
+    loading: Loading,
+    running: OnDevice,
+    names: ModelsArgument = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a call.")] = 1,
+) -> Result:
+    """Compare every backend that works here with PyTorch on the same images; exit 1 where one differs."""
+    words, patterns = pictures.split_off(names or [])
+    sources = named.find([*words, *named.model])
+    networks = [source for source in sources if source.file is None]
+    files = [source.file for source in sources if source.file is not None]
+    if len(networks) != 1:
+        raise typer.BadParameter(
+            f"{len(networks)} networks are named; name the one that is the reference (a network, a run folder or a "
+            "weight file), and files that were made of it"
+        )
+    if data.is_named == bool(patterns):
+        raise typer.BadParameter("name either --data or --images to compare on")
+    if files and precision.precision is not None:
+        raise typer.BadParameter(
+            "belongs to files that are exported for the comparison, not to those named", param_hint="'--precision'"
+        )
+    precisions = parse_list(precision.precision or "fp32", PRECISIONS, "--precision")
+    check_calibrated(ctx, precisions)
+    from ssd_deploy.describe import description_of
+    from ssd_deploy.parity.run import run as run_parity
+    from ssd_deploy.progress import image_progress
+    from ssd_deploy.text_table import output_width
+    from ssd_train.metrics.protocol import Protocol
+
+    (reference,) = networks
+    class_names = description_of(reference).class_names
+    if data.is_named:
+        dataset, metric = data.load(class_names)
+    else:
+        from ssd_deploy.parity.compare import images_as_dataset
+        from ssd_train.image_files import find_images
+
+        dataset, metric = images_as_dataset(find_images(patterns)[: data.limit], class_names), None
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ssd-deploy-")))
+        network = loaded(reference)
+        outcome = run_parity(
+            network,
+            files or [converted(network, each, folder, int8) for each in precisions],
+            dataset,
+            metric=metric,
+            protocol=Protocol(data.protocol),
+            criteria=criteria,
+            batch_size=batch_size,
+            workers=loading.workers,
+            reference_device=running.name() or "cpu",
+            allow_tf32=running.allow_tf32,
+            show_progress=image_progress,
+        )
+    return Result(text=outcome.text(output_width()), data=outcome.to_dict(), exit_code=0 if outcome.passed else 1)
+
+
+def benchmark(
+    ctx: typer.Context,
+    named: SeveralModels,
+    precision: SeveralPrecisions,
+    int8: QuantizeOptions,
+    pictures: Images,
+    running: OnDevice,
+    names: ModelsArgument = None,
+    backends: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            "--backends",
+            help="Such as torch,torch:compile+channels-last,onnxruntime:cuda,tensorrt:cuda-graph; without it torch "
+            "and onnxruntime for a network, and for a file what runs it.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_sizes: Annotated[str, typer.Option("--batch-sizes", "--batch-size", help="Images a call.")] = "1,8,32",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves each library its default.")] = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each backend gets.")] = 5,
+    chart: Annotated[Path | None, typer.Option(help="Write a PNG chart here.", show_default=False)] = None,
+) -> Result:
+    """Measure latency and throughput of backends side by side, network alone and from JPEG file to detections."""
+    check_results(chart)
+    words, patterns = pictures.split_off(names or [])
+    sources = named.find([*words, *named.model])
+    if precision.precision is not None and all(source.file is not None for source in sources):
+        raise typer.BadParameter("belongs to networks; an exported model has its own", param_hint="'--precision'")
+    precisions = parse_list(precision.precision or "fp32", PRECISIONS, "--precision")
+    check_calibrated(ctx, precisions)
+    from ssd_deploy.backends import parse_backends
+    from ssd_deploy.benchmark.chart import write_chart
+    from ssd_deploy.benchmark.measure import BenchmarkSettings
+    from ssd_deploy.benchmark.run import run as run_benchmark
+    from ssd_deploy.benchmark.sources import Source, exported_source, usual_choices
+    from ssd_deploy.progress import turn_progress
+    from ssd_deploy.text_table import output_width
+    from ssd_train.image_files import find_images
+    from ssd_train.requirements import require
+
+    if chart is not None:
+        require("matplotlib", "plots", "A chart")
+    settings = BenchmarkSettings(batch_sizes=parse_numbers(batch_sizes, "--batch-sizes"), rounds=rounds)
+    files = find_images(patterns) if patterns else []
+    choices = parse_backends(backends) if backends is not None else None
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ssd-deploy-")))
+        measured = [
+            Source.from_file(each.file)
+            if each.file is not None
+            else exported_source(each.name, loaded(each), precisions, folder / str(number), int8)
+            for number, each in enumerate(sources)
+        ]
+        report = run_benchmark(
+            measured,
+            usual_choices(measured) if choices is None else choices,
+            settings,
+            images=files,
+            device=running.name() or "cpu",
+            threads=threads,
+            allow_tf32=running.allow_tf32,
+            on_turn=stack.enter_context(turn_progress("measuring")),
+        )
+    if chart is not None:
+        write_chart(report, chart)
+    return Result(text=report.text(output_width()), data=report.to_dict())

@@ -1,0 +1,120 @@
+"""Network or file -> files: what `export`, `quantize` and `build` string together."""
+
+import dataclasses
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.engine.file import BuildOptions
+from export.engine.step import EngineSettings
+from export.quantize_options import QuantizeOptions
+from export.step import StepResult
+from export.steps import STEPS
+from ssd_deploy.engines import needed_gpu
+from ssd_deploy.model_source import export_network
+from ssd_deploy.progress import stage_progress
+from ssd_train.files import written_atomically
+from ssd_train.precisions import PRECISIONS
+from ssd_train.spec import PostprocessSettings
+
+if TYPE_CHECKING:
+    from ssd_train.networks.ssd import SSD
+
+logger = logging.getLogger(__name__)
+
+
+def export_files(
+    network: "SSD",
+    out_dir: Path,
+    *,
+    precisions: Sequence[str],
+    settings: PostprocessSettings,
+    int8: QuantizeOptions,
+    keeps_onnx: bool,
+    winograd: bool,
+    optimize: bool,
+    engines: Mapping[str, EngineSettings],
+) -> list[StepResult]:
+    """Write what is asked for of a network.
+
+    Args:
+        keeps_onnx: the ONNX files are wanted, and not only engines made of them.
+        winograd, optimize: see `rewrite_for_cpu`.
+        engines: flavour -> how to build; see `engine_settings`.
+
+    Raises:
+        BackendError, ModelError, SSDDeployError: as `export_network` and `run_step`; what was written before stays.
+    """
+    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as unseen:
+        made = export_precisions(network, precisions, settings, int8, out_dir if keeps_onnx else Path(unseen))
+        files = [each.path for each in made if each.path is not None]
+        results = made if keeps_onnx else [keep_reports(each, out_dir) for each in made]
+        results += rewrite_for_cpu(files, out_dir, winograd=winograd, optimize=optimize)
+        return [*results, *build_engines(files, out_dir, engines)]
+
+
+def build_engines(files: Sequence[Path], out_dir: Path, engines: Mapping[str, EngineSettings]) -> list[StepResult]:
+    """Build an engine of every file in every flavour."""
+    return [run_step(flavour, file, out_dir, settings) for flavour, settings in engines.items() for file in files]
+
+
+def export_precisions(
+    network: "SSD", precisions: Sequence[str], settings: PostprocessSettings, int8: QuantizeOptions, folder: Path
+) -> list[StepResult]:
+    """Export a network in every precision to a folder; what is calibrated is made of a float32 file."""
+    results = []
+    for name in precisions:
+        if PRECISIONS[name].needs_calibration:
+            with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as unseen:
+                results.append(run_step(name, export_network(network, Path(unseen), "fp32", settings), folder, int8))
+        else:
+            path = export_network(network, folder, name, settings)
+            results.append(StepResult(path=path, checked="raw predictions and detections beside PyTorch's"))
+    return results
+
+
+def run_step(name: str, source: Path, out_dir: Path, settings: Any = None) -> StepResult:
+    """Carry out one export step with a bar, and log its notes; raises what `export.step.Apply` does."""
+    with stage_progress(source.name) as on_progress:
+        result = STEPS[name].apply(source, out_dir, settings, on_progress=on_progress)
+    for note in result.notes:
+        logger.info("note: %s", note)
+    return result
+
+
+def rewrite_for_cpu(files: Sequence[Path], out_dir: Path, *, winograd: bool, optimize: bool) -> list[StepResult]:
+    """Make the files for CPUs that are asked for; the CPU's own graph is made of Winograd's, where there is one."""
+    results = []
+    for file in files:
+        if winograd and ".fp32." in file.name:
+            results.append(run_step("winograd", file, out_dir))
+            file = results[-1].path or file
+        if optimize:
+            results.append(run_step("cpu", file, out_dir))
+    return results
+
+
+def engine_settings(options: BuildOptions, flavour: str) -> EngineSettings:
+    """Return a step's settings; raise what speaks against a build: before a network is exported for it, not after.
+
+    Raises:
+        BackendError: the flavour is not installed, has no GPU to build on, or an option does not belong to it.
+    """
+    settings = EngineSettings(options=options, gpu=needed_gpu(flavour))
+    STEPS[flavour].check(settings)
+    return settings
+
+
+def keep_reports(result: StepResult, out_dir: Path) -> StepResult:
+    """Move the reports of a step, such as what int8 costs, out of a folder that will go with its model.
+
+    Raises:
+        SSDDeployError: the folder cannot be written.
+    """
+    for path in result.files:
+        with written_atomically(out_dir / path.name) as temporary:
+            shutil.move(path, temporary)
+    return dataclasses.replace(result, path=None, files=tuple(out_dir / path.name for path in result.files))

@@ -1,0 +1,220 @@
+"""Every backend that works here, over the same images, against PyTorch on one device."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from export.engine.file import is_engine
+from ssd_deploy.backends import BACKENDS, Backend, Finding, RunOptions, choose_backend, open_model
+from ssd_deploy.backends.base import Runner
+from ssd_deploy.parity.compare import BackendRun, check_something_found, compare, run_backend, working_threshold
+from ssd_deploy.parity.criteria import Criteria
+from ssd_deploy.parity.report import ParityOutcome
+from ssd_train.datasets.dataset import Dataset
+from ssd_train.errors import BackendError, SSDDeployError
+from ssd_train.metrics.protocol import Protocol
+from ssd_train.precisions import PRECISIONS
+from ssd_train.spec import DetectorSpec
+
+if TYPE_CHECKING:
+    from ssd_train.networks.ssd import SSD
+
+# The backend that the others are held against.
+REFERENCE = "torch"
+
+# (backend, device) that is not compared, and why.
+LEFT_OUT = {("onnxruntime", "tensorrt"): "is not compared, since it rounds float32 to TF32 with no switch against it"}
+
+# (title, number of images) -> context of what is told how many are done.
+ShowProgress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
+
+
+def no_progress(title: str, total: int) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+    """Show nothing."""
+    return contextlib.nullcontext(lambda done: None)
+
+
+class Place(NamedTuple):
+    """A backend on one of its devices, and whether it works here."""
+
+    backend: Backend
+    device: str
+    name: str
+    finding: Finding
+
+
+class Candidate(NamedTuple):
+    """A runner that is to be compared, and its network or file."""
+
+    runner: Runner
+    model: "SSD | Path"
+
+    @property
+    def has_raw(self) -> bool:
+        """Whether it can tell what the network predicts before decoding: a finished engine cannot."""
+        return not (isinstance(self.model, Path) and is_engine(self.model))
+
+
+def run(
+    network: "SSD",
+    models: "Sequence[SSD | Path]",
+    dataset: Dataset,
+    *,
+    metric: str | None,
+    protocol: Protocol = Protocol.STANDARD,
+    criteria: Criteria = Criteria(),
+    batch_size: int = 1,
+    workers: int = 2,
+    reference_device: str = "cpu",
+    allow_tf32: bool = False,
+    show_progress: ShowProgress = no_progress,
+) -> ParityOutcome:
+    """Run PyTorch, and every backend that works here on every model that it takes; compare each with PyTorch.
+
+    A backend that cannot open a model is listed with its reason, and the others go on.
+
+    Args:
+        network: float32, the reference; its thresholds are the model files'.
+        models: what is compared beside it: exported files of any precision, engines, the network in another precision.
+        metric: a row of `METRICS`; None where the images have no ground truth.
+        criteria: what is allowed.
+        reference_device: PyTorch's device for the reference, `cpu` or `cuda`.
+
+    Raises:
+        BackendError: a model runs in nothing but the reference, or a file was exported from another network.
+        DatasetError: there is nothing to compare.
+    """
+    places: list[Place] = []
+    not_run: list[str] = []
+    for row in BACKENDS.values():
+        for device, name in row.places():
+            place = Place(row, device, name, row.probe(device))
+            reason = LEFT_OUT.get((row.name, device))
+            if reason is None:
+                places.append(place)
+            if reason is not None or not place.finding.works:
+                not_run.append(f"{name}: {reason if place.finding.works else place.finding.detail}")
+    options = RunOptions(batch_size=batch_size, allow_tf32=allow_tf32, with_raw=True)
+    with contextlib.ExitStack() as stack:
+        of_files: list[Candidate] = []
+        for file in models:
+            if isinstance(file, Path):
+                of_files += _opened(file, places, options, stack, not_run)
+        _check_same_detector(network.spec, of_files)
+        # A file has its thresholds inside; the networks are run with the same.
+        settings = of_files[0].runner.spec.postprocess if of_files else network.spec.postprocess
+        options = dataclasses.replace(options, settings=settings)
+        own_place = (REFERENCE, reference_device.partition(":")[0])
+        others = [place for place in places if (place.backend.name, place.device) != own_place]
+        candidates = _opened(network, others, options, stack, not_run)
+        for model in models:
+            if not isinstance(model, Path):
+                candidates += _opened(model, places, options, stack, not_run)
+        candidates += of_files
+        if not candidates:
+            raise BackendError(f"no backend beside {REFERENCE} works here; see `ssd-deploy doctor`")
+        runner = open_model(BACKENDS[REFERENCE], network, dataclasses.replace(options, device=reference_device))
+        stack.callback(runner.close)
+
+        def over_all_images(runner: Runner) -> BackendRun:
+            with show_progress(f"{runner.name}, {runner.spec.precision}", len(dataset.samples)) as on_progress:
+                return run_backend(
+                    runner, dataset, metric=metric, protocol=protocol, batch_size=batch_size, workers=workers,
+                    on_progress=on_progress,
+                )  # fmt: skip
+
+        reference = over_all_images(runner)
+        threshold = working_threshold(runner, criteria)
+        if any(PRECISIONS.find(candidate.runner.spec.precision).limits for candidate in candidates):
+            # Said before the other backends take their time.
+            check_something_found(reference, dataset, threshold)
+        comparisons = []
+        for candidate in candidates:
+            found = over_all_images(candidate.runner)
+            comparisons.append(
+                compare(reference, found, dataset, criteria, batch_size=batch_size, with_raw=candidate.has_raw)
+            )
+    notes = _notes(runner.spec, candidates)
+    if threshold > criteria.score_threshold:
+        notes.append(f"the detector itself keeps no score below {threshold:g}, so that is the working threshold")
+    return ParityOutcome(
+        reference=reference,
+        comparisons=tuple(comparisons),
+        skipped=tuple(not_run),
+        notes=tuple(dict.fromkeys(notes)),
+        dataset=dataset,
+    )
+
+
+def _opened(
+    model: "SSD | Path", places: Sequence[Place], options: RunOptions, stack: contextlib.ExitStack, not_run: list[str]
+) -> list[Candidate]:
+    """Open a model in every backend that takes it; add to `not_run` where that fails.
+
+    Raises:
+        BackendError: nothing opens a file. A network has the reference.
+    """
+    if isinstance(model, Path) and is_engine(model):
+        # Whether TF32 is allowed was decided when it was built.
+        options = dataclasses.replace(options, allow_tf32=False)
+    opened: list[Candidate] = []
+    reasons: list[str] = []
+    for place in places:
+        try:
+            choose_backend(model, place.backend.name)
+        except BackendError:
+            continue  # not its kind of model
+        except SSDDeployError as error:
+            reasons.append(str(error))
+            continue
+        if not place.finding.works:
+            reasons.append(f"{place.name}: {place.finding.detail}")
+            continue
+        try:
+            runner = open_model(place.backend, model, dataclasses.replace(options, device=place.device))
+        except SSDDeployError as error:
+            reasons.append(f"{place.name}: {error}")
+            not_run.append(reasons[-1])
+            continue
+        stack.callback(runner.close)
+        opened.append(Candidate(runner, model))
+    if not opened and isinstance(model, Path):
+        why = "; ".join(dict.fromkeys(reasons)) or "no backend takes such a file"
+        raise BackendError(f"{model}: nothing beside {REFERENCE} runs it here ({why})")
+    return opened
+
+
+def _check_same_detector(spec: DetectorSpec, candidates: Sequence[Candidate]) -> None:
+    """Raise BackendError where a file was made of another network, or has other thresholds than the first."""
+    for candidate in candidates:
+        found, first = candidate.runner.spec, candidates[0]
+        if (found.network, found.class_names) != (spec.network, spec.class_names):
+            raise BackendError(
+                f"{candidate.model}: was exported from {found.network} with {len(found.class_names)} classes, not "
+                f"from {spec.network} with {len(spec.class_names)}; name the network that it was made from"
+            )
+        if found.postprocess != first.runner.spec.postprocess:
+            raise BackendError(
+                f"{candidate.model}: has other thresholds or counts than {first.model}; compare files that "
+                "were exported with the same"
+            )
+
+
+def _notes(ours: DetectorSpec, candidates: Sequence[Candidate]) -> list[str]:
+    """Say where a file names other weights (perhaps the same in another format), and what was not compared."""
+    notes = []
+    for candidate in candidates:
+        name, spec = candidate.runner.name, candidate.runner.spec
+        if spec.weights_sha256 != ours.weights_sha256:
+            notes.append(
+                f"{name} runs weights from {spec.weights} (SHA-256 {spec.weights_sha256[:12]}...), "
+                f"PyTorch runs {ours.weights} ({ours.weights_sha256[:12]}...)"
+            )
+        if not candidate.has_raw:
+            notes.append(
+                f"{name}: raw logits and offsets were not compared, since an engine does not give them out; "
+                "name its .onnx file instead to have them compared"
+            )
+    return notes

@@ -1,0 +1,55 @@
+"""The kinds of weight files, told by their first bytes, and the header of one of them. No torch."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from ssd_train.errors import WeightsError
+
+Format = Literal["params", "safetensors", "torch"]
+
+EXPECTED = "a safetensors file, a PyTorch checkpoint (torch.save) or an MXNet .params file"
+
+# The format's own limit, in bytes.
+MAX_HEADER = 100_000_000
+
+
+def format_of(path: Path) -> Format:
+    """Tell the kind of a weight file by its first bytes; raise WeightsError where it is none."""
+    # NumPy comes along, which the command line's help has no use for.
+    from ssd_train.weights.params_file import MAGIC, read_bytes
+
+    head = read_bytes(path, 16)
+    if head[:8] == MAGIC:
+        return "params"
+    # A safetensors file is a u64 length and a JSON header of that length.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER:
+        return "safetensors"
+    # torch.save: a zip archive, or before PyTorch 1.6 a bare pickle, which names its protocol first.
+    if head[:2] == b"PK" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
+        return "torch"
+    raise WeightsError(f"{path}: is no weight file, since it begins with {head!r}; expected {EXPECTED}, so name one")
+
+
+def safetensors_header(data: bytes, path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Return the text metadata of a safetensors file and its entry for each tensor; `path` is only named in errors.
+
+    Raises:
+        WeightsError: the header is cut off or damaged.
+    """
+    try:
+        entries = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        metadata = entries.pop("__metadata__", None) or {}
+        valid = all(isinstance(entry["shape"], list) and len(entry["data_offsets"]) == 2 for entry in entries.values())
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise damaged_safetensors(path, type(error).__name__) from error
+    if not valid or not isinstance(metadata, dict):
+        raise damaged_safetensors(path, "header")
+    return metadata, entries
+
+
+def damaged_safetensors(path: Path, what: object) -> WeightsError:
+    """Return the error for a safetensors file that is not whole."""
+    return WeightsError(
+        f"{path}: looks like a safetensors file, but is cut off or damaged ({what}); copy or download it again"
+    )

@@ -1,0 +1,109 @@
+"""A weight file -> a network with those weights, and back to a file of this project's own."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ssd_train.errors import WeightsError
+from ssd_train.networks.build import build_ssd
+from ssd_train.networks.ssd import SSD
+from ssd_train.networks.zoo import find_network, network_config
+from ssd_train.weights.description import BatchNorm, stored_classes
+from ssd_train.weights.mapping import mxnet_state, select
+from ssd_train.weights.packed import PACKED, pack
+from ssd_train.weights.pytorch_cv import batch_norm_of, is_pytorch_cv, pytorch_cv_state
+from ssd_train.weights.weight_file import WeightFile, read_tensors, write_safetensors, write_torch
+
+# What a file must be called to be written as a PyTorch checkpoint.
+TORCH_SUFFIXES = (".pth", ".pt")
+
+
+def read_network(name: str, path: Path, classes: Sequence[str] | None = None, *, batch_norm: BatchNorm = "auto") -> SSD:
+    """Build a network with the weights of a file; see `ssd_train.build_network` for all but None and random ones.
+
+    Raises:
+        NetworkError: no such network, or a class list that does not belong to it.
+        WeightsError: the file cannot be read, or is not for this network, classes or `batch_norm`.
+    """
+    file = read_tensors(path)
+    name = find_network(name).name
+    made_for = file.metadata.get("network", name)
+    if made_for != name:
+        raise WeightsError(
+            f"{path}: holds weights of {made_for}, not of {name}; name that network", arguments=("network",)
+        )
+    config = network_config(name, stored_classes(file.metadata, path) if classes is None else classes)
+    # On the meta device nothing is initialised that the file replaces anyway.
+    with torch.device("meta"):
+        network = build_ssd(config)
+    network.load_state_dict(state_for(network, file, batch_norm), assign=True)
+    network.spec = dataclasses.replace(network.spec, weights=_provenance(file, batch_norm), weights_sha256=file.sha256)
+    return network
+
+
+def state_for(network: SSD, file: WeightFile, batch_norm: BatchNorm = "auto") -> dict[str, Tensor]:
+    """Rename and check a weight file's tensors for a network.
+
+    Raises:
+        WeightsError: the file is for another network, or parameters are missing, unexpected or misshapen; or
+            `batch_norm` is not `auto` and the file is no checkpoint of pytorch-cv with such batch norms.
+    """
+    of_pytorch_cv = file.format != "params" and is_pytorch_cv(file.tensors)
+    if batch_norm != "auto" and not (of_pytorch_cv and batch_norm_of(file.tensors)):
+        raise WeightsError(
+            f"{file.path}: batch_norm {batch_norm!r} is for checkpoints of pytorch-cv with batch norms in the added "
+            "levels, and this file is none; leave it out",
+            arguments=("batch_norm",),
+        )
+    if file.format == "params":
+        return mxnet_state(file.tensors, network, file.path)
+    if of_pytorch_cv:
+        return pytorch_cv_state(file.tensors, network, file.path, batch_norm)
+    stored = stored_classes(file.metadata, file.path)
+    if stored is not None and stored != network.config.class_names:
+        raise WeightsError(
+            f"{file.path}: was saved for the classes {', '.join(stored)}, which is not the class list given; "
+            "leave that out to use the file's own",
+            arguments=("classes",),
+        )
+    return select(file.tensors, {name: name for name in network.state_dict()}, [], network, file.path)
+
+
+def save_network(network: SSD, path: Path, packed: bool = False) -> None:
+    """Write a network with its name, class list and the origin of its weights.
+
+    Args:
+        network: anything but its tensors and description stays behind.
+        path: replaced if it exists; its folder is made. `.pth` and `.pt` make a PyTorch checkpoint of it, any
+            other name safetensors.
+        packed: write kernels in 8 bits, a quarter of the size. What is read back then differs from `network`,
+            so measure what was read.
+
+    Raises:
+        WeightsError: `packed`, and a kernel has NaN or infinite values.
+        SSDDeployError: the file cannot be written; an existing one then stays.
+    """
+    name, class_names, spec = network.config.name, network.config.class_names, network.spec
+    origin = {"source": spec.weights, "source_sha256": spec.weights_sha256}
+    tensors = network.state_dict()
+    if packed:
+        tensors, origin = pack(tensors), {**origin, "packed": PACKED}
+    if path.suffix.lower() in TORCH_SUFFIXES:
+        write_torch(path, tensors, {"network": name, "class_names": list(class_names), **origin})
+    else:
+        write_safetensors(path, tensors, {"network": name, "class_names": json.dumps(class_names), **origin})
+
+
+def _provenance(file: WeightFile, batch_norm: BatchNorm) -> str:
+    """Say what a network's weights came from; a converted file still says what it was made from."""
+    source = file.metadata.get("source")
+    if file.format != "params" and is_pytorch_cv(file.tensors):
+        owner = batch_norm_of(file.tensors, batch_norm)
+        source = "pytorch-cv"
+        if owner is not None:
+            source += f", with {'GluonCV' if owner == 'gluoncv' else 'pytorch-cv'}'s batch norms in the added levels"
+    return file.path.name if source is None else f"{file.path.name}, from {source}"

@@ -1,0 +1,219 @@
+"""Weight files of every kind -> tensors, and tensors -> our own two kinds.
+
+What is read is told apart by its first bytes and never by its name.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ssd_train.errors import WeightsError
+from ssd_train.files import written_atomically
+from ssd_train.weights.file_format import EXPECTED, Format, damaged_safetensors, format_of, safetensors_header
+from ssd_train.weights.packed import PACKED, unpack
+from ssd_train.weights.params_file import parse_params, read_bytes
+
+# What our own checkpoints carry beside `state_dict` and `class_names`.
+OWN_TEXTS = ("network", "source", "source_sha256", "packed")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """What a weight file holds.
+
+    Attributes:
+        path: the file.
+        format: what its bytes are, whatever it is called.
+        tensors: by name as stored, except that DataParallel's `module.` is gone and packed kernels are float32
+            again; on the CPU, not tracked.
+        metadata: text by name: what a safetensors header holds, and what a checkpoint of this project or of one of
+            its trainings says in the same words; empty for foreign files. `class_names` is JSON.
+        sha256: of the file's bytes, the very ones that `tensors` were read from.
+    """
+
+    path: Path
+    format: Format
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    sha256: str
+
+
+def read_tensors(path: Path) -> WeightFile:
+    """Read a safetensors file, a PyTorch checkpoint or an MXNet `.params` file.
+
+    A checkpoint may be a state dict, or a dict that holds one as `state_dict` or `model` among other things, or
+    what a training of this project goes on from, which gives the weights that the training would have saved.
+    A file whose metadata says that its kernels are in 8 bits is unpacked. Nothing in a file is executed.
+
+    Raises:
+        WeightsError: the file is missing, empty, cut off, damaged or of another kind; it is a pickle that
+            needs more than tensors; it has entries that are not tensors, or none at all; or it is packed in a way
+            that is not known, or without its scales.
+    """
+    file_format = format_of(path)
+    data = read_bytes(path)
+    metadata: dict[str, str] = {}
+    if file_format == "params":
+        tensors = {name: torch.from_numpy(array) for name, array in parse_params(data, path).items()}
+    elif file_format == "safetensors":
+        try:
+            tensors = safetensors.torch.load(data)
+        except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a dtype that PyTorch lacks
+            raise damaged_safetensors(path, error) from error
+        metadata, _ = safetensors_header(data, path)
+    else:
+        tensors, metadata = _parse_torch(data, path)
+    packed = metadata.get("packed")
+    if packed not in (None, PACKED):
+        raise WeightsError(
+            f"{path}: is packed as {packed!r}, but only {PACKED!r} can be read; use a newer ssd-deploy, or a file "
+            "that is not packed"
+        )
+    if packed:
+        tensors = unpack(tensors, path)
+    if not tensors:
+        raise WeightsError(f"{path}: holds no tensors, but the weights of a network were expected; save it again")
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    sha256 = hashlib.sha256(data).hexdigest()
+    return WeightFile(path=path, format=file_format, tensors=tensors, metadata=metadata, sha256=sha256)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and text metadata as a safetensors file, atomically.
+
+    Args:
+        path: replaced if it exists; its folder is made.
+        tensors: any device and stride; two may share memory, and are then stored twice.
+        metadata: put into the file's header.
+
+    Raises:
+        SSDDeployError: the folder cannot be created or written.
+    """
+    # By way of memory: safetensors reports a full disk as an error of its own, and makes the file private.
+    data = safetensors.torch.save(_copies(tensors), metadata=dict(metadata))
+    with written_atomically(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_torch(path: Path, tensors: Mapping[str, Tensor], entries: Mapping[str, Any]) -> None:
+    """Write a PyTorch checkpoint, which `torch.load` reads with `weights_only`: `state_dict`, and `entries` beside it.
+
+    Arguments and errors are otherwise those of `write_safetensors`.
+    """
+    data = io.BytesIO()
+    torch.save({"state_dict": _copies(tensors), **entries}, data)
+    with written_atomically(path) as temporary:
+        temporary.write_bytes(data.getbuffer())
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: torch.clone(tensor.detach().cpu(), memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+
+
+def _parse_torch(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if data[:2] == b"PK":
+        _check_torch_zip(data, path)
+    try:
+        with warnings.catch_warnings():
+            # PyTorch warns of pickles that it then refuses; our error says it all.
+            warnings.simplefilter("ignore")
+            # From memory and not by path, since torch.load looks at the file's name first.
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        code = f"code named in the file ({named[1]})" if named else "code stored in it"
+        raise WeightsError(
+            f"{path}: is refused, since it is a pickle of more than plain tensors (or damaged) and loading it could "
+            f"run {code}; save only the network's state_dict() with torch.save, or use safetensors"
+        ) from error
+    # The bytes are foreign, and PyTorch's readers fail on damaged ones with whatever the damage leads to
+    # (EOFError, KeyError, RuntimeError, struct.error, ...); each means that the file is no use.
+    except Exception as error:
+        raise WeightsError(
+            f"{path}: looks like a PyTorch checkpoint, but is cut off or damaged ({type(error).__name__}); "
+            "copy or download it again"
+        ) from error
+    state, metadata = _of_training(loaded) or (loaded, _own_texts(loaded))
+    return _state_dict(state, path), metadata
+
+
+def _own_texts(loaded: Any) -> dict[str, str]:
+    """Return what `write_torch` wrote beside the tensors; nothing for other checkpoints."""
+    if not isinstance(loaded, dict) or not _is_list_of_text(loaded.get("class_names")):
+        return {}
+    texts = {name: loaded[name] for name in OWN_TEXTS if isinstance(loaded.get(name), str)}
+    return {**texts, "class_names": json.dumps(loaded["class_names"])} if "network" in texts else {}
+
+
+def _of_training(loaded: Any) -> tuple[Any, dict[str, str]] | None:
+    """Return state dict and texts of the checkpoint that a training goes on from; None for another kind."""
+    settings = loaded.get("settings") if isinstance(loaded, dict) else None
+    if not isinstance(settings, dict) or not isinstance(loaded.get("network"), dict):
+        return None
+    name, classes, position = settings.get("network"), settings.get("classes"), loaded.get("position")
+    if not isinstance(name, str) or not _is_list_of_text(classes) or not isinstance(position, dict):
+        return None
+    texts = {
+        "network": name.lower(),
+        "class_names": json.dumps(classes),
+        "source": f"a training, step {position.get('step')}",
+    }
+    # Where there is a moving average, that is what the training validates and saves.
+    return loaded.get("average") or loaded["network"], texts
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _check_torch_zip(data: bytes, path: Path) -> None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: looks like a PyTorch checkpoint, but is a cut off or damaged zip archive; copy or "
+            "download it again"
+        ) from error
+    if any(name.endswith("/constants.pkl") for name in members):
+        raise WeightsError(
+            f"{path}: is a TorchScript archive, which holds code; expected {EXPECTED}: save the network's state_dict()"
+        )
+    if not any(name.endswith("/data.pkl") for name in members):
+        raise WeightsError(
+            f"{path}: is a zip archive of {', '.join(members[:3]) or 'nothing'}, but expected {EXPECTED}; "
+            "if it was downloaded with weights inside, unzip it and name the file"
+        )
+
+
+def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
+    if isinstance(loaded, dict):
+        loaded = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), dict)), loaded)
+    if not isinstance(loaded, dict):
+        raise WeightsError(
+            f"{path}: holds a {type(loaded).__name__}, but a state dict was expected; save the network's state_dict()"
+        )
+    for name, value in loaded.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout is not torch.strided:
+            kind = f"tensor ({value.layout})" if isinstance(value, Tensor) else type(value).__name__
+            raise WeightsError(
+                f"{path}: entry {name!r} is of type {kind}, but a state dict has dense tensors with "
+                "text names; save the network's state_dict(), alone or as 'state_dict' or 'model' beside other things"
+            )
+    return {name: value.detach() for name, value in loaded.items()}

@@ -1,0 +1,176 @@
+"""Training boxes by GluonCV's rules (spec 7.4)."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from ssd_train.datasets.layouts import DataSource, find_source
+from ssd_train.errors import DatasetError
+from ssd_train.training.prepare import load_training_samples
+
+CLASSES = ("cat", "dog")
+HEIGHT, WIDTH = 30, 40
+
+# A class name and xmin, ymin, xmax, ymax as the XML has them, and whether it is difficult.
+XMLObject = tuple[str, Sequence[float], bool]
+
+
+def write_voc(root: Path, objects: Sequence[Sequence[XMLObject]], split: str = "trainval") -> DataSource:
+    """A VOC folder with a picture for each list of objects."""
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for number, rows in enumerate(objects):
+        cv2.imwrite(str(root / "JPEGImages" / f"{number}.png"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+        text = f"<annotation><size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
+        for name, box, is_difficult in rows:
+            corners = zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+            bndbox = "".join(f"<{corner}>{value}</{corner}>" for corner, value in corners)
+            flag = f"<difficult>{int(is_difficult)}</difficult>"
+            text += f"<object><name>{name}</name>{flag}<bndbox>{bndbox}</bndbox></object>"
+        (root / "Annotations" / f"{number}.xml").write_text(text + "</annotation>")
+    (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{n}\n" for n in range(len(objects))))
+    return find_source("voc", root, train_split=split, val_split=split)
+
+
+def write_coco(root: Path, annotations: Sequence[dict[str, Any]], split: str = "train2017") -> DataSource:
+    """A COCO folder with images 1 to 3; categories out of order and with a gap."""
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    (root / split).mkdir(exist_ok=True)
+    images = []
+    for number in (1, 2, 3):
+        cv2.imwrite(str(root / split / f"{number}.png"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+        images.append({"id": number, "file_name": f"{number}.png", "width": WIDTH, "height": HEIGHT})
+    content = {
+        "images": images,
+        "categories": [{"id": 9, "name": "dog"}, {"id": 2, "name": "cat"}],
+        "annotations": [{"id": number, "iscrowd": 0, **row} for number, row in enumerate(annotations)],
+    }
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return find_source("coco", root, train_split=split, val_split=split)
+
+
+# --- VOC ---
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ((5, 6, 20, 25), [4, 5, 19, 24]),
+        # Fractions are kept.
+        ((5.5, 6, 20.25, 25), [4.5, 5, 19.25, 24]),
+        # The whole picture as VOC counts it, and as far as the rule lets it go beyond.
+        ((1, 1, 40, 30), [0, 0, 39, 29]),
+        ((1, 1, 41, 31), [0, 0, 40, 30]),
+        ((39, 29, 40, 30), [38, 28, 39, 29]),
+        # Outside at one side each.
+        ((0, 1, 40, 30), None),
+        ((1, 0, 40, 30), None),
+        ((1, 1, 42, 30), None),
+        ((1, 1, 40, 32), None),
+        ((41, 1, 42, 30), None),
+        # Without an area.
+        ((5, 6, 5, 25), None),
+        ((5, 6, 20, 6), None),
+    ],
+)
+def test_voc_boxes_are_the_written_numbers_less_one_if_they_are_in_bounds(
+    tmp_path: Path, written: tuple[float, ...], expected: list[float] | None
+) -> None:
+    other: XMLObject = ("dog", (2, 2, 9, 9), False)
+    source = write_voc(tmp_path, [[("cat", written, False), other]])
+    samples, notes = load_training_samples(source, CLASSES)
+    truth = samples[0].ground_truth
+    assert truth.boxes.tolist() == ([expected] if expected else []) + [[1, 1, 8, 8]]
+    assert truth.labels.tolist() == ([0] if expected else []) + [1]
+    assert any("left out 1 objects" in note for note in notes) == (expected is None)
+
+
+def test_difficult_objects_are_objects_like_others(tmp_path: Path) -> None:
+    source = write_voc(tmp_path, [[("Dog ", (2, 2, 9, 9), True), ("cat", (3, 3, 9, 9), False)]])
+    truth = load_training_samples(source, CLASSES)[0][0].ground_truth
+    assert truth.labels.tolist() == [1, 0]
+    assert truth.is_difficult.tolist() == [True, False]
+
+
+def test_voc_images_without_an_object_are_left_out_and_counted(tmp_path: Path) -> None:
+    outside: XMLObject = ("cat", (0, 0, 9, 9), False)
+    source = write_voc(tmp_path, [[], [("cat", (2, 2, 9, 9), False)], [outside], [("dog", (2, 2, 9, 9), True)]])
+    samples, notes = load_training_samples(source, CLASSES)
+    assert [sample.image_id for sample in samples] == ["1", "3"]
+    assert "left out 2 images without objects" in notes
+    assert "left out 1 objects in training, which break GluonCV's bounds rule" in notes
+
+
+@pytest.mark.parametrize("rows", [[], [("cat", (0, 0, 9, 9), False)]])
+def test_a_split_without_any_object_is_refused(tmp_path: Path, rows: list[XMLObject]) -> None:
+    with pytest.raises(DatasetError, match="none of its 1 images has an object to learn"):
+        load_training_samples(write_voc(tmp_path, [rows]), CLASSES)
+
+
+def test_validation_keeps_the_boxes_of_every_evaluation_and_empty_images(tmp_path: Path) -> None:
+    source = write_voc(tmp_path, [[], [("cat", (5, 6, 20, 25), False)]])
+    dataset = source.load(source.val_split, CLASSES)
+    assert [len(sample.ground_truth) for sample in dataset.samples] == [0, 1]
+    assert dataset.samples[1].ground_truth.boxes.tolist() == [[4, 5, 20, 25]]
+
+
+# --- COCO ---
+
+
+def coco_object(box: Sequence[float], **others: Any) -> dict[str, Any]:
+    return {"image_id": 1, "category_id": 2, "bbox": list(box), "area": 50.0, **others}
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        # x, y, w, h: the far edge is one pixel nearer.
+        ((5, 6, 10, 12), [5, 6, 14, 17]),
+        ((5.5, 6.25, 10.5, 12), [5.5, 6.25, 15, 17.25]),
+        ((0, 0, 40, 30), [0, 0, 39, 29]),
+        # Clipped to the last pixel.
+        ((-5, -6, 100, 100), [0, 0, 39, 29]),
+        ((30, 20, 20, 20), [30, 20, 39, 29]),
+        # Up to a pixel of width or height nothing is left, and nothing outside of the picture.
+        ((5, 6, 1, 12), None),
+        ((5, 6, 0.5, 12), None),
+        ((5, 6, 10, 1), None),
+        ((39, 6, 10, 12), None),
+        ((50, 6, 10, 12), None),
+        ((-10, 6, 10.5, 12), None),
+    ],
+)
+def test_coco_boxes_end_a_pixel_earlier_and_in_the_last_pixel(
+    tmp_path: Path, written: tuple[float, ...], expected: list[float] | None
+) -> None:
+    source = write_coco(tmp_path, [coco_object(written), coco_object((1, 1, 9, 9), category_id=9)])
+    samples, notes = load_training_samples(source, CLASSES)
+    truth = samples[0].ground_truth
+    assert truth.boxes.tolist() == ([expected] if expected else []) + [[1, 1, 9, 9]]
+    assert truth.labels.tolist() == ([0] if expected else []) + [1]
+    assert any("left out 1 objects" in note for note in notes) == (expected is None)
+
+
+@pytest.mark.parametrize(
+    ("others", "is_kept"),
+    [({}, True), ({"iscrowd": 1}, True), ({"ignore": 0}, True), ({"ignore": 1}, False), ({"area": 0}, False)],
+)
+def test_crowds_are_learnt_and_ignored_or_arealess_objects_are_not(
+    tmp_path: Path, others: dict[str, Any], is_kept: bool
+) -> None:
+    source = write_coco(tmp_path, [coco_object((5, 6, 10, 12), **others), coco_object((1, 1, 9, 9))])
+    samples, _ = load_training_samples(source, CLASSES)
+    assert len(samples[0].ground_truth) == 1 + is_kept
+    assert samples[0].ground_truth.is_crowd.tolist() == ([bool(others.get("iscrowd"))] if is_kept else []) + [False]
+
+
+def test_coco_images_without_an_object_are_left_out_and_the_rest_comes_by_id(tmp_path: Path) -> None:
+    rows = [coco_object((5, 6, 10, 12), image_id=number, **others) for number, others in ((3, {}), (2, {"ignore": 1}))]
+    samples, notes = load_training_samples(write_coco(tmp_path, [*rows, coco_object((1, 1, 9, 9))]), CLASSES)
+    assert [sample.image_id for sample in samples] == [1, 3]
+    assert "left out 1 images without objects" in notes
