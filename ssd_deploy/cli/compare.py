@@ -117,7 +117,7 @@ def benchmark(
     chart: Annotated[Path | None, typer.Option(help="Write a PNG chart here.", show_default=False)] = None,
 ) -> Result:
     """Measure latency and throughput of backends side by side, network alone and from JPEG file to detections."""
-    check_results(chart)
+    check_results(chart, ctx.params["json"])
     words, patterns = pictures.split_off(names or [])
     sources = named.find([*words, *named.model])
     if precision.precision is not None and all(source.file is not None for source in sources):

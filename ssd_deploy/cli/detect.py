@@ -37,7 +37,7 @@ def evaluate(
     ] = None,
 ) -> Result:
     """Score a detector on a data set: VOC07 mAP, or COCO's twelve numbers."""
-    check_results(detections)
+    check_results(detections, ctx.params["json"])
     from ssd_deploy.describe import description_of
     from ssd_deploy.progress import image_progress
     from ssd_train.datasets.coco_results import write_results

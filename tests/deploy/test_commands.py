@@ -149,6 +149,14 @@ def test_a_data_set_is_looked_for_before_a_model_is_opened(
         assert not (tmp_path / "new").exists()
 
 
+def test_two_results_do_not_share_a_file(mistake: Mistake, model_path: Path, voc_root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert "is named for two results" in mistake(
+        "eval", model_path, "--data", voc_root, "--json", out, "--detections", out
+    )
+    assert "is named for two results" in mistake("benchmark", model_path, "--json", out, "--chart", out)
+
+
 def test_a_threshold_below_the_files_own_is_not_promised(
     run_cli: Run, model_path: Path, voc_root: Path, tmp_path: Path
 ) -> None:
