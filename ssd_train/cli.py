@@ -112,7 +112,6 @@ def _start_torchrun(ctx: typer.Context, config: TrainingConfig, gpus: int) -> No
     """
     import torch
 
-    from ssd_train.datasets.layouts import find_source
     from ssd_train.networks.zoo import find_network
     from ssd_train.training.checkpoint import check_folder
 
@@ -123,7 +122,7 @@ def _start_torchrun(ctx: typer.Context, config: TrainingConfig, gpus: int) -> No
         )
     check_folder(config)
     find_network(config.network)
-    find_source(config.dataset, config.data_root, train_split=config.train_split, val_split=config.val_split)
+    config.source()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)]
     os.execv(sys.executable, [sys.executable, *launcher, "-m", "ssd_train", *_as_written(ctx)])
 

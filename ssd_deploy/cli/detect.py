@@ -8,13 +8,13 @@ import typer
 
 from export.quantize_options import QuantizeOptions
 from ssd_deploy.cli.options import (
-    Data,
     Images,
     Loading,
     ModelArgument,
     OneModel,
     OnePrecision,
     Running,
+    ScoredData,
     check_calibrated,
 )
 from ssd_train.command_line import Result, check_results
@@ -23,7 +23,7 @@ from ssd_train.command_line import Result, check_results
 def evaluate(
     ctx: typer.Context,
     named: OneModel,
-    data: Data,
+    data: ScoredData,
     running: Running,
     precision: OnePrecision,
     int8: QuantizeOptions,
@@ -54,7 +54,7 @@ def evaluate(
             param_hint="'--data-shape'",
         )
     # Before anything is opened, which may take an export or the building of an engine.
-    dataset, metric = data.load(known.class_names)
+    dataset, metric = data.load(known.class_names, data.images)
     runner = running.open(source, batch_size=loading.batch_size, precision=precision.precision, int8=int8)
     try:
         spec, backend = runner.spec, runner.name

@@ -30,7 +30,7 @@ class Rule:
     Attributes:
         name: what `check --json` calls it.
         effect: NOTE or LOSS.
-        sentence: what was done, with a place for the number of times.
+        sentence: what was done, with a place for the number of times where that matters.
     """
 
     name: str
@@ -70,8 +70,8 @@ RULES: Table[Rule] = Table(
             effect=Effect.NOTE,
             sentence="left out {} annotations of images that the annotation file does not list",
         ),
-        Rule(name="class-without-objects", effect=Effect.NOTE, sentence="{} classes have no objects"),
-        Rule(name="class-missing", effect=Effect.NOTE, sentence="{} classes of the detector are not in the data"),
+        Rule(name="class-without-objects", effect=Effect.NOTE, sentence="no objects of these classes"),
+        Rule(name="class-missing", effect=Effect.NOTE, sentence="the data lack these classes of the detector"),
         Rule(
             name="category-repeated",
             effect=Effect.NOTE,
@@ -80,10 +80,12 @@ RULES: Table[Rule] = Table(
         Rule(
             name="class-spelling",
             effect=Effect.NOTE,
-            sentence="took {} spellings for one class each, in upper or lower case",
+            sentence="took names that differ in upper and lower case for one class",
         ),
         Rule(
-            name="class-alias", effect=Effect.NOTE, sentence="took {} classes for those of another name in VOC or COCO"
+            name="class-alias",
+            effect=Effect.NOTE,
+            sentence="took names of VOC for those of COCO, or the other way round",
         ),
         Rule(
             name="difficult-word",
@@ -96,8 +98,17 @@ RULES: Table[Rule] = Table(
             sentence="took {} images without annotation file for images without objects",
         ),
         Rule(name="repeated-line", effect=Effect.NOTE, sentence="left out {} lines that repeat another one"),
+        Rule(
+            name="image-missing",
+            effect=Effect.LOSS,
+            sentence="left out {} annotations whose image is not there",
+        ),
+        Rule(
+            name="image-without-annotation",
+            effect=Effect.NOTE,
+            sentence="left out {} images without annotation",
+        ),
         Rule(name="listed-twice", effect=Effect.NOTE, sentence="took {} images as often as the list names them"),
-        Rule(name="list-column", effect=Effect.NOTE, sentence="left out images of {} files"),
     ),
     DatasetError,
 )

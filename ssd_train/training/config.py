@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ssd_train.datasets.layouts import DataSource, find_source
 from ssd_train.errors import SSDDeployError
 from ssd_train.options import check_ranges, option
 
@@ -26,11 +27,18 @@ class TrainingConfig:
     """
 
     network: str = option(dataclasses.MISSING, "Network name; see `ssd-deploy models`.")
-    dataset: str = option(
-        dataclasses.MISSING, "voc, coco, or a folder of your own in either layout.", names=("--dataset", "--data")
+    dataset: str | None = option(
+        None, "voc, coco, or a folder of your own in a known layout.", names=("--dataset", "--data")
     )
     out: Path = option(dataclasses.MISSING, "Run folder; default runs/<network>.")
     data_root: Path | None = option(None, "Folder of voc or coco; default ~/.torch/datasets/voc or coco.")
+    annotations: Path | None = option(None, "A COCO file instead of a data set; with images.")
+    images: Path | None = option(None, "Folder of the images that annotations lists.")
+    val_annotations: Path | None = option(None, "A COCO file to validate on, beside annotations.")
+    val_images: Path | None = option(None, "Its images; default those of images.")
+    val_share: float | None = option(
+        None, "Hold this part of the training images out for validation, by a hash of their names.", above=0, below=1
+    )
     train_split: str | None = option(None, "Default 2007_trainval,2012_trainval, train2017, or a folder's own train.")
     val_split: str | None = option(None, "Default 2007_test, val2017, or a folder's own val.")
     classes: Path | None = option(None, "Class list of a _custom network; default the data set's own classes.")
@@ -103,6 +111,20 @@ class TrainingConfig:
                 arguments=("reuse_classes", "init"),
             )
 
+    def source(self) -> DataSource:
+        """Find the data set. Raises DatasetError."""
+        return find_source(
+            self.dataset,
+            self.data_root,
+            annotations=self.annotations,
+            images=self.images,
+            val_annotations=self.val_annotations,
+            val_images=self.val_images,
+            train_split=self.train_split,
+            val_split=self.val_split,
+            val_share=self.val_share,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         values = dataclasses.asdict(self)
@@ -163,6 +185,8 @@ def resolve(path: Path | None, given: Mapping[str, Any]) -> TrainingConfig:
     """
     values = {**(read_config(path) if path is not None else {}), **given}
     missing = tuple(name for name in ("network", "dataset") if values.get(name) is None)
+    if values.get("annotations") is not None:
+        missing = tuple(name for name in missing if name != "dataset")
     if missing:
         raise SSDDeployError(
             f"{' and '.join(missing)} must be given, or an earlier run's {CONFIG_NAME} that names them",

@@ -11,7 +11,7 @@ import torch
 
 from ssd_train.class_list import read_class_list
 from ssd_train.datasets.dataset import Dataset, Sample
-from ssd_train.datasets.layouts import LAYOUTS, DataSource, find_source
+from ssd_train.datasets.layouts import LAYOUTS, DataSource
 from ssd_train.errors import DatasetError, ImageError, NetworkError, WeightsError
 from ssd_train.networks.anchors import covered_share, generate_anchors, with_even_steps
 from ssd_train.networks.build import build_ssd
@@ -70,7 +70,7 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
             "leave it out or choose another network",
             arguments=("data_shape", "network"),
         )
-    source = find_source(config.dataset, config.data_root, train_split=config.train_split, val_split=config.val_split)
+    source = config.source()
     if config.classes is not None:
         class_names = read_class_list(config.classes)
     else:
@@ -134,7 +134,7 @@ def load_training_samples(source: DataSource, class_names: Sequence[str]) -> tup
     Raises:
         DatasetError: the folder cannot be used, or no image has an object.
     """
-    dataset = source.layout.load(source.root, source.train_split, class_names, True)
+    dataset = source.load(source.train_split, class_names, training=True)
     samples, left_out = [], 0
     for sample in dataset.samples:
         truth = source.layout.training_boxes(sample.ground_truth, sample.image_size)
@@ -145,7 +145,7 @@ def load_training_samples(source: DataSource, class_names: Sequence[str]) -> tup
         raise DatasetError(f"{dataset.name}: none of its {len(dataset.samples)} images has an object to learn")
     notes = list(dataset.notes)
     if left_out:
-        notes.append(f"left out {left_out} objects in training, which break GluonCV's bounds rule")
+        notes.append(f"left out {left_out} objects in training, of which less than a pixel is in the image")
     if len(samples) < len(dataset.samples):
         notes.append(f"left out {len(dataset.samples) - len(samples)} images without objects")
     return samples, tuple(notes)
@@ -157,7 +157,7 @@ def resolved_values(config: TrainingConfig, prepared: Prepared, processes: Proce
     paths = {
         name: str(value.expanduser().absolute()) for name in FIELDS if isinstance(value := getattr(config, name), Path)
     }
-    own_folder = {} if config.dataset in LAYOUTS else {"dataset": str(source.root.absolute())}
+    own_folder = {} if config.dataset in (None, *LAYOUTS) else {"dataset": str(source.root.absolute())}
     several = processes.device.type == "cuda" and processes.count == processes.local_count > 1
     gpus = processes.count if several else config.gpus
     splits = {"train_split": source.train_split, "val_split": source.val_split}

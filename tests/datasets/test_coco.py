@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ssd_train.datasets.coco import load_coco
+from ssd_train.datasets.layouts import find_source
 from ssd_train.errors import DatasetError
 from ssd_train.networks.zoo import COCO_CLASSES, VOC_CLASSES
 
@@ -39,7 +39,7 @@ def write_coco(root: Path, content: Any, split: str = "val2017") -> Path:
 
 
 def test_samples_come_by_image_id_and_labels_by_rank_of_category_id(tmp_path: Path) -> None:
-    dataset = load_coco(write_coco(tmp_path, small_coco()), None, CLASSES)
+    dataset = find_source("coco", write_coco(tmp_path, small_coco())).load(None, CLASSES)
     assert dataset.name == "coco val2017"
     assert [sample.image_id for sample in dataset.samples] == [3, 5, 7]
     assert [len(sample.ground_truth) for sample in dataset.samples] == [1, 0, 2]
@@ -56,7 +56,7 @@ def test_samples_come_by_image_id_and_labels_by_rank_of_category_id(tmp_path: Pa
 def test_objects_without_width_or_height_are_left_out_and_noted(tmp_path: Path) -> None:
     content = small_coco()
     content["annotations"][0]["bbox"] = [1, 2, 0, 20]
-    dataset = load_coco(write_coco(tmp_path, content), None, CLASSES)
+    dataset = find_source("coco", write_coco(tmp_path, content)).load(None, CLASSES)
     assert dataset.samples[2].ground_truth.labels.tolist() == [0]
     assert dataset.notes == ("left out 1 objects without width or height: annotations 1",)
 
@@ -67,24 +67,29 @@ def test_objects_marked_ignore_are_left_out_on_request_only(tmp_path: Path) -> N
     content["annotations"][1]["ignore"] = 0
     root = write_coco(tmp_path, content)
     counts = {
-        skip: [len(sample.ground_truth) for sample in load_coco(root, None, CLASSES, skip_ignored=skip).samples]
+        skip: [
+            len(sample.ground_truth) for sample in find_source("coco", root).load(None, CLASSES, training=skip).samples
+        ]
         for skip in (False, True)
     }
     assert counts == {False: [1, 0, 2], True: [1, 0, 1]}
-    kept = load_coco(root, None, CLASSES, skip_ignored=True).samples[2].ground_truth
+    kept = find_source("coco", root).load(None, CLASSES, training=True).samples[2].ground_truth
     assert kept.boxes.tolist() == [[3, 4, 8, 10]]
     # Evaluation scores them, as pycocotools does.
-    assert [len(sample.ground_truth) for sample in load_coco(root, None, CLASSES).samples] == [1, 0, 2]
+    assert [len(sample.ground_truth) for sample in find_source("coco", root).load(None, CLASSES).samples] == [1, 0, 2]
 
 
 def test_a_class_that_is_no_category_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no category 'cow', which is class 1 of the detector; it has 2 \(cat, dog"):
-        load_coco(write_coco(tmp_path, small_coco()), None, ("cat", "cow"))
+        find_source("coco", write_coco(tmp_path, small_coco())).load(None, ("cat", "cow"))
 
 
 def test_categories_are_matched_by_name_and_not_by_rank(tmp_path: Path) -> None:
     root = write_coco(tmp_path, small_coco())
-    straight, swapped = load_coco(root, None, ("cat", "dog")), load_coco(root, None, ("dog", "cat"))
+    straight, swapped = (
+        find_source("coco", root).load(None, ("cat", "dog")),
+        find_source("coco", root).load(None, ("dog", "cat")),
+    )
     assert straight.category_ids == swapped.category_ids[::-1]
     for one, other in zip(straight.samples, swapped.samples, strict=True):
         np.testing.assert_array_equal(one.ground_truth.labels, 1 - other.ground_truth.labels)
@@ -92,7 +97,7 @@ def test_categories_are_matched_by_name_and_not_by_rank(tmp_path: Path) -> None:
 
 def test_a_detector_that_knows_fewer_classes_is_scored_on_those_with_a_note(tmp_path: Path) -> None:
     root = write_coco(tmp_path, small_coco())
-    full, cats = load_coco(root, None, ("cat", "dog")), load_coco(root, None, ("cat",))
+    full, cats = find_source("coco", root).load(None, ("cat", "dog")), find_source("coco", root).load(None, ("cat",))
     is_cat = [sample.ground_truth.labels == 0 for sample in full.samples]
     assert [len(sample.ground_truth) for sample in cats.samples] == [int(each.sum()) for each in is_cat]
     dogs = sum(int((~each).sum()) for each in is_cat)
@@ -103,11 +108,11 @@ def test_two_classes_of_the_detector_may_not_be_one_category(tmp_path: Path) -> 
     content = small_coco()
     content["categories"].append({"id": 72, "name": "tv"})
     with pytest.raises(DatasetError, match="'tv' and 'tvmonitor' are one category"):
-        load_coco(write_coco(tmp_path, content), None, ("tv", "cat", "tvmonitor"))
+        find_source("coco", write_coco(tmp_path, content)).load(None, ("tv", "cat", "tvmonitor"))
 
 
 def test_a_voc_detector_finds_its_classes_under_cocos_names(real_data: Path) -> None:
-    dataset = load_coco(real_data / "coco_tiny", None, VOC_CLASSES)
+    dataset = find_source("coco", real_data / "coco_tiny").load(None, VOC_CLASSES)
     coco_ids = {"aeroplane": 5, "bicycle": 2, "diningtable": 67, "motorbike": 4, "pottedplant": 64, "sofa": 63}
     for name, category_id in {**coco_ids, "tvmonitor": 72, "person": 1}.items():
         assert dataset.category_ids[VOC_CLASSES.index(name)] == category_id
@@ -165,24 +170,24 @@ def test_damage_is_an_error_that_names_the_file(
     content = small_coco()
     damage(content)
     with pytest.raises(DatasetError, match=message):
-        load_coco(write_coco(tmp_path, content), None, CLASSES)
+        find_source("coco", write_coco(tmp_path, content)).load(None, CLASSES)
 
 
 def test_a_missing_or_broken_annotation_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"instances_test2017\.json: the annotation file cannot be read"):
-        load_coco(tmp_path, "test2017", CLASSES)
+        find_source("coco", tmp_path).load("test2017", CLASSES)
     write_coco(tmp_path, [])
     with pytest.raises(DatasetError, match="JSON list, expected an object"):
-        load_coco(tmp_path, None, CLASSES)
+        find_source("coco", tmp_path).load(None, CLASSES)
     path = tmp_path / "annotations" / "instances_val2017.json"
     for text in (b"{", b"\xff\xfe\xfa"):
         path.write_bytes(text)
         with pytest.raises(DatasetError, match=r"instances_val2017\.json: not JSON"):
-            load_coco(tmp_path, None, CLASSES)
+            find_source("coco", tmp_path).load(None, CLASSES)
 
 
 def test_real_annotations_load_with_the_80_classes_of_the_networks(real_data: Path) -> None:
-    dataset = load_coco(real_data / "coco_tiny", None, COCO_CLASSES)
+    dataset = find_source("coco", real_data / "coco_tiny").load(None, COCO_CLASSES)
     # Counted in the JSON file: 48 images, 592 annotations, 11 of them crowd.
     assert len(dataset.samples) == 48
     assert sum(len(sample.ground_truth) for sample in dataset.samples) == 592

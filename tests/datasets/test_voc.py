@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ssd_train.datasets.voc import load_voc
+from ssd_train.datasets.layouts import find_source
 from ssd_train.errors import DatasetError
 
 CLASSES = ("cat", "Dog")
@@ -43,7 +43,7 @@ def voc(tmp_path: Path) -> Path:
 
 
 def test_inclusive_numbers_from_1_become_continuous_boxes_from_0(voc: Path) -> None:
-    dataset = load_voc(voc, None, CLASSES)
+    dataset = find_source("voc", voc).load(None, CLASSES)
     assert dataset.name == "voc test"
     assert dataset.category_ids == (1, 2)
     assert [sample.image_id for sample in dataset.samples] == ["b", "a"]
@@ -64,7 +64,7 @@ def test_names_compare_without_case_or_spaces_and_difficult_is_read(voc: Path) -
         object_xml("CAT", 5, 6, 7, 8, difficult(0)),
         object_xml("cat", 5, 6, 7, 8),
     )
-    truth = load_voc(voc, "test", CLASSES).samples[1].ground_truth
+    truth = find_source("voc", voc).load("test", CLASSES).samples[1].ground_truth
     assert truth.labels.tolist() == [1, 0, 0]
     assert truth.is_difficult.tolist() == [True, False, False]
     assert not truth.is_crowd.any()
@@ -74,7 +74,7 @@ def test_names_compare_without_case_or_spaces_and_difficult_is_read(voc: Path) -
 def test_boxes_of_body_parts_are_not_objects(voc: Path) -> None:
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
     write_image(voc, "a", object_xml("cat", 5, 6, 7, 8, part))
-    assert load_voc(voc, "test", CLASSES).samples[1].ground_truth.boxes.tolist() == [[4, 5, 7, 8]]
+    assert find_source("voc", voc).load("test", CLASSES).samples[1].ground_truth.boxes.tolist() == [[4, 5, 7, 8]]
 
 
 def test_objects_without_area_are_left_out_and_noted(voc: Path) -> None:
@@ -87,14 +87,14 @@ def test_objects_without_area_are_left_out_and_noted(voc: Path) -> None:
         object_xml("cat", -8, 5, 0, 9),
         object_xml("cat", 5, 5, 6, 6),
     )
-    dataset = load_voc(voc, "test", CLASSES)
+    dataset = find_source("voc", voc).load("test", CLASSES)
     assert dataset.samples[1].ground_truth.boxes.tolist() == [[4, 4, 6, 6]]
     assert dataset.notes == ("left out 4 objects without area inside their image: a.xml (4)",)
 
 
 def test_boxes_that_reach_outside_are_kept_unclipped_and_noted(voc: Path) -> None:
     write_image(voc, "a", object_xml("cat", 0, 5, 41, 9))
-    dataset = load_voc(voc, "test", CLASSES)
+    dataset = find_source("voc", voc).load("test", CLASSES)
     assert dataset.samples[1].ground_truth.boxes.tolist() == [[-1, 4, 41, 9]]
     assert dataset.notes == ("kept 1 objects that reach outside their image, boxes not clipped: a.xml (1)",)
 
@@ -102,7 +102,7 @@ def test_boxes_that_reach_outside_are_kept_unclipped_and_noted(voc: Path) -> Non
 @pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>", "<size><width/></size>"])
 def test_a_size_that_is_missing_or_zero_is_read_from_the_image(voc: Path, size: str) -> None:
     write_image(voc, "b", size=size)
-    dataset = load_voc(voc, "test", CLASSES)
+    dataset = find_source("voc", voc).load("test", CLASSES)
     assert dataset.samples[0].image_size == (30, 40)
     assert "b.xml" in dataset.notes[0]
 
@@ -111,7 +111,7 @@ def test_notes_name_five_files_and_count_the_rest(voc: Path) -> None:
     for index in range(7):
         write_image(voc, str(index), object_xml("cat", 3, 3, 3, 3))
     write_list(voc, "many", "\n".join(map(str, range(7))))
-    (note,) = load_voc(voc, "many", CLASSES).notes
+    (note,) = find_source("voc", voc).load("many", CLASSES).notes
     assert note.endswith("4.xml (1), and 2 more files")
     assert "left out 7 objects" in note
 
@@ -120,23 +120,23 @@ def test_notes_name_five_files_and_count_the_rest(voc: Path) -> None:
 def test_other_image_suffixes_are_found(voc: Path, suffix: str) -> None:
     write_image(voc, "c.v1", suffix=suffix)
     write_list(voc, "val", "c.v1")
-    assert load_voc(voc, "val", CLASSES).samples[0].path.name == f"c.v1{suffix}"
+    assert find_source("voc", voc).load("val", CLASSES).samples[0].path.name == f"c.v1{suffix}"
 
 
 def test_a_jpg_is_preferred_to_another_file_of_the_same_name(voc: Path) -> None:
     write_image(voc, "a", suffix=".png")
-    assert load_voc(voc, None, CLASSES).samples[1].path.name == "a.jpg"
+    assert find_source("voc", voc).load(None, CLASSES).samples[1].path.name == "a.jpg"
 
 
 def test_lists_may_have_a_second_column_blank_lines_and_windows_ends(voc: Path) -> None:
     write_list(voc, "cat_test", "a  1\r\n\r\nb -1\r\n")
-    assert [sample.image_id for sample in load_voc(voc, "cat_test", CLASSES).samples] == ["a", "b"]
+    assert [sample.image_id for sample in find_source("voc", voc).load("cat_test", CLASSES).samples] == ["a", "b"]
 
 
 def test_val_stands_in_where_there_is_no_test_list(voc: Path) -> None:
     (voc / "ImageSets" / "Main" / "test.txt").unlink()
     write_list(voc, "val", "a")
-    assert load_voc(voc, None, CLASSES).name == "voc val"
+    assert find_source("voc", voc).load(None, CLASSES).name == "voc val"
 
 
 @pytest.mark.parametrize("inside", ["", "VOCdevkit"])
@@ -146,12 +146,12 @@ def test_year_folders_are_found_beside_each_other_or_in_a_devkit(tmp_path: Path,
         write_image(folder, image_id)
         write_list(folder, "trainval", image_id)
         write_list(folder, "test", image_id)
-    assert load_voc(tmp_path, None, CLASSES).name == "voc 2007_test"
-    both = load_voc(tmp_path, "2007_trainval, 2012_trainval", CLASSES)
+    assert find_source("voc", tmp_path).load(None, CLASSES).name == "voc 2007_test"
+    both = find_source("voc", tmp_path).load("2007_trainval, 2012_trainval", CLASSES)
     assert [sample.image_id for sample in both.samples] == ["000001", "2008_000008"]
     for split in ("test", "2010_test"):
         with pytest.raises(DatasetError, match=f"'{split}' names no year that is here \\(VOC2007, VOC2012\\)"):
-            load_voc(tmp_path, split, CLASSES)
+            find_source("voc", tmp_path).load(split, CLASSES)
 
 
 def unknown_class(voc: Path) -> None:
@@ -240,27 +240,27 @@ def binary_list(voc: Path) -> None:
 def test_damage_is_an_error_that_names_the_file(voc: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(voc)
     with pytest.raises(DatasetError, match=message):
-        load_voc(voc, None, CLASSES)
+        find_source("voc", voc).load(None, CLASSES)
 
 
 def test_a_folder_of_something_else_says_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no Pascal VOC data; expected Annotations, JPEGImages"):
-        load_voc(tmp_path, None, CLASSES)
+        find_source("voc", tmp_path).load(None, CLASSES)
 
 
 @pytest.mark.parametrize("split", ["test,", ",", "test,,val"])
 def test_a_split_with_an_empty_part_is_refused(voc: Path, split: str) -> None:
     with pytest.raises(DatasetError, match="empty part"):
-        load_voc(voc, split, CLASSES)
+        find_source("voc", voc).load(split, CLASSES)
 
 
 def test_classes_that_differ_in_case_only_are_refused(voc: Path) -> None:
     with pytest.raises(DatasetError, match="'cat' and 'CAT' differ only in case"):
-        load_voc(voc, None, ("cat", "CAT"))
+        find_source("voc", voc).load(None, ("cat", "CAT"))
 
 
 def test_blood_cells_load_without_the_two_boxes_that_have_no_size(real_data: Path) -> None:
-    dataset = load_voc(real_data / "bccd", "trainval,test", ("RBC", "WBC", "Platelets"))
+    dataset = find_source("voc", real_data / "bccd").load("trainval, test", ("RBC", "WBC", "Platelets"))
     assert len(dataset.samples) == 364
     assert dataset.notes == (
         "left out 2 objects without area inside their image: BloodImage_00338.xml (1), BloodImage_00343.xml (1)",
@@ -268,4 +268,4 @@ def test_blood_cells_load_without_the_two_boxes_that_have_no_size(real_data: Pat
     counts = np.bincount(np.concatenate([sample.ground_truth.labels for sample in dataset.samples]))
     # 4,888 boxes as the data's README says, less two RBC; per class counted with grep.
     assert counts.tolist() == [4155 - 2, 372, 361]
-    assert load_voc(real_data / "bccd", None, dataset.class_names).name == "voc test"
+    assert find_source("voc", real_data / "bccd").load(None, dataset.class_names).name == "voc test"

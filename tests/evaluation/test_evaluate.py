@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ssd_train.datasets.coco import load_coco
 from ssd_train.datasets.dataset import Dataset, Sample, make_ground_truth
-from ssd_train.datasets.voc import load_voc
+from ssd_train.datasets.layouts import find_source
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.errors import DatasetError
 from ssd_train.evaluation.evaluate import score
@@ -175,7 +174,7 @@ def answers_of(dataset: Dataset, spec: DetectorSpec) -> Predict:
 
 def test_a_detector_that_knows_the_answers_scores_one_on_real_coco_images(real_data: Path) -> None:
     spec = DetectorSpec(network="oracle", class_names=COCO_CLASSES, input_size=(300, 300))
-    dataset = load_coco(real_data / "coco_tiny", None, COCO_CLASSES)
+    dataset = find_source("coco", real_data / "coco_tiny").load(None, COCO_CLASSES)
     found = run_detector(dataset.samples, answers_of(dataset, spec), spec)
     report = score(dataset, found, spec, metric="coco", protocol=Protocol.STANDARD)
     assert report.headline == pytest.approx(1, abs=1e-9)
@@ -187,7 +186,7 @@ def test_a_detector_that_knows_the_answers_scores_one_on_real_coco_images(real_d
 @pytest.mark.parametrize("protocol", list(Protocol))
 def test_a_detector_that_knows_the_answers_scores_one_on_real_voc_images(real_data: Path, protocol: Protocol) -> None:
     spec = DetectorSpec(network="oracle", class_names=("RBC", "WBC", "Platelets"), input_size=(300, 300))
-    dataset = load_voc(real_data / "bccd", "test", spec.class_names).limited(20)
+    dataset = find_source("voc", real_data / "bccd").load("test", spec.class_names).limited(20)
     found = run_detector(dataset.samples, answers_of(dataset, spec), spec)
     report = score(dataset, found, spec, metric="voc", protocol=protocol)
     assert report.headline == pytest.approx(1, abs=1e-9)
