@@ -296,6 +296,11 @@ class DataSource:
         from ssd_train.datasets.assemble import make_dataset
         from ssd_train.datasets.findings import Findings
 
+        if not self.root.is_dir():
+            raise DatasetError(
+                f"{self.root}: no such folder; name the folder of the {self.layout.title} data set",
+                arguments=("data", "data_root"),
+            )
         if split is None:
             split = self.layout.eval_split(self.root) if self.val_share is None else HELD_OUT
         findings = findings or Findings()
