@@ -98,6 +98,30 @@ RULES: Table[Rule] = Table(
         Rule(name="repeated-line", effect=Effect.NOTE, sentence="left out {} lines that repeat another one"),
         Rule(name="listed-twice", effect=Effect.NOTE, sentence="took {} images as often as the list names them"),
         Rule(name="list-column", effect=Effect.NOTE, sentence="left out images of {} files"),
+        # What no reader sees, since it takes all splits, the pixels or a network.
+        Rule(
+            name="trained-copy",
+            effect=Effect.LOSS,
+            sentence="{} held-out pictures are in the training split too, so that a score is too good",
+        ),
+        Rule(
+            name="class-untrained",
+            effect=Effect.LOSS,
+            sentence="{} classes have objects, but none in the training split: they are not learnt",
+        ),
+        Rule(
+            name="training-bounds",
+            effect=Effect.LOSS,
+            sentence="training leaves out {} objects that break the layout's bounds rule",
+        ),
+        Rule(name="copy", effect=Effect.NOTE, sentence="{} pictures repeat another one of their split"),
+        Rule(name="held-out-copy", effect=Effect.NOTE, sentence="{} pictures are in two held-out splits"),
+        Rule(
+            name="class-unscored",
+            effect=Effect.NOTE,
+            sentence="{} classes have no objects in the validation split, which cannot score them",
+        ),
+        Rule(name="without-objects", effect=Effect.NOTE, sentence="training leaves out {} images that have no objects"),
     ),
     DatasetError,
 )
@@ -108,7 +132,7 @@ class Finding:
     """One kind of thing at one place.
 
     Attributes:
-        rule: name of a row of `RULES`, or `stop` for what cannot be mended.
+        rule: name of a row of `RULES`, `stop` for what cannot be mended, or `anchors`.
         effect: what becomes of it.
         place: the file, the annotation or the class.
         count: how often there.
