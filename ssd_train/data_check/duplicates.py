@@ -45,19 +45,23 @@ def find_duplicates(facts: Sequence[ImageFacts]) -> tuple[tuple[int, ...], ...]:
 def _join_look_alikes(facts: Sequence[ImageFacts], groups: NDArray[np.int64]) -> None:
     """Give pictures that look the same one number in `groups`."""
     # One picture stands for all of the same bytes.
-    shown = [index for index in np.unique(groups).tolist() if facts[index].thumbnail is not None]
-    thumbnails = np.array([facts[index].thumbnail for index in shown], np.int16).reshape(len(shown), -1)
-    contrast = thumbnails.std(axis=1) if shown else np.empty(0)
-    kept = contrast >= LEAST_CONTRAST
-    indices, thumbnails = np.array(shown, np.int64)[kept], thumbnails[kept]
-    hashes = np.array([facts[index].difference_hash for index in indices], np.uint64)
+    shown = {index: facts[index].thumbnail for index in np.unique(groups).tolist()}
+    thumbnails = {
+        index: thumbnail.astype(np.int16).ravel()
+        for index, thumbnail in shown.items()
+        if thumbnail is not None and thumbnail.std() >= LEAST_CONTRAST
+    }
+    if not thumbnails:
+        return
+    indices, pixels = np.array(list(thumbnails)), np.stack(list(thumbnails.values()))
+    hashes = np.array([facts[index].difference_hash for index in thumbnails], np.uint64)
     for bucket in _buckets(hashes):
         for place, first in enumerate(bucket[:-1]):
             others = bucket[place + 1 :]
             # What is known to be the same is not compared again: a film of one scene would take forever.
             others = others[groups[indices[others]] != groups[indices[first]]]
             others = others[np.bitwise_count(hashes[others] ^ hashes[first]) <= MAX_HASH_DISTANCE]
-            apart = abs(thumbnails[others] - thumbnails[first]).max(axis=1, initial=0)
+            apart = abs(pixels[others] - pixels[first]).max(axis=1, initial=0)
             for other in others[apart <= MAX_THUMBNAIL_DIFFERENCE]:
                 pair = groups[indices[first]], groups[indices[other]]
                 groups[groups == max(pair)] = min(pair)
