@@ -12,7 +12,7 @@ from ssd_train.datasets.findings import RULES, Effect
 # Findings of one kind that are named.
 MAX_NAMED = 5
 
-# Rows of a table of classes; of more classes those with the fewest objects are shown.
+# Rows of a table of classes; of more classes those with the fewest objects are shown, but for those without any.
 MAX_CLASSES = 40
 
 HEADINGS = {
@@ -78,7 +78,8 @@ def _class_table(report: CheckReport, width: int | None) -> list[str]:
     total = sum(report.counts.values(), start=np.zeros(len(report.class_names), np.int64))
     labels = list(range(len(report.class_names)))
     if len(labels) > MAX_CLASSES:
-        labels = sorted(np.argsort(total, kind="stable")[:MAX_CLASSES].tolist())
+        labels = [label for label in np.argsort(total, kind="stable").tolist() if total[label]]
+        labels = sorted(labels[:MAX_CLASSES])
     sizes = ("min", "10 %", "median", "90 %", "max")
     header = ["class", *report.counts, *sizes, *(f"fit {_size(each.input_size)}" for each in report.covers)]
     rows = [
@@ -99,7 +100,7 @@ def _class_table(report: CheckReport, width: int | None) -> list[str]:
             "anchor all the same, its best one"
         )
     if len(labels) < len(report.class_names):
-        about.append(f"these are the {MAX_CLASSES} classes with the fewest objects; --json has all")
+        about.append(f"these are the {len(labels)} classes that have the fewest objects but some; --json has all")
     return [*text_table(header, rows, width=width).splitlines(), *wrapped(about, width)]
 
 

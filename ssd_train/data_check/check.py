@@ -19,6 +19,7 @@ from ssd_train.data_check.reading import Split, find_class_names, read_splits
 from ssd_train.data_check.report import CheckReport, SplitRow, merged
 from ssd_train.datasets.findings import Effect, Finding, Findings
 from ssd_train.datasets.layouts import DataSource
+from ssd_train.errors import DatasetError
 from ssd_train.networks.zoo import find_network, network_config
 
 
@@ -42,10 +43,11 @@ def check_data(
         on_progress: called with the images read so far and those there are.
 
     Raises:
-        DatasetError: no class is named anywhere.
+        DatasetError: there is no such folder, or no class is named anywhere in it.
         NetworkError, SpecError: no such network, or it has other classes.
     """
-    # Before anything is read.
+    if not source.root.is_dir():
+        raise DatasetError(f"{source.root}: no such folder; name the data set's", arguments=("data", "data_root"))
     own_names = find_network(network).class_names if network else ()
     names = tuple(class_names or own_names or find_class_names(source))
     config = network_config(network, names) if network else None
@@ -74,7 +76,7 @@ def check_data(
         ),
         counts=counts,
         objects=objects,
-        network=network,
+        network=config.name if config else None,
         input_size=input_size,
         quantiles=size_quantiles(objects, input_size, len(names)),
         covers=covered,

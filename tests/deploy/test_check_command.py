@@ -83,6 +83,19 @@ def test_strict_ends_badly_for_a_note(run_cli: Run, shapes: Path, tmp_path: Path
     assert not json.loads((tmp_path / "out.json").read_text())["passed"]
 
 
+@pytest.mark.parametrize("empty_classes", [0, 50])
+def test_of_many_classes_those_with_few_objects_are_shown(
+    run_cli: Run, real_data: Path, tmp_path: Path, empty_classes: int
+) -> None:
+    names = ["WBC", "RBC", "Platelets", *(f"none{number}" for number in range(empty_classes))]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    _, output = run_cli("check", real_data / "bccd", "--classes", tmp_path / "names.txt", "--quick")
+    table = output[output.index("\nclass  ") :].splitlines()
+    assert [line.split()[0] for line in table[3:6]] == ["WBC", "RBC", "Platelets"]
+    assert ("--json has all" in output) == (empty_classes > 0)
+    assert not [line for line in table if line.startswith("none")]
+
+
 def test_a_network_shows_what_its_anchors_fit(run_cli: Run, real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     code, output = run_cli("check", real_data / "bccd", "--network", NETWORK, "--quick")
@@ -95,6 +108,8 @@ def test_a_network_shows_what_its_anchors_fit(run_cli: Run, real_data: Path, mon
 
 def test_what_cannot_run_at_all_is_a_mistake(mistake: Mistake, shapes: Path, tmp_path: Path) -> None:
     assert "no such folder" in mistake("check", tmp_path / "nosuch")
+    named = ["voc", "--data-root", tmp_path / "nosuch", "--network", "ssd_300_mobilenet0.25_voc"]
+    assert "no such folder" in mistake("check", *named)
     assert "there is no network 'ssd_7'" in mistake("check", shapes, "--network", "ssd_7")
     assert "fixed classes" in mistake("check", shapes, "--network", "ssd_300_mobilenet0.25_voc", "--classes",
                                       _names(tmp_path))  # fmt: skip
