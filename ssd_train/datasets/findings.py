@@ -109,6 +109,35 @@ RULES: Table[Rule] = Table(
             sentence="left out {} images without annotation",
         ),
         Rule(name="listed-twice", effect=Effect.NOTE, sentence="took {} images as often as the list names them"),
+        # What no reader sees, since it takes all splits, the pixels or a network.
+        Rule(
+            name="trained-copy",
+            effect=Effect.LOSS,
+            sentence="{} held-out pictures are in the training split too, so that a score is too good",
+        ),
+        Rule(
+            name="class-untrained",
+            effect=Effect.LOSS,
+            sentence="classes that are not learnt, since the training split has no object of them",
+        ),
+        Rule(
+            name="training-bounds",
+            effect=Effect.LOSS,
+            sentence="training leaves out {} objects of which less than a pixel is in the image",
+        ),
+        Rule(
+            name="nothing-to-score",
+            effect=Effect.LOSS,
+            sentence="none of {} validation images has an object that counts: a training has no score",
+        ),
+        Rule(name="copy", effect=Effect.NOTE, sentence="{} pictures repeat another one of their split"),
+        Rule(name="held-out-copy", effect=Effect.NOTE, sentence="{} pictures are in two held-out splits"),
+        Rule(
+            name="class-unscored",
+            effect=Effect.NOTE,
+            sentence="classes that are not scored, since the validation split has no object of them",
+        ),
+        Rule(name="without-objects", effect=Effect.NOTE, sentence="training leaves out {} images that have no objects"),
     ),
     DatasetError,
 )
@@ -119,7 +148,7 @@ class Finding:
     """One kind of thing at one place.
 
     Attributes:
-        rule: name of a row of `RULES`, or `stop` for what cannot be mended.
+        rule: name of a row of `RULES`, `stop` for what cannot be mended, or `anchors`.
         effect: what becomes of it.
         place: the file, the annotation or the class.
         count: how often there.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ssd_train.datasets.dataset import Dataset
+from ssd_train.datasets.dataset import Dataset, Sample
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
 from ssd_train.metrics.protocol import Protocol
@@ -114,7 +114,7 @@ def score(
     if len(detections) != len(dataset.samples):
         raise ValueError(f"{len(detections)} images were detected, but {dataset.name} has {len(dataset.samples)}")
     truths = [sample.ground_truth for sample in dataset.samples]
-    scored = row.score(dataset, detections, spec, protocol) if has_objects(dataset) else _no_score(dataset)
+    scored = row.score(dataset, detections, spec, protocol) if has_objects(dataset.samples) else _no_score(dataset)
     limit = spec.postprocess.max_detections
     return EvaluationReport(
         dataset=dataset.name,
@@ -136,9 +136,9 @@ def score(
     )
 
 
-def has_objects(dataset: Dataset) -> bool:
+def has_objects(samples: Sequence[Sample]) -> bool:
     """Whether a score is defined: some object is neither difficult nor crowd."""
-    truths = (sample.ground_truth for sample in dataset.samples)
+    truths = (sample.ground_truth for sample in samples)
     return any(bool((~(truth.is_difficult | truth.is_crowd)).any()) for truth in truths)
 
 

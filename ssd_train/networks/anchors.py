@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from ssd_train.networks.zoo import NetworkConfig
 
+# Below it, what lies at an image's edge could not be matched.
+LEAST_COVERED_SHARE = 0.9
+
 
 def generate_anchors(config: NetworkConfig) -> NDArray[np.float32]:
     """Return all anchors of a network.
@@ -44,3 +47,8 @@ def covered_share(config: NetworkConfig) -> float:
 def with_even_steps(config: NetworkConfig) -> NetworkConfig:
     """Return a row whose cells are spread evenly over the input, at every level."""
     return dataclasses.replace(config, steps=tuple(config.input_size / cells for cells in config.feature_sizes))
+
+
+def needs_even_steps(config: NetworkConfig, anchor_steps: str = "auto") -> bool:
+    """Whether a training spreads the cells evenly, as the option `anchor_steps` says: even, gluoncv or auto."""
+    return anchor_steps == "even" or (anchor_steps == "auto" and covered_share(config) < LEAST_COVERED_SHARE)

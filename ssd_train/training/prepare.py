@@ -13,7 +13,7 @@ from ssd_train.class_list import read_class_list
 from ssd_train.datasets.dataset import Dataset, Sample
 from ssd_train.datasets.layouts import LAYOUTS, DataSource
 from ssd_train.errors import DatasetError, ImageError, NetworkError, WeightsError
-from ssd_train.networks.anchors import covered_share, generate_anchors, with_even_steps
+from ssd_train.networks.anchors import covered_share, generate_anchors, needs_even_steps, with_even_steps
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.feature_expander import ExpandedLevel
 from ssd_train.networks.ssd import SSD
@@ -26,9 +26,6 @@ from ssd_train.weights.backbone import PUBLISHED_SHA1, fetch_backbone, load_back
 from ssd_train.weights.store import default_root
 
 _log = logging.getLogger(__name__)
-
-# Below it, what lies at an image's edge could not be matched.
-LEAST_COVERED_SHARE = 0.9
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -98,7 +95,7 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
         validation = readable(validation, processes, skip_bad=config.skip_bad_images, workers=threads)
     initialise(network, config.seed)
     share = covered_share(network.config)
-    if config.anchor_steps == "even" or (config.anchor_steps == "auto" and share < LEAST_COVERED_SHARE):
+    if needs_even_steps(network.config, config.anchor_steps):
         network.anchors.copy_(torch.from_numpy(generate_anchors(with_even_steps(network.config))))
         notes += (f"anchors are spread evenly over the input, of which GluonCV's cover {100 * share:.0f} % a side",)
     if with_weights:
