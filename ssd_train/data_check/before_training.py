@@ -20,9 +20,10 @@ def training_warnings(samples: Sequence[Sample], validation: Dataset, config: Ne
     """
     findings = Findings()
     num_classes = len(config.class_names)
-    if not has_objects(validation.samples):
-        findings.add("nothing-to-score", validation.name, len(validation.samples))
-    counts = {"train": count_objects(samples, num_classes), "val": count_objects(validation.samples, num_classes)}
+    counts = {"train": count_objects(samples, num_classes)}
+    if has_objects(validation.samples):
+        counts["val"] = count_objects(validation.samples, num_classes)
     find_lacking_classes(counts, config.class_names, findings)
     sentence = advice(covers(objects_of(samples), config), config.class_names)
-    return (*findings.sentences(), *([sentence] if sentence else []))
+    # Classes without any object are the readers' to tell.
+    return (*findings.sentences(without=("class-without-objects",)), *([sentence] if sentence else []))

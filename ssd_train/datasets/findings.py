@@ -6,7 +6,7 @@ check` reads the same way, but goes on after faults, to list them all.
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ssd_train.errors import DatasetError
 from ssd_train.table import Table
@@ -185,9 +185,10 @@ class Findings:
             raise DatasetError(message, arguments=tuple(arguments))
         self._stops.append(Finding(rule="stop", effect=Effect.STOP, place=place, count=1, message=message))
 
-    def sentences(self) -> tuple[str, ...]:
-        """Return what was mended and left out, a sentence a rule, in the order of the table."""
-        return tuple(_sentence(rule, self._counts[rule.name]) for rule in RULES.values() if rule.name in self._counts)
+    def sentences(self, *, without: Collection[str] = ()) -> tuple[str, ...]:
+        """Return what was mended and left out, a sentence a rule, in the order of the table, without some rules."""
+        rules = (rule for rule in RULES.values() if rule.name in self._counts and rule.name not in without)
+        return tuple(_sentence(rule, self._counts[rule.name]) for rule in rules)
 
     def found(self) -> tuple[Finding, ...]:
         """Return everything, the worst first, place by place."""

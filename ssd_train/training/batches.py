@@ -192,16 +192,24 @@ class Stream:
         batch_size: of all processes together.
         epochs: passes over the data set; what does not fill the very last batch is not used.
         seed: decides the order within each epoch.
+        origin_step, origin_image: a step of this stream, and the images before it. A training that was resumed has
+            them from its checkpoint, since its earlier steps may have been of another size.
     """
 
     num_samples: int
     batch_size: int
     epochs: int
     seed: int
+    origin_step: int = 0
+    origin_image: int = 0
 
     def first_step(self, epoch: int) -> int:
         """Return the step that an epoch begins with."""
-        return epoch * self.num_samples // self.batch_size
+        return self.origin_step + (epoch * self.num_samples - self.origin_image) // self.batch_size
+
+    def first_image(self, step: int) -> int:
+        """Return how many images the steps before one take, which is its first image's place in the stream."""
+        return self.origin_image + (step - self.origin_step) * self.batch_size
 
     @property
     def total_steps(self) -> int:
@@ -209,14 +217,14 @@ class Stream:
 
     def epoch_of(self, step: int) -> int:
         """Return the epoch that a step counts to: the one that its batch completes."""
-        return ((step + 1) * self.batch_size - 1) // self.num_samples
+        return (self.first_image(step + 1) - 1) // self.num_samples
 
     def keys(self, first_step: int, rank: int = 0, processes: int = 1) -> Iterator[list[Key]]:
         """Yield one process's part of every batch from `first_step` to the end of the training."""
         share = self.batch_size // processes
         orders: dict[int, NDArray[np.int64]] = {}
         for step in range(first_step, self.total_steps):
-            start = step * self.batch_size + rank * share
+            start = self.first_image(step) + rank * share
             keys = []
             for position in range(start, start + share):
                 epoch, place = divmod(position, self.num_samples)

@@ -11,6 +11,7 @@ from typing import Any
 from ssd_train.datasets.layouts import DataSource, find_source
 from ssd_train.errors import SSDDeployError
 from ssd_train.options import check_ranges, option
+from ssd_train.training.recipes import RECIPES
 
 CONFIG_NAME = "config.json"
 
@@ -19,8 +20,9 @@ CONFIG_NAME = "config.json"
 class TrainingConfig:
     """One training; the defaults are GluonCV's recipe (Liu et al., SSD, section 3.1, after its schedule).
 
-    Each field says itself what it means. `optimizer.learning_rate` has more about the fields of the learning rate,
-    `augment.sample_geometry` about `crop` and `max_expansion`, `optimizer.MXNetSGD` about momentum and weight decay.
+    `resolve` puts another recipe's values in their place. Each field says itself what it means.
+    `optimizer.learning_rate` has more about the fields of the learning rate, `augment.sample_geometry` about `crop` and
+    `max_expansion`, `optimizer.MXNetSGD` about momentum and weight decay, `freeze` about the stages of backbones.
 
     Raises:
         SSDDeployError: a value outside its range, or two that exclude each other.
@@ -44,8 +46,15 @@ class TrainingConfig:
     classes: Path | None = option(None, "Class list of a _custom network; default the data set's own classes.")
     data_shape: int | None = option(None, "Input size that the network must have, 300 or 512.")
     batch_size: int = option(32, "Images a step and GPU.", least=1)
+    shrink_batch: bool = option(False, "Take smaller batches where the images do not fill one, instead of stopping.")
     test_batch_size: int = option(16, "Images a call in validation.", least=1)
     lr: float = option(1e-3, "Learning rate.", above=0)
+    lr_images: int | None = option(
+        None,
+        "Images a step that lr is for; it is scaled in proportion to those of all GPUs. Without it, or with lr "
+        "alone, lr is as it is.",
+        least=1,
+    )
     lr_mode: str = option("step", "step, or cos (cosine).", choices=("step", "cos", "cosine"))
     lr_decay: float = option(0.1, "Factor at each epoch of lr_decay_epoch.", above=0, most=1)
     lr_decay_epoch: tuple[int, ...] = option((160, 200), "Epochs, counted from 0, that begin with a lower rate.")
@@ -63,6 +72,9 @@ class TrainingConfig:
     momentum: float = option(0.9, "Share of the last step that is taken again.", least=0, below=1)
     weight_decay: float = option(5e-4, "Of every parameter.", least=0)
     epochs: int = option(240, "Passes over the training images.", least=1)
+    patience: int | None = option(
+        None, "Stop at the first validation that comes so many epochs or more after the best one.", least=1
+    )
     workers: int = option(16, "Processes that load images, at most one a core.", names=("-j", "--workers"), least=0)
     amp: str = option("off", "off, fp16 or bf16: what convolutions compute in.", choices=("off", "fp16", "bf16"))
     ema: bool = option(False, "Validate and keep a moving average of the weights.")
@@ -73,9 +85,18 @@ class TrainingConfig:
     resume: str = option(
         "no", "auto: go on from the run folder's checkpoint, if any; or a checkpoint file. Alone it means auto."
     )
-    pretrained_backbone: str = option("auto", "auto: GluonCV's ImageNet weights; none; or a weight file.")
-    init: Path | None = option(None, "Weights of the same network, for other classes perhaps, to start from.")
+    pretrained_backbone: str = option(
+        "auto",
+        "auto: GluonCV's ImageNet weights, or fresh ones where those cannot be had; required: stop there; none; or a "
+        "weight file.",
+    )
+    init: str | None = option(
+        None, "Detector to start from: a weight file, a run folder, or shapes (the one that comes with this package)."
+    )
     reuse_classes: bool = option(False, "With init, keep predictors of classes of the same name.")
+    freeze: str = option(
+        "none", "none, backbone, or stages=N: layers of the backbone that stay as they are, from the input on."
+    )
     val_interval: int | None = option(None, "Epochs from one validation to the next; default 1, for COCO 10.", least=1)
     # As much as PyTorch's generators take.
     seed: int = option(233, "Of order, augmentation and fresh weights.", least=0, below=2**63)
@@ -98,6 +119,10 @@ class TrainingConfig:
             raise SSDDeployError(
                 f"lr_decay_epoch {','.join(map(str, epochs))}: expected ascending epochs from 1",
                 arguments=("lr_decay_epoch",),
+            )
+        if not re.fullmatch(r"none|backbone|stages=[1-9]\d*", self.freeze):
+            raise SSDDeployError(
+                f"freeze {self.freeze}: expected none, backbone, or stages=N with N from 1", arguments=("freeze",)
             )
         if self.init is not None and self.pretrained_backbone not in ("auto", "none"):
             raise SSDDeployError(
@@ -173,17 +198,35 @@ def _as_path(kind: type, value: Any) -> Path:
     raise TypeError(f"Expected {kind.__name__}, got {type(value).__name__}")
 
 
-def resolve(path: Path | None, given: Mapping[str, Any]) -> TrainingConfig:
-    """Put a training together: a configuration file's values, and over them those that were given.
+def recipe_values(name: str) -> dict[str, Any]:
+    """Return what a recipe sets: its own values, and the defaults of what other recipes set.
+
+    Raises:
+        SSDDeployError: there is no such recipe.
+    """
+    chosen = RECIPES.find(name)
+    names = {field: None for recipe in RECIPES.values() for field in recipe.values}
+    defaults = {field: FIELDS[field].default for field in names}
+    known = {field: value for field, value in defaults.items() if value is not dataclasses.MISSING}
+    return {**known, **chosen.values}
+
+
+def resolve(path: Path | None, given: Mapping[str, Any], recipe: str | None = None) -> TrainingConfig:
+    """Put a training together: a configuration file's values, over them a recipe's, and over all those given.
 
     Args:
         path: a file of fields, such as a run's `config.json`; None for none.
         given: fields' values.
+        recipe: name of a row of `RECIPES`; None leaves the file's values and the defaults.
 
     Raises:
-        SSDDeployError: as `read_config` and `TrainingConfig`; or neither names network and data set.
+        SSDDeployError: as `read_config`, `recipe_values` and `TrainingConfig`; or none names network and data set.
     """
-    values = {**(read_config(path) if path is not None else {}), **given}
+    set_values = recipe_values(recipe) if recipe is not None else {}
+    values = {**(read_config(path) if path is not None else {}), **set_values, **given}
+    if "lr" in given:
+        # A rate that is given is meant as it is.
+        values["lr_images"] = given.get("lr_images")
     missing = tuple(name for name in ("network", "dataset") if values.get(name) is None)
     if values.get("annotations") is not None:
         missing = tuple(name for name in missing if name != "dataset")
@@ -199,22 +242,24 @@ def resolve(path: Path | None, given: Mapping[str, Any]) -> TrainingConfig:
     return TrainingConfig(**values)
 
 
-def resolve_run(folder: Path, given: Mapping[str, Any]) -> TrainingConfig:
+def resolve_run(folder: Path, given: Mapping[str, Any], recipe: str | None = None) -> TrainingConfig:
     """Return the configuration of a run folder, an earlier one or a new one.
 
     Args:
         folder: with `resume="auto"` in `given` the training there goes on with the settings of its `config.json`. It
             may have been moved since.
         given: fields' values, which win over the folder's.
+        recipe: as for `resolve`.
 
     Raises:
         SSDDeployError: a folder without settings, and neither network nor data set are given; or as `resolve`.
     """
     path = folder / CONFIG_NAME
-    if not path.is_file() and not {"network", "dataset"} <= given.keys():
+    named = given.keys() | (recipe_values(recipe).keys() if recipe is not None else set())
+    if not path.is_file() and not {"network", "dataset"} <= named:
         raise SSDDeployError(
             f"{folder}: holds no training, since there is no {CONFIG_NAME}; name another folder, or network and "
             "dataset for a new training",
             arguments=("network", "dataset"),
         )
-    return resolve(path if path.is_file() else None, {"resume": "no", **given, "out": folder})
+    return resolve(path if path.is_file() else None, {"resume": "no", **given, "out": folder}, recipe)

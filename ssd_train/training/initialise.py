@@ -8,16 +8,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ssd_train.errors import WeightsError
+from ssd_train.errors import NetworkError, WeightsError
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.feature_expander import ExpandedLevel
 from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
-from ssd_train.networks.zoo import COCO_CLASSES, VOC_CLASSES, NetworkConfig
+from ssd_train.networks.zoo import COCO_CLASSES, VOC_CLASSES, NetworkConfig, find_network
+from ssd_train.weights.backbone import load_backbone
 from ssd_train.weights.description import stored_classes
 from ssd_train.weights.layer_names import canonical_name
 from ssd_train.weights.network_file import state_for
-from ssd_train.weights.weight_file import read_tensors
+from ssd_train.weights.weight_file import WeightFile, read_tensors
 
 # MXNet's default initialiser, which GluonCV's added levels get.
 ADDED_LEVEL_RANGE = 0.07
@@ -91,8 +92,8 @@ def _copy_rows(head: ConvPredictor, rows: list[int], source: ConvPredictor, sour
 def start_from(network: SSD, path: Path, *, reuse_classes: bool) -> str:
     """Give a network everything of another detector of its architecture, anchors included, but class predictors.
 
-    Those come along too where both class lists are the same; otherwise only with `reuse_classes`, and then
-    the rows of classes with the same name.
+    Class predictors come along too where both class lists are the same; otherwise only with `reuse_classes`, and then
+    the rows of classes with the same name. Of another architecture on the same backbone the backbone alone is taken.
 
     Args:
         network: of the new class list, freshly initialised; changed in place.
@@ -105,7 +106,13 @@ def start_from(network: SSD, path: Path, *, reuse_classes: bool) -> str:
     Raises:
         WeightsError: the file cannot be read or does not fit, or its class list is unknown.
     """
-    source = _read_detector(network.config, path)
+    file = read_tensors(path)
+    made_for = file.metadata.get("network", network.config.name)
+    if _architecture(made_for) != _architecture(network.config.name):
+        _check_backbone(network.config, made_for, path)
+        load_backbone(network, path)
+        return f"started from the backbone of {path}, which is of {made_for}; added levels and all predictors are fresh"
+    source = _read_detector(network.config, file)
     state = source.state_dict()
     same_classes = source.config.class_names == network.config.class_names
     if not same_classes:
@@ -120,13 +127,31 @@ def start_from(network: SSD, path: Path, *, reuse_classes: bool) -> str:
     )
 
 
-def _read_detector(config: NetworkConfig, path: Path) -> SSD:
+def _architecture(name: str) -> str:
+    """Return a network's name without its data set, which decides the classes only."""
+    return name.rsplit("_", 1)[0]
+
+
+def _check_backbone(config: NetworkConfig, made_for: str, path: Path) -> None:
+    """Raise WeightsError unless a network, by its name, is on the backbone of another."""
+    start = f"{path}: holds weights of {made_for}, which {config.name} cannot start from"
+    try:
+        theirs = find_network(made_for).backbone
+    except NetworkError as error:
+        raise WeightsError(
+            f"{start}, since there is no such network; name other weights", arguments=("init",)
+        ) from error
+    if theirs != config.backbone:
+        raise WeightsError(
+            f"{start}: its backbone is {theirs}, and not {config.backbone}; name weights of a network on that one, or "
+            "train the network that these are of",
+            arguments=("init", "network"),
+        )
+
+
+def _read_detector(config: NetworkConfig, file: WeightFile) -> SSD:
     """Build a network with a file's weights and class list, of the architecture of `config`."""
-    file = read_tensors(path)
-    stem = config.name.rsplit("_", 1)[0]
-    made_for = file.metadata.get("network", config.name)
-    if made_for.rsplit("_", 1)[0] != stem:
-        raise WeightsError(f"{path}: holds weights of {made_for}, which {config.name} cannot start from")
+    path = file.path
     classes = stored_classes(file.metadata, path)
     if classes is None:
         named = {canonical_name(name): tensor for name, tensor in file.tensors.items()}
@@ -141,7 +166,7 @@ def _read_detector(config: NetworkConfig, path: Path) -> SSD:
         if count not in known:
             raise WeightsError(
                 f"{path}: predicts {count} classes and does not say which; convert it with `ssd-deploy convert "
-                f"--network {stem}_custom --classes FILE` and start from the result"
+                f"--network {_architecture(config.name)}_custom --classes FILE` and start from the result"
             )
         classes = known[count]
     source = build_ssd(dataclasses.replace(config, class_names=classes))

@@ -106,7 +106,8 @@ class MetricsWriter:
         if self.board is None:
             return
         try:
-            for name, value in {**values, **values.get("scores", {})}.items():
+            per_class = {f"per_class/{name}": value for name, value in values.get("per_class", {}).items()}
+            for name, value in {**values, **values.get("scores", {}), **per_class}.items():
                 if isinstance(value, float):
                     self.board.add_scalar(f"{kind}/{name}", value, values["step"])
             self.board.flush()

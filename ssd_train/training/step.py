@@ -13,6 +13,7 @@ from ssd_train.networks.ssd import SSD
 from ssd_train.training.batches import Batch
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.ema import MovingAverage
+from ssd_train.training.freeze import freeze
 from ssd_train.training.input_batch import input_batch
 from ssd_train.training.loss import multibox_loss
 from ssd_train.training.optimizer import MXNetSGD
@@ -62,6 +63,7 @@ class Trainer:
 
     Raises:
         BackendError: a variant that does not work on this device.
+        NetworkError: there is less to freeze than was asked for.
     """
 
     def __init__(self, network: SSD, config: TrainingConfig, processes: Processes) -> None:
@@ -82,6 +84,7 @@ class Trainer:
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         network.to(memory_format=self.memory_format)
         self.amp_type = AMP_TYPES.get(config.amp)
+        self.frozen = freeze(network, config.freeze)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = MXNetSGD(trained, config.lr, config.momentum, config.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, INITIAL_LOSS_SCALE, enabled=config.amp == "fp16")
@@ -98,6 +101,12 @@ class Trainer:
     def kept_network(self) -> SSD:
         """The network that is validated and saved: the moving average, where there is one."""
         return self.network if self.average is None else self.average.network
+
+    def start_training(self) -> None:
+        """Put the network into training mode, but for what is frozen."""
+        self.network.train()
+        for module in self.frozen:
+            module.eval()
 
     def step(self, step: int, batch: Batch, lr: float, *, stop: bool) -> StepResult:
         """Take a step on this process's part of a batch, which is on the CPU; `stop` is what all are to know."""

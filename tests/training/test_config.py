@@ -41,6 +41,9 @@ NAN, INFINITY = float("nan"), float("inf")
         ("val_interval", [0]),
         ("limit", [0]),
         ("gpus", [0]),
+        ("patience", [0]),
+        ("lr_images", [0]),
+        ("freeze", ["", "all", "stages", "stages=0", "stages=-1", "stages=2.5", "stages="]),
         ("workers", [-1]),
         ("warmup_iters", [-1]),
         # PyTorch's generators take no more.
@@ -73,6 +76,9 @@ def test_values_out_of_range_are_refused_by_name(name: str, values: list[Any]) -
         ("batch_size", [1]),
         ("val_interval", [None, 1]),
         ("limit", [None, 1]),
+        ("patience", [None, 1]),
+        ("lr_images", [None, 1]),
+        ("freeze", ["none", "backbone", "stages=1", "stages=12"]),
         ("workers", [0]),
         ("seed", [0, 2**63 - 1]),
         ("data_shape", [None, 300, 512]),
@@ -96,7 +102,7 @@ def test_the_ends_of_the_ranges_are_taken(name: str, values: list[Any]) -> None:
 def test_taking_classes_along_needs_a_file_to_take_them_from() -> None:
     with pytest.raises(SSDDeployError, match="reuse_classes takes predictors along from the weights in init"):
         config_of(reuse_classes=True)
-    assert config_of(reuse_classes=True, init=Path("a.safetensors")).reuse_classes
+    assert config_of(reuse_classes=True, init="a.safetensors").reuse_classes
 
 
 # One value for every field, none of them its default.
@@ -108,7 +114,7 @@ OTHER: dict[str, Any] = {
     "epochs": 6, "workers": 0, "amp": "bf16", "ema": True, "ema_decay": 0.99, "sync_bn": True, "compile": True,
     "channels_last": True, "max_expansion": 2.0, "crop": False, "anchor_steps": "even", "resume": "auto",
     "pretrained_backbone": "none",
-    "init": Path("a.safetensors"),
+    "init": "a.safetensors", "shrink_batch": True, "lr_images": 4, "patience": 7, "freeze": "stages=2",
     "reuse_classes": True, "val_interval": 2, "seed": 1, "log_step": 1, "skip_bad_images": True, "device": "cuda",
     "gpus": 2, "limit": 40,
 }  # fmt: skip
@@ -184,7 +190,8 @@ def test_whole_numbers_stand_for_fractions_and_null_for_nothing(tmp_path: Path) 
         ({"ema": "false"}, r"ema is 'false', expected bool"),
         ({"network": 5}, r"network is 5, expected str"),
         ({"out": 5}, r"out is 5, expected Path"),
-        ({"init": ["a"]}, r"init is \['a'\], expected Path"),
+        ({"init": ["a"]}, r"init is \['a'\], expected str"),
+        ({"classes": ["a"]}, r"classes is \['a'\], expected Path"),
         ({"lr_decay_epoch": 160}, r"lr_decay_epoch is 160, expected array, got int; mend it"),
         ({"lr_decay_epoch": "160,200"}, r"lr_decay_epoch is '160,200', expected array, got str"),
         ({"lr_decay_epoch": [160, "200"]}, r"expected int, got str - at \$\[1\]"),

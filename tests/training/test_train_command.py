@@ -78,7 +78,7 @@ def test_a_mistake_in_the_real_process_is_one_line_and_exit_code_2(tmp_path: Pat
     [
         ({"batch_size": 25, "limit": None}, "24 training images do not fill a batch of 25"),
         ({"batch_size": 6}, "5 training images do not fill a batch of 6"),
-        ({"batch_size": 1}, "batch_size of 2 or more (--batch-size)"),
+        ({"batch_size": 1}, "use a batch_size of 2 to 5 (--batch-size)"),
         ({"batch_size": 0}, "'--batch-size': 0 is not 1 or more"),
         ({"network": "ssd_301_mobilenet0.25_custom"}, "ssd_301_mobilenet0.25_custom"),
         ({"network": None}, "network must be given, or an earlier run's config.json that names them (--network)"),
