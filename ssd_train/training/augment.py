@@ -75,7 +75,7 @@ def sample_geometry(
     rng: np.random.Generator,
     image_size: tuple[int, int],
     boxes: NDArray[np.float64],
-    input_size: int,
+    input_size: tuple[int, int],
     max_expansion: float = MAX_EXPANSION,
     with_crop: bool = True,
 ) -> Geometry:
@@ -85,7 +85,7 @@ def sample_geometry(
         rng: the only source of randomness.
         image_size: (height, width) in pixels.
         boxes: (M, 4) xyxy in image pixels.
-        input_size: side of the square network input.
+        input_size: (height, width) of the network input.
         max_expansion: largest canvas, in sides of the image; 1 for no expansion.
         with_crop: cut a part out; otherwise the whole canvas stays.
 
@@ -103,8 +103,8 @@ def sample_geometry(
     is_flipped = bool(rng.random() < PROBABILITY)
 
     height, width = image_size
-    x_span = _visible(left, width, crop[0], crop[2], input_size)
-    y_span = _visible(top, height, crop[1], crop[3], input_size)
+    x_span = _visible(left, width, crop[0], crop[2], input_size[1])
+    y_span = _visible(top, height, crop[1], crop[3], input_size[0])
     reduction = 1
     for candidate in REDUCTIONS:
         if all(high - low >= candidate * (end - start) for low, high, start, end in (x_span, y_span)):
@@ -116,8 +116,8 @@ def sample_geometry(
     offset = np.array([u0, v0]) - np.array([x0 + left, y0 + top]) * scale
     mapped = clipped * np.tile(scale, 2) + np.tile(offset, 2)
     if is_flipped:
-        mapped[:, [0, 2]] = input_size - mapped[:, [2, 0]]
-    mapped = clip_boxes(mapped, (input_size, input_size))
+        mapped[:, [0, 2]] = input_size[1] - mapped[:, [2, 0]]
+    mapped = clip_boxes(mapped, input_size)
     # In the precision of the targets: a box without area there would have an infinite one.
     has_area = (mapped[:, 2:].astype(np.float32) > mapped[:, :2].astype(np.float32)).all(axis=1)
     return Geometry(
@@ -202,13 +202,13 @@ def _kept(boxes: NDArray[np.float64], crop: tuple[int, int, int, int]) -> tuple[
 Span = tuple[int, int, int, int]
 
 
-def _visible(offset: int, length: int, crop_start: int, crop_length: int, input_size: int) -> Span:
+def _visible(offset: int, length: int, crop_start: int, crop_length: int, input_length: int) -> Span:
     """Return which part of the image a crop shows along one axis, and where; never less than a pixel."""
     first = min(max(crop_start - offset, 0), length - 1)
     last = max(min(crop_start + crop_length - offset, length), first + 1)
-    scale = input_size / crop_length
-    start = min(max(round((first + offset - crop_start) * scale), 0), input_size - 1)
-    end = min(max(round((last + offset - crop_start) * scale), start + 1), input_size)
+    scale = input_length / crop_length
+    start = min(max(round((first + offset - crop_start) * scale), 0), input_length - 1)
+    end = min(max(round((last + offset - crop_start) * scale), start + 1), input_length)
     return first, last, start, end
 
 
@@ -221,22 +221,22 @@ def _on_grid(span: Span, length: int, reduction: int) -> Span:
     return first, last, start, end
 
 
-def render(image: NDArray[np.uint8], geometry: Geometry, input_size: int) -> NDArray[np.uint8]:
+def render(image: NDArray[np.uint8], geometry: Geometry, input_size: tuple[int, int]) -> NDArray[np.uint8]:
     """Cut, resize and mirror an image; what it does not fill stays 0.
 
     Args:
         image: (H, W, 3) uint8, decoded at `1 / geometry.reduction` of its size.
         geometry: for that image.
-        input_size: S.
+        input_size: (H', W') of the network input.
 
     Returns:
-        (S, S, 3) uint8.
+        (H', W', 3) uint8.
     """
     x0, y0, x1, y1 = (-(-edge // geometry.reduction) for edge in geometry.source)
     u0, v0, u1, v1 = geometry.place
     if geometry.is_flipped:
-        u0, u1 = input_size - u1, input_size - u0
-    canvas = np.zeros((input_size, input_size, 3), np.uint8)
+        u0, u1 = input_size[1] - u1, input_size[1] - u0
+    canvas = np.zeros((*input_size, 3), np.uint8)
     part = cv2.resize(image[y0:y1, x0:x1], (u1 - u0, v1 - v0), interpolation=geometry.interpolation)
     canvas[v0:v1, u0:u1] = cv2.flip(part, 1) if geometry.is_flipped else part
     return canvas

@@ -33,7 +33,7 @@ class Example(NamedTuple):
     """One augmented image, not yet coloured.
 
     Attributes:
-        image: (S, S, 3) RGB uint8.
+        image: (H, W, 3) RGB uint8.
         place: (left, top, right, bottom) of the image in it; the rest is to be the mean color.
         colour: (3, 4) float32, see `augment.sample_colour`.
         boxes: (K, 4) float32 xyxy in pixels of `image`.
@@ -56,7 +56,7 @@ class Batch:
     """N examples, padded to the M objects of the fullest.
 
     Attributes:
-        images: (N, S, S, 3) uint8.
+        images: (N, H, W, 3) uint8.
         places: (N, 4) int64, see `Example.place`.
         colours: (N, 3, 4) float32.
         boxes: (N, M, 4) float32.
@@ -91,7 +91,7 @@ class AugmentedImages(Dataset[Example]):
 
     Args:
         samples: as `prepare.load_training_samples` gives them.
-        input_size: side of the square network input.
+        input_size: (height, width) of the network input.
         seed: of the whole training.
         max_expansion, with_crop: see `augment.sample_geometry`.
         skip_bad: take the next sample for one whose image cannot be read, and say so, instead of failing.
@@ -100,7 +100,7 @@ class AugmentedImages(Dataset[Example]):
     def __init__(
         self,
         samples: Sequence[Sample],
-        input_size: int,
+        input_size: tuple[int, int],
         seed: int,
         *,
         max_expansion: float = MAX_EXPANSION,
@@ -148,7 +148,7 @@ class AugmentedImages(Dataset[Example]):
         geometry = sample_geometry(rng, sample.image_size, boxes, self.input_size, self.max_expansion, self.with_crop)
         left, top, right, bottom = geometry.place
         if geometry.is_flipped:
-            left, right = self.input_size - right, self.input_size - left
+            left, right = self.input_size[1] - right, self.input_size[1] - left
         image = sample.load_image(reduction=geometry.reduction)
         return Example(
             image=render(image, geometry, self.input_size),

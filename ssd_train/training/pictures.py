@@ -67,7 +67,7 @@ def write_augmented(path: Path, images: Tensor, boxes: Tensor, labels: Tensor, s
 
     Args:
         path: a PNG or JPEG.
-        images: (N, 3, S, S) float32, normalised.
+        images: (N, 3, H, W) float32, normalised.
         boxes: (N, M, 4) xyxy in pixels of the images.
         labels: (N, M), -1 where a row is padding.
         spec: undoes the normalisation and names the classes.

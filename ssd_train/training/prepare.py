@@ -109,7 +109,7 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
         source=source,
         images=AugmentedImages(
             samples,
-            row.input_size,
+            network.spec.input_size,
             config.seed,
             max_expansion=config.max_expansion,
             with_crop=config.crop,
