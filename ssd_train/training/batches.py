@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssd_train.datasets.dataset import Sample
 from ssd_train.errors import DatasetError, ImageError, OwnPartError
-from ssd_train.training.augment import MAX_EXPANSION, render, sample_colour, sample_geometry
+from ssd_train.training.augment import render, sample_colour, sample_geometry
+from ssd_train.training.augmentation import DEFAULT_AUGMENTATION, Augmentation
 
 
 class Key(NamedTuple):
@@ -93,7 +94,7 @@ class AugmentedImages(Dataset[Example]):
         samples: as `prepare.load_training_samples` gives them.
         input_size: (height, width) of the network input.
         seed: of the whole training.
-        max_expansion, with_crop: see `augment.sample_geometry`.
+        augmentation: how far and how often images are changed.
         skip_bad: take the next sample for one whose image cannot be read, and say so, instead of failing.
     """
 
@@ -103,15 +104,13 @@ class AugmentedImages(Dataset[Example]):
         input_size: tuple[int, int],
         seed: int,
         *,
-        max_expansion: float = MAX_EXPANSION,
-        with_crop: bool = True,
+        augmentation: Augmentation = DEFAULT_AUGMENTATION,
         skip_bad: bool = False,
     ) -> None:
         self.samples = samples
         self.input_size = input_size
         self.seed = seed
-        self.max_expansion = max_expansion
-        self.with_crop = with_crop
+        self.augmentation = augmentation
         self.skip_bad = skip_bad
 
     def __len__(self) -> int:
@@ -145,15 +144,12 @@ class AugmentedImages(Dataset[Example]):
         sample = self.samples[key.sample]
         rng = np.random.default_rng((self.seed, key.epoch, key.sample))
         boxes = sample.ground_truth.boxes
-        geometry = sample_geometry(rng, sample.image_size, boxes, self.input_size, self.max_expansion, self.with_crop)
-        left, top, right, bottom = geometry.place
-        if geometry.is_flipped:
-            left, right = self.input_size[1] - right, self.input_size[1] - left
+        geometry = sample_geometry(rng, sample.image_size, boxes, self.input_size, self.augmentation)
         image = sample.load_image(reduction=geometry.reduction)
         return Example(
             image=render(image, geometry, self.input_size),
-            place=(left, top, right, bottom),
-            colour=sample_colour(rng),
+            place=geometry.flipped_place(self.input_size),
+            colour=sample_colour(rng, self.augmentation),
             boxes=geometry.boxes.astype(np.float32),
             labels=sample.ground_truth.labels[geometry.kept],
             path=str(sample.path),

@@ -12,10 +12,16 @@ from numpy.typing import NDArray
 
 from ssd_train.preprocess import load_image
 from ssd_train.training.augment import Geometry, _cropped, _kept, render, sample_colour, sample_geometry
+from ssd_train.training.augmentation import Augmentation
 
 # Small, so that even eightfold reduction needs no large pictures.
 SIDE = 32
 SQUARE = (SIDE, SIDE)
+
+# GluonCV's range of crops.
+SCALES = (0.3, 1.0)
+# Neither expansion nor crop.
+WHOLE = Augmentation(max_expansion=1.0, crop=False)
 
 
 def random_boxes(rng: np.random.Generator, image_size: tuple[int, int], count: int) -> NDArray[np.float64]:
@@ -102,7 +108,7 @@ def test_a_whole_image_fills_a_rectangular_input_each_side_by_its_own_scale() ->
     boxes = np.array([[10, 4, 30, 20]], np.float64)
     seen = set()
     for seed in range(8):
-        found = sample_geometry(np.random.default_rng(seed), (40, 80), boxes, (20, 160), 1.0, with_crop=False)
+        found = sample_geometry(np.random.default_rng(seed), (40, 80), boxes, (20, 160), WHOLE)
         assert found.place == (0, 0, 160, 20)
         assert found.boxes.tolist() == ([[100, 2, 140, 10]] if found.is_flipped else [[20, 2, 60, 10]])
         seen.add(found.is_flipped)
@@ -325,7 +331,9 @@ def test_the_largest_canvas_is_a_choice(max_expansion: float, largest: float) ->
     ratios = []
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        geometry = sample_geometry(rng, (400, 600), np.array([[100.0, 50, 300, 350]]), SQUARE, max_expansion)
+        geometry = sample_geometry(
+            rng, (400, 600), np.array([[100.0, 50, 300, 350]]), SQUARE, Augmentation(max_expansion=max_expansion)
+        )
         ratios.append(geometry.canvas_size[0] / 400)
     assert largest - 0.05 < max(ratios) <= largest
 
@@ -344,7 +352,7 @@ def test_crops_keep_to_their_ranges_of_scale_and_aspect() -> None:
     shares, aspects = [], []
     # A box over nearly nothing, so that every crop is as likely; large, so that whole pixels hardly matter.
     for seed in range(600):
-        (left, top, width, height), _, _ = _cropped(np.random.default_rng(seed), (4000, 6000), np.zeros((0, 4)))
+        (left, top, width, height), _, _ = _cropped(np.random.default_rng(seed), (4000, 6000), np.zeros((0, 4)), SCALES)
         assert 0 <= left <= 6000 - width and 0 <= top <= 4000 - height
         shares.append(math.sqrt(width / 6000 * height / 4000))
         aspects.append((width / 6000) / (height / 4000))
@@ -400,7 +408,7 @@ def test_a_crop_is_the_one_that_a_trial_by_trial_search_finds(image_size: tuple[
     crops = set()
     for seed in range(25):
         boxes = random_boxes(np.random.default_rng(seed), image_size, count)
-        crop, kept, clipped = _cropped(np.random.default_rng(1000 + seed), image_size, boxes)
+        crop, kept, clipped = _cropped(np.random.default_rng(1000 + seed), image_size, boxes, SCALES)
         expected = plain_crop(np.random.default_rng(1000 + seed), image_size, boxes.tolist())
         assert list(crop) == expected[0]
         assert kept.tolist() == expected[1]
@@ -420,7 +428,7 @@ def test_clipping_to_a_crop_is_that_of_the_golden_vector() -> None:
 def test_boxes_that_no_crop_keeps_stay_with_the_whole_image() -> None:
     # Wholly outside: the rule of last resort.
     boxes = np.array([[200, 200, 220, 220]], np.float64)
-    crop, kept, clipped = _cropped(np.random.default_rng(0), (50, 60), boxes)
+    crop, kept, clipped = _cropped(np.random.default_rng(0), (50, 60), boxes, SCALES)
     assert (crop, kept.tolist(), clipped.tolist()) == ((0, 0, 60, 50), [0], boxes.tolist())
 
 
@@ -529,7 +537,7 @@ def test_without_crop_and_expansion_the_whole_image_is_resized_and_every_box_sta
     boxes = np.array([[0, 0, 40, 30], [100, 50, 200, 100], [150, 80, 199, 99]], np.float64)
     flips = set()
     for seed in range(20):
-        found = sample_geometry(np.random.default_rng(seed), (100, 200), boxes, (300, 300), 1.0, with_crop=False)
+        found = sample_geometry(np.random.default_rng(seed), (100, 200), boxes, (300, 300), WHOLE)
         assert found.canvas_size == (100, 200) and found.crop == (0, 0, 200, 100)
         assert found.source == (0, 0, 200, 100) and found.place == (0, 0, 300, 300)
         assert found.kept.tolist() == [0, 1, 2]
@@ -539,3 +547,100 @@ def test_without_crop_and_expansion_the_whole_image_is_resized_and_every_box_sta
         np.testing.assert_allclose(found.boxes, scaled, atol=1e-9)
         flips.add(found.is_flipped)
     assert flips == {True, False}
+
+
+# --- ranges and switches ---
+
+
+def test_the_defaults_draw_what_they_drew_before_there_was_a_choice() -> None:
+    """Numbers noted down from the code that had no ranges and switches."""
+    rng = np.random.default_rng(12)
+    geometry = sample_geometry(rng, (97, 131), np.array([[10.0, 20, 90, 80]]), SQUARE)
+    drawn = (geometry.canvas_size, geometry.image_offset, geometry.crop, geometry.is_flipped, geometry.interpolation)
+    assert drawn == ((372, 503), (17, 70), (35, 31, 463, 338), False, 0)
+    assert geometry.boxes.tolist() == [[2.687022900763359, 0.3950617283950617, 8.18320610687023, 6.320987654320987]]
+    expected = [
+        [0.8475020527839661, 0.12769798934459686, 0.024799950420856476, 19.19349479675293],
+        [0.06504548341035843, 0.9101545810699463, 0.024799950420856476, 19.19349479675293],
+        [0.06504548341035843, 0.12769798934459686, 0.8072565197944641, 19.19349479675293],
+    ]
+    # Products of three matrices, which another BLAS may add up in another order.
+    np.testing.assert_allclose(sample_colour(rng), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("input_size", [SQUARE, (20, 56)])
+def test_boxes_go_with_their_pixels_upside_down_too(input_size: tuple[int, int]) -> None:
+    boxes_seen, turns = 0, set()
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        boxes = random_boxes(rng, (151, 103), 3)
+        geometry = sample_geometry(rng, (151, 103), boxes, input_size, Augmentation(vertical_flip=0.5))
+        result = render(decoded_at(painted((151, 103), boxes), geometry.reduction), geometry, input_size)
+        turns.add((geometry.is_flipped, geometry.is_upside_down))
+        for number, box in zip(geometry.kept.tolist(), geometry.boxes, strict=True):
+            if (box[2:] - box[:2]).min() >= 3:
+                found = bright_extent(result[:, :, number])
+                np.testing.assert_allclose(found, box, atol=PIXELS_TOLERANCE, err_msg=f"seed {seed}, {geometry}")
+                boxes_seen += 1
+    assert boxes_seen > 40 and len(turns) == 4
+
+
+def test_the_place_of_an_image_is_mirrored_with_it() -> None:
+    image = np.full((97, 131, 3), 200, np.uint8)
+    for seed in range(30):
+        geometry = sample_geometry(
+            np.random.default_rng(seed), (97, 131), np.zeros((0, 4)), (20, 56), Augmentation(flip=1, vertical_flip=1)
+        )
+        expected = np.zeros((20, 56, 3), np.uint8)
+        left, top, right, bottom = geometry.flipped_place((20, 56))
+        expected[top:bottom, left:right] = 200
+        np.testing.assert_array_equal(render(decoded_at(image, geometry.reduction), geometry, (20, 56)), expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_the_shares_of_mirrored_images_are_choices(share: float) -> None:
+    boxes = np.array([[100.0, 50, 300, 350]])
+    for name, shown in (("flip", "is_flipped"), ("vertical_flip", "is_upside_down")):
+        augmentation = Augmentation(**{name: share})
+        drawn = [
+            sample_geometry(np.random.default_rng(s), (400, 600), boxes, SQUARE, augmentation) for s in range(RUNS)
+        ]
+        assert_rate([getattr(geometry, shown) for geometry in drawn], share)
+
+
+def test_crops_keep_to_the_range_that_is_chosen() -> None:
+    augmentation = Augmentation(max_expansion=1, min_crop=0.6, max_crop=0.7)
+    shares = []
+    for seed in range(200):
+        geometry = sample_geometry(np.random.default_rng(seed), (4000, 6000), np.zeros((0, 4)), SQUARE, augmentation)
+        shares.append(math.sqrt(geometry.crop[2] / 6000 * geometry.crop[3] / 4000))
+    assert 0.599 < min(shares) < 0.61 and 0.69 < max(shares) <= 0.7
+
+
+def test_without_colours_the_map_is_the_identity() -> None:
+    for augmentation in (Augmentation(colour=False), Augmentation(brightness=0, contrast=0, saturation=0, hue=0)):
+        for seed in range(20):
+            np.testing.assert_array_equal(sample_colour(np.random.default_rng(seed), augmentation), np.eye(3, 4))
+
+
+def test_each_colour_step_has_a_range_of_its_own() -> None:
+    off = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+
+    def maps(**ranges: float) -> NDArray[np.float64]:
+        augmentation = Augmentation(**off | ranges)
+        return np.stack([sample_colour(np.random.default_rng(seed), augmentation) for seed in range(300)]).astype(float)
+
+    shifts = maps(brightness=5.0)
+    assert 4.8 < np.abs(shifts[:, :, 3]).max() <= 5 and (shifts[:, :, :3] == np.eye(3)).all()
+    factors = maps(contrast=0.25)[:, [0, 1, 2], [0, 1, 2]]
+    assert 0.75 <= factors.min() < 0.76 and 1.24 < factors.max() <= 1.25
+    # A saturation of s keeps grey, and (1 - s) of the luma goes to the other channels.
+    saturated = maps(saturation=0.5)
+    np.testing.assert_allclose(saturated[:, :, :3].sum(axis=2), 1, atol=1e-6)
+    amounts = 1 - saturated[:, 0, 1] / 0.587
+    assert 0.5 <= amounts.min() < 0.52 and 1.48 < amounts.max() <= 1.501
+    # A hue turn of at most 0.1 half turns: the chroma of any colour turns by up to 18 degrees.
+    turned = maps(hue=0.1)[:, :, :3] @ np.array([1.0, 0, 0])
+    i, q = turned @ [0.596, -0.274, -0.321], turned @ [0.211, -0.523, 0.311]
+    angles = np.degrees(np.arctan2(q, i)) - math.degrees(math.atan2(0.211, 0.596))
+    assert 17 < np.abs(angles).max() < 18.5

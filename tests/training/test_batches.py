@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ssd_train.datasets.dataset import Sample, make_ground_truth
+from ssd_train.training.augmentation import Augmentation
 from ssd_train.training.batches import (
     AugmentedImages,
     Batch,
@@ -157,7 +158,7 @@ def test_an_example_depends_on_seed_epoch_and_sample_alone(samples: list[Sample]
 
 def test_the_largest_expansion_is_passed_on(samples: list[Sample]) -> None:
     """A picture that is not expanded fills the whole input, for its crops never leave it."""
-    images = AugmentedImages(samples, SQUARE, 5, max_expansion=1.0)
+    images = AugmentedImages(samples, SQUARE, 5, augmentation=Augmentation(max_expansion=1.0))
     expanded = AugmentedImages(samples, SQUARE, 5)
     keys = [Key(epoch, 0) for epoch in range(12)]
     assert {images[key].place for key in keys} == {(0, 0, SIDE, SIDE)}
@@ -166,7 +167,7 @@ def test_the_largest_expansion_is_passed_on(samples: list[Sample]) -> None:
 
 def test_a_rectangular_input_has_its_image_and_boxes_in_rows_and_columns(samples: list[Sample]) -> None:
     """Without crop and expansion the image fills 16 rows and 48 columns, mirrored or not."""
-    images = AugmentedImages(samples, (16, 48), 0, max_expansion=1.0, with_crop=False)
+    images = AugmentedImages(samples, (16, 48), 0, augmentation=Augmentation(max_expansion=1.0, crop=False))
     batch = collate([images[Key(0, number)] for number in range(COUNT)])
     assert batch.images.shape == (COUNT, 16, 48, 3)
     assert batch.places.tolist() == [[0, 0, 48, 16]] * COUNT

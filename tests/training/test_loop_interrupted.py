@@ -315,6 +315,7 @@ def test_a_folder_that_holds_a_training_is_left_alone_without_resume(copied: Pat
         ({"network": "ssd_512_mobilenet1.0_custom"}, ("network ssd_300_mobilenet0.25_custom",)),
         ({"ema": True}, ("ema False", "True")),
         ({"amp": "bf16"}, ("amp off", "bf16")),
+        ({"flip": 0.25}, ("flip 0.5", "0.25")),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
