@@ -21,13 +21,15 @@ from ssd_train.datasets.dataset import Sample
 from ssd_train.errors import DatasetError, ImageError, OwnPartError
 from ssd_train.training.augment import render, sample_colour, sample_geometry
 from ssd_train.training.augmentation import DEFAULT_AUGMENTATION, Augmentation
+from ssd_train.training.balance import balanced_order
 
 
 class Key(NamedTuple):
-    """Which sample, and in which of its epochs, which together decide its augmentation."""
+    """Which sample, in which of its epochs and which time there, which together decide its augmentation."""
 
     epoch: int
     sample: int
+    copy: int = 0
 
 
 class Example(NamedTuple):
@@ -121,7 +123,7 @@ class AugmentedImages(Dataset[Example]):
         for offset in range(len(self.samples)):
             index = (key.sample + offset) % len(self.samples)
             try:
-                return self._example(Key(key.epoch, index), tuple(bad))
+                return self._example(key._replace(sample=index), tuple(bad))
             except (ImageError, DatasetError) as error:
                 bad.append(str(error))
                 if not self.skip_bad:
@@ -142,7 +144,8 @@ class AugmentedImages(Dataset[Example]):
 
     def _example(self, key: Key, bad: tuple[str, ...]) -> Example:
         sample = self.samples[key.sample]
-        rng = np.random.default_rng((self.seed, key.epoch, key.sample))
+        # The first copy draws what it drew before there were others.
+        rng = np.random.default_rng((self.seed, *key) if key.copy else (self.seed, key.epoch, key.sample))
         boxes = sample.ground_truth.boxes
         geometry = sample_geometry(rng, sample.image_size, boxes, self.input_size, self.augmentation)
         image = sample.load_image(reduction=geometry.reduction)
@@ -179,7 +182,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Stream:
     """The order of all samples of a training.
 
@@ -188,12 +191,14 @@ class Stream:
         batch_size: of all processes together.
         epochs: passes over the data set; what does not fill the very last batch is not used.
         seed: decides the order within each epoch.
+        repeats: (num_samples,) how often each sample comes, see `balance`; None for once an epoch.
     """
 
     num_samples: int
     batch_size: int
     epochs: int
     seed: int
+    repeats: NDArray[np.float64] | None = None
 
     def first_step(self, epoch: int) -> int:
         """Return the step that an epoch begins with."""
@@ -210,18 +215,26 @@ class Stream:
     def keys(self, first_step: int, rank: int = 0, processes: int = 1) -> Iterator[list[Key]]:
         """Yield one process's part of every batch from `first_step` to the end of the training."""
         share = self.batch_size // processes
-        orders: dict[int, NDArray[np.int64]] = {}
+        orders: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         for step in range(first_step, self.total_steps):
             start = step * self.batch_size + rank * share
             keys = []
             for position in range(start, start + share):
                 epoch, place = divmod(position, self.num_samples)
                 if epoch not in orders:
-                    orders = {epoch: np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)} | {
+                    orders = {epoch: self._order(epoch)} | {
                         old: order for old, order in orders.items() if old == epoch - 1
                     }
-                keys.append(Key(epoch, int(orders[epoch][place])))
+                samples, copies = orders[epoch]
+                keys.append(Key(epoch, int(samples[place]), int(copies[place])))
             yield keys
+
+    def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the samples of an epoch, and which time each comes in it."""
+        rng = np.random.default_rng((self.seed, epoch))
+        if self.repeats is not None:
+            return balanced_order(rng, self.repeats)
+        return rng.permutation(self.num_samples), np.zeros(self.num_samples, np.int64)
 
 
 def batches(

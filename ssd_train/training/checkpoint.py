@@ -20,7 +20,7 @@ CHECKPOINT_NAME = "last.ckpt"
 CHECKPOINT_VERSION = 1
 
 # Settings that a resumed training must share with its checkpoint, or it would be another one.
-KEPT_SETTINGS = ("network", "seed", "amp", "ema", *AUGMENTATION_FIELDS)
+KEPT_SETTINGS = ("network", "seed", "amp", "ema", "negatives", "balance", *AUGMENTATION_FIELDS)
 
 
 @dataclasses.dataclass

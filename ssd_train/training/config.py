@@ -36,6 +36,8 @@ class TrainingConfig(Augmentation):
     val_split: str | None = option(None, "Default 2007_test, val2017, or a folder's own val.")
     classes: Path | None = option(None, "Class list of a _custom network; default the data set's own classes.")
     data_shape: int | None = option(None, "Input size that the network must have, 300 or 512.")
+    negatives: bool = option(False, "Train on images without objects too, as background.")
+    balance: bool = option(False, "Show images of rare classes more often (repeat factors of LVIS).")
     batch_size: int = option(32, "Images a step and GPU.", least=1)
     test_batch_size: int = option(16, "Images a call in validation.", least=1)
     lr: float = option(1e-3, "Learning rate.", above=0)

@@ -76,6 +76,7 @@ class _Run:
             batch_size=config.batch_size * processes.count,
             epochs=config.epochs,
             seed=config.seed,
+            repeats=prepared.repeats,
         )
         self.settings = kept_settings(config, prepared.network.config.class_names, self.stream)
         self.position = Position()

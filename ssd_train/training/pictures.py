@@ -48,7 +48,7 @@ def load_preview(prepared: Prepared, seed: int) -> Batch:
     """
     images = prepared.images
     count = min(MAX_PREVIEW_IMAGES, len(images))
-    stream = Stream(num_samples=len(images), batch_size=count, epochs=1, seed=seed)
+    stream = Stream(num_samples=len(images), batch_size=count, epochs=1, seed=seed, repeats=prepared.repeats)
     batch = next(batches(images, stream, first_step=0, rank=0, processes=1, workers=0, pin_memory=False))
     images.check_readable(batch)
     return batch

@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ssd_train.class_list import read_class_list
 from ssd_train.datasets.dataset import Dataset, Sample
@@ -18,6 +20,7 @@ from ssd_train.networks.build import build_ssd
 from ssd_train.networks.feature_expander import ExpandedLevel
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import find_network, network_config
+from ssd_train.training.balance import describe_balance, repeat_factors
 from ssd_train.training.batches import AugmentedImages, available_workers
 from ssd_train.training.config import FIELDS, TrainingConfig
 from ssd_train.training.initialise import initialise, start_from
@@ -39,6 +42,7 @@ class Prepared:
         network: on this process's device, with its initial weights.
         source: where the images are.
         images: training images with their training boxes, augmented when they are loaded.
+        repeats: how often each of them comes, for `Stream`; None for once an epoch.
         validation: the validation set; its metric is that of `source.layout`.
         val_interval: epochs from one validation to the next.
         notes: what was left out or started from, a sentence each.
@@ -47,6 +51,7 @@ class Prepared:
     network: SSD
     source: DataSource
     images: AugmentedImages
+    repeats: NDArray[np.float64] | None
     validation: Dataset
     val_interval: int
     notes: tuple[str, ...]
@@ -83,8 +88,12 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
             arguments=("batch_size",),
         )
 
-    samples, notes = load_training_samples(source, class_names)
+    samples, notes = load_training_samples(source, class_names, negatives=config.negatives)
     samples = samples[: config.limit]
+    repeats = None
+    if config.balance:
+        repeats = repeat_factors(samples, len(class_names))
+        notes += (describe_balance(repeats, samples, class_names),)
     global_batch = config.batch_size * processes.count
     if len(samples) < global_batch:
         raise DatasetError(
@@ -114,17 +123,23 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
             augmentation=config.augmentation,
             skip_bad=config.skip_bad_images,
         ),
+        repeats=repeats,
         validation=validation,
         val_interval=config.val_interval or source.layout.val_interval,
         notes=(*notes, *(f"validation: {note}" for note in validation.notes)),
     )
 
 
-def load_training_samples(source: DataSource, class_names: Sequence[str]) -> tuple[list[Sample], tuple[str, ...]]:
+def load_training_samples(
+    source: DataSource, class_names: Sequence[str], *, negatives: bool = False
+) -> tuple[list[Sample], tuple[str, ...]]:
     """Read the training split and give its images the boxes that GluonCV trains on.
 
-    Difficult and crowd objects are objects like others. Images without any object are left out, as are
-    objects that are marked to be ignored.
+    Difficult and crowd objects are objects like others. Objects that are marked to be ignored are left out, and so is
+    an image whose every object is left out: it shows something, so that it is no background.
+
+    Args:
+        negatives: keep the images without any object.
 
     Returns:
         The samples, whose boxes are in image pixels and as the layout's `training_boxes` has them, and sentences
@@ -134,19 +149,26 @@ def load_training_samples(source: DataSource, class_names: Sequence[str]) -> tup
         DatasetError: the folder cannot be used, or no image has an object.
     """
     dataset = source.layout.load(source.root, source.train_split, class_names, True)
-    samples, left_out = [], 0
+    samples, left_out, num_empty = [], 0, 0
     for sample in dataset.samples:
         truth = source.layout.training_boxes(sample.ground_truth, sample.image_size)
         left_out += len(sample.ground_truth) - len(truth)
-        if len(truth):
+        is_empty = not len(sample.ground_truth)
+        num_empty += is_empty
+        if len(truth) or (is_empty and negatives):
             samples.append(dataclasses.replace(sample, ground_truth=truth))
-    if not samples:
+    if not any(len(sample.ground_truth) for sample in samples):
         raise DatasetError(f"{dataset.name}: none of its {len(dataset.samples)} images has an object to learn")
     notes = list(dataset.notes)
     if left_out:
         notes.append(f"left out {left_out} objects in training, which break GluonCV's bounds rule")
-    if len(samples) < len(dataset.samples):
-        notes.append(f"left out {len(dataset.samples) - len(samples)} images without objects")
+    if num_empty and negatives:
+        notes.append(f"{num_empty} of {len(samples)} images have no objects and train as negatives")
+    elif num_empty:
+        notes.append(f"left out {num_empty} images without objects, which negatives would let train as background")
+    num_spoilt = len(dataset.samples) - len(samples) - (0 if negatives else num_empty)
+    if num_spoilt:
+        notes.append(f"left out {num_spoilt} images of which every object is left out")
     return samples, tuple(notes)
 
 

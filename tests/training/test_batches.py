@@ -156,6 +156,15 @@ def test_an_example_depends_on_seed_epoch_and_sample_alone(samples: list[Sample]
     assert not np.array_equal(other_seed.image, expected[keys[0]].image)
 
 
+def test_copies_of_a_sample_in_an_epoch_are_augmented_each_by_itself(samples: list[Sample]) -> None:
+    images = AugmentedImages(samples, SQUARE, 5)
+    one, other = images[Key(0, 2, 1)], images[Key(0, 2, 2)]
+    assert_same(images[Key(0, 2)], images[Key(0, 2, 0)])
+    assert_same(images[Key(0, 2, 1)], one)
+    seen = {example.colour.tobytes() + example.image.tobytes() for example in (images[Key(0, 2)], one, other)}
+    assert len(seen) == 3
+
+
 def test_the_largest_expansion_is_passed_on(samples: list[Sample]) -> None:
     """A picture that is not expanded fills the whole input, for its crops never leave it."""
     images = AugmentedImages(samples, SQUARE, 5, augmentation=Augmentation(max_expansion=1.0))
