@@ -53,7 +53,7 @@ PEER, PEER_LAST = "torchvision", "torchvision, channels-last"
 
 def load_batch(samples: Sequence[Sample], input_size: int, count: int, num_classes: int) -> Batch:
     """Return augmented images, the data set over and over; labels wrap around where a network has fewer classes."""
-    images = AugmentedImages(samples, input_size, SEED)
+    images = AugmentedImages(samples, (input_size, input_size), SEED)
     batch = collate([images[Key(number // len(samples), number % len(samples))] for number in range(count)])
     batch.labels[batch.labels >= 0] %= num_classes
     return batch

@@ -10,7 +10,7 @@ import torch
 
 from ssd_train.errors import SSDDeployError
 from ssd_train.files import written_atomically
-from ssd_train.training.config import TrainingConfig
+from ssd_train.training.config import AUGMENTATION_FIELDS, FIELDS, TrainingConfig
 from ssd_train.training.step import Trainer
 
 CHECKPOINT_NAME = "last.ckpt"
@@ -19,7 +19,7 @@ CHECKPOINT_NAME = "last.ckpt"
 CHECKPOINT_VERSION = 2
 
 # Settings that a resumed training must share with its checkpoint, or it would be another one.
-KEPT_SETTINGS = ("network", "seed", "amp", "ema", "max_expansion", "crop", "freeze")
+KEPT_SETTINGS = ("network", "seed", "amp", "ema", "freeze", "negatives", "balance", *AUGMENTATION_FIELDS)
 
 
 @dataclasses.dataclass
@@ -83,7 +83,9 @@ def load_checkpoint(state: dict[str, Any], trainer: Trainer, settings: dict[str,
     Raises:
         SSDDeployError: the checkpoint is of a training with other settings.
     """
-    for name, value in state["settings"].items():
+    # An earlier version's checkpoint lacks the settings that were added since; it was made with what is their default.
+    defaults = {name: FIELDS[name].default for name in KEPT_SETTINGS}
+    for name, value in (defaults | state["settings"]).items():
         if settings[name] != value:
             raise SSDDeployError(
                 f"the checkpoint was made with {name} {value}, but this training has {settings[name]}; take the "

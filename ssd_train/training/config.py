@@ -10,19 +10,20 @@ from typing import Any
 
 from ssd_train.datasets.layouts import DataSource, find_source
 from ssd_train.errors import SSDDeployError
-from ssd_train.options import check_ranges, option
+from ssd_train.options import option
+from ssd_train.training.augmentation import Augmentation
 from ssd_train.training.recipes import RECIPES
 
 CONFIG_NAME = "config.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Augmentation):
     """One training; the defaults are GluonCV's recipe (Liu et al., SSD, section 3.1, after its schedule).
 
-    `resolve` puts another recipe's values in their place. Each field says itself what it means.
-    `optimizer.learning_rate` has more about the fields of the learning rate, `augment.sample_geometry` about `crop` and
-    `max_expansion`, `optimizer.MXNetSGD` about momentum and weight decay, `freeze` about the stages of backbones.
+    `resolve` puts another recipe's values in their place. Each field says itself what it means; those of `Augmentation`
+    are fields here too. `optimizer.learning_rate` has more about the fields of the learning rate, `optimizer.MXNetSGD`
+    about momentum and weight decay, `freeze` about the stages of backbones.
 
     Raises:
         SSDDeployError: a value outside its range, or two that exclude each other.
@@ -45,6 +46,8 @@ class TrainingConfig:
     val_split: str | None = option(None, "Default 2007_test, val2017, or a folder's own val.")
     classes: Path | None = option(None, "Class list of a _custom network; default the data set's own classes.")
     data_shape: int | None = option(None, "Input size that the network must have, 300 or 512.")
+    negatives: bool = option(False, "Train on images without objects too, as background.")
+    balance: bool = option(False, "Show images of rare classes more often (repeat factors of LVIS).")
     batch_size: int = option(32, "Images a step and GPU.", least=1)
     shrink_batch: bool = option(False, "Take smaller batches where the images do not fill one, instead of stopping.")
     test_batch_size: int = option(16, "Images a call in validation.", least=1)
@@ -65,10 +68,6 @@ class TrainingConfig:
         "gluoncv, even, or auto: GluonCV's unless they leave a part of the input out.",
         choices=("auto", "gluoncv", "even"),
     )
-    max_expansion: float = option(
-        4.0, "Largest canvas that an image is put on in augmentation, in sides of the image.", least=1
-    )
-    crop: bool = option(True, "Train on random parts of the images.")
     momentum: float = option(0.9, "Share of the last step that is taken again.", least=0, below=1)
     weight_decay: float = option(5e-4, "Of every parameter.", least=0)
     epochs: int = option(240, "Passes over the training images.", least=1)
@@ -109,7 +108,7 @@ class TrainingConfig:
     limit: int | None = option(None, "Train on the first N images only.", least=1)
 
     def __post_init__(self) -> None:
-        check_ranges(self, SSDDeployError)
+        super().__post_init__()
         if self.data_shape not in (None, 300, 512):
             raise SSDDeployError(f"data_shape {self.data_shape}: expected 300 or 512", arguments=("data_shape",))
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
@@ -150,13 +149,23 @@ class TrainingConfig:
             val_share=self.val_share,
         )
 
+    @property
+    def augmentation(self) -> Augmentation:
+        """The fields of augmentation alone, which every process that loads images gets."""
+        return Augmentation(**{name: getattr(self, name) for name in AUGMENTATION_FIELDS})
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        values = dataclasses.asdict(self)
+        values = {name: getattr(self, name) for name in FIELDS}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
-FIELDS = {field.name: field for field in dataclasses.fields(TrainingConfig)}
+AUGMENTATION_FIELDS = tuple(field.name for field in dataclasses.fields(Augmentation))
+# In a reader's order: a base class's fields would come first.
+FIELDS = {
+    field.name: field
+    for field in sorted(dataclasses.fields(TrainingConfig), key=lambda field: field.name in AUGMENTATION_FIELDS)
+}
 TYPES = typing.get_type_hints(TrainingConfig)
 
 

@@ -86,6 +86,7 @@ class _Run:
             seed=config.seed,
             origin_step=self.position.step,
             origin_image=self.position.images,
+            repeats=prepared.repeats,
         )
         self.lr = config.lr * (self.stream.batch_size / config.lr_images if config.lr_images else 1)
         self.report: EvaluationReport | None = None

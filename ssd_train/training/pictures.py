@@ -43,7 +43,7 @@ def load_preview(prepared: Prepared, seed: int) -> Batch:
     """
     images = prepared.images
     count = min(MAX_PREVIEW_IMAGES, len(images))
-    stream = Stream(num_samples=len(images), batch_size=count, epochs=1, seed=seed)
+    stream = Stream(num_samples=len(images), batch_size=count, epochs=1, seed=seed, repeats=prepared.repeats)
     batch = next(batches(images, stream, first_step=0, rank=0, processes=1, workers=0, pin_memory=False))
     images.check_readable(batch)
     return batch
@@ -62,7 +62,7 @@ def write_augmented(path: Path, images: Tensor, boxes: Tensor, labels: Tensor, s
 
     Args:
         path: a PNG or JPEG.
-        images: (N, 3, S, S) float32, normalised.
+        images: (N, 3, H, W) float32, normalised.
         boxes: (N, M, 4) xyxy in pixels of the images.
         labels: (N, M), -1 where a row is padding.
         spec: undoes the normalisation and names the classes.

@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ssd_train.class_list import read_class_list
 from ssd_train.data_check.before_training import training_warnings
@@ -19,6 +21,7 @@ from ssd_train.networks.build import build_ssd
 from ssd_train.networks.feature_expander import ExpandedLevel
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import find_network, network_config
+from ssd_train.training.balance import describe_balance, repeat_factors
 from ssd_train.training.batches import AugmentedImages, available_workers
 from ssd_train.training.config import FIELDS, TrainingConfig
 from ssd_train.training.initialise import initialise
@@ -36,6 +39,7 @@ class Prepared:
         network: on this process's device, with its initial weights.
         source: where the images are.
         images: training images with their training boxes, augmented when they are loaded.
+        repeats: how often each of them comes, for `Stream`; None for once an epoch.
         validation: the validation set; its metric is that of `source.layout`.
         is_scored: the validation set has an object that counts, so that there is a score.
         val_interval: epochs from one validation to the next.
@@ -47,6 +51,7 @@ class Prepared:
     network: SSD
     source: DataSource
     images: AugmentedImages
+    repeats: NDArray[np.float64] | None
     validation: Dataset
     is_scored: bool
     val_interval: int
@@ -79,8 +84,12 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
     else:
         class_names = row.class_names or source.class_names()
     network = build_ssd(network_config(config.network, class_names))
-    samples, notes = load_training_samples(source, class_names)
+    samples, notes = load_training_samples(source, class_names, negatives=config.negatives)
     samples = samples[: config.limit]
+    repeats = None
+    if config.balance:
+        repeats = repeat_factors(samples, len(class_names))
+        notes += (describe_balance(repeats, samples, class_names),)
     batch_size = fitted_batch_size(config, len(samples), processes, least=least_batch_size(network))
     if batch_size < config.batch_size:
         notes += (
@@ -119,12 +128,12 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
         source=source,
         images=AugmentedImages(
             samples,
-            row.input_size,
+            network.spec.input_size,
             config.seed,
-            max_expansion=config.max_expansion,
-            with_crop=config.crop,
+            augmentation=config.augmentation,
             skip_bad=config.skip_bad_images,
         ),
+        repeats=repeats,
         validation=validation,
         is_scored=is_scored,
         val_interval=config.val_interval or source.layout.val_interval,
@@ -184,11 +193,16 @@ def schedule_warnings(config: TrainingConfig) -> tuple[str, ...]:
     )
 
 
-def load_training_samples(source: DataSource, class_names: Sequence[str]) -> tuple[list[Sample], tuple[str, ...]]:
+def load_training_samples(
+    source: DataSource, class_names: Sequence[str], *, negatives: bool = False
+) -> tuple[list[Sample], tuple[str, ...]]:
     """Read the training split and give its images the boxes that GluonCV trains on.
 
-    Difficult and crowd objects are objects like others. Images without any object are left out, as are
-    objects that are marked to be ignored.
+    Difficult and crowd objects are objects like others. Objects that are marked to be ignored are left out, and so is
+    an image whose every object is left out: it shows something, so that it is no background.
+
+    Args:
+        negatives: keep the images without any object.
 
     Returns:
         The samples, whose boxes are in image pixels and as the layout's `training_boxes` has them, and sentences
@@ -198,19 +212,26 @@ def load_training_samples(source: DataSource, class_names: Sequence[str]) -> tup
         DatasetError: the folder cannot be used, or no image has an object.
     """
     dataset = source.load(source.train_split, class_names, training=True)
-    samples, left_out = [], 0
+    samples, left_out, num_empty = [], 0, 0
     for sample in dataset.samples:
         truth = source.layout.training_boxes(sample.ground_truth, sample.image_size)
         left_out += len(sample.ground_truth) - len(truth)
-        if len(truth):
+        is_empty = not len(sample.ground_truth)
+        num_empty += is_empty
+        if len(truth) or (is_empty and negatives):
             samples.append(dataclasses.replace(sample, ground_truth=truth))
-    if not samples:
+    if not any(len(sample.ground_truth) for sample in samples):
         raise DatasetError(f"{dataset.name}: none of its {len(dataset.samples)} images has an object to learn")
     notes = list(dataset.notes)
     if left_out:
         notes.append(f"left out {left_out} objects in training, of which less than a pixel is in the image")
-    if len(samples) < len(dataset.samples):
-        notes.append(f"left out {len(dataset.samples) - len(samples)} images without objects")
+    if num_empty and negatives:
+        notes.append(f"{num_empty} of {len(samples)} images have no objects and train as negatives")
+    elif num_empty:
+        notes.append(f"left out {num_empty} images without objects, which negatives would let train as background")
+    num_spoilt = len(dataset.samples) - len(samples) - (0 if negatives else num_empty)
+    if num_spoilt:
+        notes.append(f"left out {num_spoilt} images of which every object is left out")
     return samples, tuple(notes)
 
 

@@ -52,11 +52,13 @@ def two_images(first: int = 0, last: int = 2) -> Batch:
     return Batch(*(part[first:last] for part in whole), paths=("a.jpg", "b.jpg")[first:last], bad=())
 
 
-def step_result(processes: Processes, batch: Batch, out: Path) -> dict[str, Any]:
-    """Take one step; returns losses, gradients and weights."""
+def step_result(processes: Processes, batch: Batch, out: Path, *, negatives: bool = False) -> dict[str, Any]:
+    """Take one step; returns losses, gradients and weights. With negatives the second image has no objects."""
+    if negatives:
+        batch.labels[torch.tensor([path == "b.jpg" for path in batch.paths])] = -1
     network = build_ssd(network_config(WITHOUT_BATCH_NORM, SHAPE_CLASSES))
     initialise(network, 1)
-    trainer = Trainer(network.train(), small_config(Path("unused"), out), processes)
+    trainer = Trainer(network.train(), small_config(Path("unused"), out, negatives=negatives), processes)
     losses = trainer.step(0, batch, 1e-3, stop=processes.rank == 1).values()
     gradients = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.requires_grad}
     return {"losses": losses, "gradients": gradients, "weights": sums(network.state_dict())}
@@ -116,6 +118,7 @@ def main(shapes: Path, bad_shapes: Path, out: Path, ports: list[str]) -> None:
         rank = processes.rank
         assert processes.count == 2
         results["step"] = step_result(processes, two_images(rank, rank + 1), out)
+        results["negatives"] = step_result(processes, two_images(rank, rank + 1), out, negatives=True)
         network = scoring_network()
         if rank == 1:
             # Batch norm statistics of its own, as every process has after its last step.

@@ -8,6 +8,7 @@ import pytest
 
 from ssd_train.errors import SSDDeployError
 from ssd_train.options import about
+from ssd_train.training.augmentation import Augmentation
 from ssd_train.training.config import FIELDS, TrainingConfig, read_config, resolve, resolve_run
 
 NEEDED: dict[str, Any] = {"network": "ssd_300_mobilenet0.25_custom", "dataset": "voc", "out": Path("run")}
@@ -60,6 +61,14 @@ NAN, INFINITY = float("nan"), float("inf")
         ("lr_mode", ["poly", "", "Step"]),
         ("amp", ["on", "fp32", ""]),
         ("device", ["gpu", "cuda:", "cuda:x"]),
+        ("brightness", [-1.0, 256.0, NAN]),
+        ("contrast", [-0.1, 1.1]),
+        ("saturation", [-0.1, 1.1]),
+        ("hue", [-0.1, INFINITY]),
+        ("min_crop", [0.0, 1.1]),
+        ("max_crop", [0.0, 1.1]),
+        ("flip", [-0.1, 1.1, NAN]),
+        ("vertical_flip", [-0.1, 1.1]),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(name: str, values: list[Any]) -> None:
@@ -92,11 +101,29 @@ def test_values_out_of_range_are_refused_by_name(name: str, values: list[Any]) -
         ("lr_mode", ["step", "cos", "cosine"]),
         ("amp", ["off", "fp16", "bf16"]),
         ("device", ["auto", "cpu", "cuda", "cuda:1"]),
+        ("brightness", [0.0, 255.0]),
+        ("contrast", [0.0, 1.0]),
+        ("hue", [0.0]),
+        ("min_crop", [1e-3, 1.0]),
+        ("flip", [0.0, 1.0]),
+        ("vertical_flip", [0.0, 1.0]),
     ],
 )
 def test_the_ends_of_the_ranges_are_taken(name: str, values: list[Any]) -> None:
     for value in values:
         assert getattr(config_of(**{name: value}), name) == value
+
+
+def test_the_smallest_crop_is_not_larger_than_the_largest() -> None:
+    with pytest.raises(SSDDeployError, match=r"^min_crop 0\.8 is larger than max_crop 0\.5; swap them$") as caught:
+        config_of(min_crop=0.8, max_crop=0.5)
+    assert caught.value.arguments == ("min_crop", "max_crop")
+
+
+def test_the_augmentation_of_a_training_has_its_fields() -> None:
+    assert config_of().augmentation == Augmentation()
+    changed = config_of(colour=False, max_expansion=2.0, vertical_flip=0.5).augmentation
+    assert changed == Augmentation(colour=False, max_expansion=2.0, vertical_flip=0.5)
 
 
 def test_taking_classes_along_needs_a_file_to_take_them_from() -> None:
@@ -116,7 +143,9 @@ OTHER: dict[str, Any] = {
     "pretrained_backbone": "none",
     "init": "a.safetensors", "shrink_batch": True, "lr_images": 4, "patience": 7, "freeze": "stages=2",
     "reuse_classes": True, "val_interval": 2, "seed": 1, "log_step": 1, "skip_bad_images": True, "device": "cuda",
-    "gpus": 2, "limit": 40,
+    "gpus": 2, "limit": 40, "negatives": True, "balance": True,
+    "colour": False, "brightness": 8.0, "contrast": 0.25, "saturation": 0.0, "hue": 0.1,
+    "min_crop": 0.5, "max_crop": 0.75, "flip": 0.0, "vertical_flip": 0.25,
 }  # fmt: skip
 
 

@@ -65,9 +65,12 @@ def of_two(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[
     return [result | {"metrics": metrics(out / "skipped")} for result in results]
 
 
-def test_two_halves_of_a_batch_give_the_gradients_of_the_whole(of_two: list[dict[str, Any]], tmp_path: Path) -> None:
-    first, second = (results["step"] for results in of_two)
-    whole = step_result(ALONE, two_images(), tmp_path)
+@pytest.mark.parametrize("kind", ["step", "negatives"])
+def test_two_halves_of_a_batch_give_the_gradients_of_the_whole(
+    of_two: list[dict[str, Any]], tmp_path: Path, kind: str
+) -> None:
+    first, second = (results[kind] for results in of_two)
+    whole = step_result(ALONE, two_images(), tmp_path, negatives=kind == "negatives")
     assert first["gradients"].keys() == whole["gradients"].keys()
     for name, expected in whole["gradients"].items():
         # Of float32 sums in another order.

@@ -102,14 +102,30 @@ def test_voc_images_without_an_object_are_left_out_and_counted(tmp_path: Path) -
     source = write_voc(tmp_path, [[], [("cat", (2, 2, 9, 9), False)], [outside], [("dog", (2, 2, 9, 9), True)]])
     samples, notes = load_training_samples(source, CLASSES)
     assert [sample.image_id for sample in samples] == ["1", "3"]
-    assert "left out 2 images without objects" in notes
+    assert "left out 1 images without objects, which negatives would let train as background" in notes
+    assert "left out 1 images of which every object is left out" in notes
     assert "left out 1 objects in training, which break GluonCV's bounds rule" in notes
 
 
+def test_as_negatives_images_without_an_object_are_kept_but_not_those_whose_objects_are_left_out(
+    tmp_path: Path,
+) -> None:
+    outside: XMLObject = ("cat", (0, 0, 9, 9), False)
+    source = write_voc(tmp_path, [[], [("cat", (2, 2, 9, 9), False)], [outside], [("dog", (2, 2, 9, 9), True)], []])
+    samples, notes = load_training_samples(source, CLASSES, negatives=True)
+    assert [(sample.image_id, len(sample.ground_truth)) for sample in samples] == [
+        ("0", 0), ("1", 1), ("3", 1), ("4", 0),
+    ]  # fmt: skip
+    assert "2 of 4 images have no objects and train as negatives" in notes
+    assert "left out 1 images of which every object is left out" in notes
+    assert not any("without objects" in note for note in notes)
+
+
+@pytest.mark.parametrize("negatives", [False, True])
 @pytest.mark.parametrize("rows", [[], [("cat", (0, 0, 9, 9), False)]])
-def test_a_split_without_any_object_is_refused(tmp_path: Path, rows: list[XMLObject]) -> None:
+def test_a_split_without_any_object_is_refused(tmp_path: Path, rows: list[XMLObject], negatives: bool) -> None:
     with pytest.raises(DatasetError, match="none of its 1 images has an object to learn"):
-        load_training_samples(write_voc(tmp_path, [rows]), CLASSES)
+        load_training_samples(write_voc(tmp_path, [rows]), CLASSES, negatives=negatives)
 
 
 def test_validation_keeps_the_boxes_of_every_evaluation_and_empty_images(tmp_path: Path) -> None:
@@ -173,4 +189,4 @@ def test_coco_images_without_an_object_are_left_out_and_the_rest_comes_by_id(tmp
     rows = [coco_object((5, 6, 10, 12), image_id=number, **others) for number, others in ((3, {}), (2, {"ignore": 1}))]
     samples, notes = load_training_samples(write_coco(tmp_path, [*rows, coco_object((1, 1, 9, 9))]), CLASSES)
     assert [sample.image_id for sample in samples] == [1, 3]
-    assert "left out 1 images without objects" in notes
+    assert any(note.startswith("left out 1 images without objects") for note in notes)
