@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from ssd_train.errors import WeightsError
+from ssd_train.networks.any_size import has_same_levels, preset_row
 from ssd_train.networks.build import build_ssd
+from ssd_train.networks.config import NetworkConfig
 from ssd_train.networks.feature_expander import ExpandedLevel
 from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
-from ssd_train.networks.zoo import COCO_CLASSES, VOC_CLASSES, NetworkConfig
+from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, VOC_CLASSES, find_network, is_network
 from ssd_train.weights.description import stored_classes
 from ssd_train.weights.layer_names import canonical_name
 from ssd_train.weights.network_file import state_for
-from ssd_train.weights.weight_file import read_tensors
+from ssd_train.weights.weight_file import WeightFile, read_tensors
 
 # MXNet's default initialiser, which GluonCV's added levels get.
 ADDED_LEVEL_RANGE = 0.07
@@ -91,6 +93,7 @@ def _copy_rows(head: ConvPredictor, rows: list[int], source: ConvPredictor, sour
 def start_from(network: SSD, path: Path, *, reuse_classes: bool) -> str:
     """Give a network everything of another detector of its architecture, anchors included, but class predictors.
 
+    The detector may have another input size; the network's own anchors stay then.
     Those come along too where both class lists are the same; otherwise only with `reuse_classes`, and then
     the rows of classes with the same name.
 
@@ -107,6 +110,8 @@ def start_from(network: SSD, path: Path, *, reuse_classes: bool) -> str:
     """
     source = _read_detector(network.config, path)
     state = source.state_dict()
+    if source.config.input_size != network.config.input_size:
+        del state["anchors"]
     same_classes = source.config.class_names == network.config.class_names
     if not same_classes:
         state = {name: value for name, value in state.items() if not name.startswith("class_predictors.")}
@@ -121,12 +126,17 @@ def start_from(network: SSD, path: Path, *, reuse_classes: bool) -> str:
 
 
 def _read_detector(config: NetworkConfig, path: Path) -> SSD:
-    """Build a network with a file's weights and class list, of the architecture of `config`."""
+    """Build a network with a file's weights, class list and input size, of the architecture of `config`."""
     file = read_tensors(path)
+    made_for = file.metadata.get("network")
+    if made_for is not None and not (is_network(made_for) and has_same_levels(find_network(made_for), config)):
+        raise WeightsError(
+            f"{path}: holds weights of {made_for}, which {config.name} cannot start from, since its backbone or its "
+            "levels are others",
+            arguments=("init", "network"),
+        )
+    config = find_network(made_for) if made_for is not None else _row_of_unnamed(file, config)
     stem = config.name.rsplit("_", 1)[0]
-    made_for = file.metadata.get("network", config.name)
-    if made_for.rsplit("_", 1)[0] != stem:
-        raise WeightsError(f"{path}: holds weights of {made_for}, which {config.name} cannot start from")
     classes = stored_classes(file.metadata, path)
     if classes is None:
         named = {canonical_name(name): tensor for name, tensor in file.tensors.items()}
@@ -147,3 +157,9 @@ def _read_detector(config: NetworkConfig, path: Path) -> SSD:
     source = build_ssd(dataclasses.replace(config, class_names=classes))
     source.load_state_dict(state_for(source, file))
     return source
+
+
+def _row_of_unnamed(file: WeightFile, config: NetworkConfig) -> NetworkConfig:
+    """Return what a file without a name is taken to be of: of `config`, but other projects only know the table."""
+    is_ours = "anchors" in file.tensors
+    return config if is_ours or config.name in NETWORKS else preset_row(config.backbone, NETWORKS.values())
