@@ -30,7 +30,7 @@ def evaluate(
     loading: Loading,
     name: ModelArgument = None,
     data_shape: Annotated[
-        int | None, typer.Option(help="Input size that the detector must have, 300 or 512.", show_default=False)
+        int | None, typer.Option(help="Side that the detector's square input must have.", show_default=False)
     ] = None,
     detections: Annotated[
         Path | None, typer.Option(help="Write the detections here, in COCO's result format.", show_default=False)
@@ -44,13 +44,14 @@ def evaluate(
     from ssd_train.evaluation.evaluate import score
     from ssd_train.evaluation.loop import run_detector
     from ssd_train.metrics.protocol import Protocol
+    from ssd_train.networks.config import size_name
 
     source = named.source(name)
     check_calibrated(ctx, [precision.precision or "fp32"])
     known = description_of(source)
     if data_shape is not None and known.input_size != (data_shape, data_shape):
         raise typer.BadParameter(
-            f"{data_shape} does not fit {known.network}, whose input is {known.input_size[0]} pixels",
+            f"{data_shape} does not fit {known.network}, whose input is {size_name(known.input_size)} pixels",
             param_hint="'--data-shape'",
         )
     # Before anything is opened, which may take an export or the building of an engine.

@@ -10,7 +10,8 @@ from ssd_train.boxes import areas
 from ssd_train.data_check.objects import Objects
 from ssd_train.errors import NetworkError
 from ssd_train.networks.anchors import generate_anchors, needs_even_steps, with_even_steps
-from ssd_train.networks.zoo import NetworkConfig, find_network
+from ssd_train.networks.config import NetworkConfig
+from ssd_train.networks.zoo import find_network
 
 # The training's: an anchor that overlaps an object as much learns it, whichever anchor is its best.
 MATCH_IOU_THRESHOLD = 0.5
@@ -77,7 +78,7 @@ def cover(objects: Objects, config: NetworkConfig) -> Cover:
     The images are as they are: augmentation moves and resizes objects beyond that.
     """
     placed = with_even_steps(config) if needs_even_steps(config) else config
-    height, width = input_size_of(config)
+    height, width = config.input_size
     overlaps = best_anchor_iou(objects.boxes * np.array([width, height] * 2), generate_anchors(placed))
     is_covered = overlaps >= MATCH_IOU_THRESHOLD
     num_classes = len(config.class_names)
@@ -96,12 +97,6 @@ def covers(objects: Objects, config: NetworkConfig) -> tuple[Cover, ...]:
     """Return what a network covers, then what the same backbone does at other input sizes, the smallest first."""
     others = [dataclasses.replace(row, class_names=config.class_names) for row in _at_other_sizes(config)]
     return tuple(cover(objects, row) for row in (config, *others))
-
-
-def input_size_of(config: NetworkConfig) -> tuple[int, int]:
-    """Return (height, width)."""
-    height, width = np.broadcast_to(config.input_size, 2).tolist()
-    return height, width
 
 
 def poorly_covered(found: Cover) -> list[int]:
@@ -158,7 +153,7 @@ def _at_other_sizes(config: NetworkConfig) -> list[NetworkConfig]:
             row = find_network(f"ssd_{side}_{config.backbone}_custom")
         except NetworkError:
             continue  # this backbone has no such input
-        if input_size_of(row) != input_size_of(config):
+        if row.input_size != config.input_size:
             rows.append(row)
     return rows
 

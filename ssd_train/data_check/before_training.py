@@ -7,7 +7,7 @@ from ssd_train.data_check.objects import count_objects, find_lacking_classes, ob
 from ssd_train.datasets.dataset import Dataset, Sample
 from ssd_train.datasets.findings import Findings
 from ssd_train.evaluation.evaluate import has_objects
-from ssd_train.networks.zoo import NetworkConfig
+from ssd_train.networks.config import NetworkConfig
 
 
 def training_warnings(samples: Sequence[Sample], validation: Dataset, config: NetworkConfig) -> tuple[str, ...]:

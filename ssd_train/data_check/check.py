@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ssd_train.data_check.anchors import Cover, advice, covers, input_size_of, poorly_covered
+from ssd_train.data_check.anchors import Cover, advice, covers, poorly_covered
 from ssd_train.data_check.copies import Copies, find_copies
 from ssd_train.data_check.images import read_images
 from ssd_train.data_check.objects import (
@@ -51,7 +51,7 @@ def check_data(
     own_names = find_network(network).class_names if network else ()
     names = tuple(class_names or own_names or find_class_names(source))
     config = network_config(network, names) if network else None
-    input_size = input_size_of(config) if config else None
+    input_size = config.input_size if config else None
     splits, together = read_splits(source, names), Findings(is_complete=True)
     copies = _check_images(splits, together, workers, on_progress) if with_images else ()
 

@@ -45,7 +45,7 @@ class TrainingConfig(Augmentation):
     train_split: str | None = option(None, "Default 2007_trainval,2012_trainval, train2017, or a folder's own train.")
     val_split: str | None = option(None, "Default 2007_test, val2017, or a folder's own val.")
     classes: Path | None = option(None, "Class list of a _custom network; default the data set's own classes.")
-    data_shape: int | None = option(None, "Input size that the network must have, 300 or 512.")
+    data_shape: int | None = option(None, "Side that the network's square input must have.", least=1)
     negatives: bool = option(False, "Train on images without objects too, as background.")
     balance: bool = option(False, "Show images of rare classes more often (repeat factors of LVIS).")
     batch_size: int = option(32, "Images a step and GPU.", least=1)
@@ -109,8 +109,6 @@ class TrainingConfig(Augmentation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.data_shape not in (None, 300, 512):
-            raise SSDDeployError(f"data_shape {self.data_shape}: expected 300 or 512", arguments=("data_shape",))
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise SSDDeployError(f"device {self.device}: expected auto, cpu, cuda or cuda:N", arguments=("device",))
         epochs = self.lr_decay_epoch

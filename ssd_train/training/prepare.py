@@ -18,6 +18,7 @@ from ssd_train.errors import DatasetError, ImageError, NetworkError
 from ssd_train.evaluation.evaluate import has_objects
 from ssd_train.networks.anchors import covered_share, generate_anchors, needs_even_steps, with_even_steps
 from ssd_train.networks.build import build_ssd
+from ssd_train.networks.config import size_name
 from ssd_train.networks.feature_expander import ExpandedLevel
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import find_network, network_config
@@ -72,10 +73,10 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
         NetworkError, DatasetError, ImageError, WeightsError, SpecError: something named does not exist or fit.
     """
     row = find_network(config.network)
-    if config.data_shape not in (None, row.input_size):
+    if config.data_shape is not None and row.input_size != (config.data_shape, config.data_shape):
         raise NetworkError(
-            f"data_shape {config.data_shape} does not fit {row.name}, whose input is {row.input_size} pixels; "
-            "leave it out or choose another network",
+            f"data_shape {config.data_shape} does not fit {row.name}, whose input is {size_name(row.input_size)} "
+            "pixels; leave it out or choose another network",
             arguments=("data_shape", "network"),
         )
     source = config.source()

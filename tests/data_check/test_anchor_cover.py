@@ -12,18 +12,19 @@ from ssd_train.data_check.check import check_data
 from ssd_train.data_check.objects import Objects
 from ssd_train.datasets.layouts import find_source
 from ssd_train.networks.anchors import generate_anchors, with_even_steps
-from ssd_train.networks.zoo import NETWORKS, NetworkConfig, find_network
+from ssd_train.networks.config import NetworkConfig
+from ssd_train.networks.zoo import NETWORKS, find_network
 
 # One cell, whose anchors are squares of 50 and of the root of 50 x 128, which is 80, around the centre (50, 50).
 TINY = NetworkConfig(
     name="tiny",
     backbone="none",
-    input_size=100,
+    input_size=(100, 100),
     class_names=("cat", "dog", "bird"),
-    feature_sizes=(1,),
+    feature_sizes=((1, 1),),
     sizes=(50.0, 128.0),
     ratios=((1.0,),),
-    steps=(100,),
+    steps=((100, 100),),
 )
 
 
@@ -55,7 +56,7 @@ def test_the_nearest_cell_is_the_best_of_all_anchors(name: str, is_even: bool) -
     config = with_even_steps(NETWORKS[name]) if is_even else NETWORKS[name]
     rng = np.random.default_rng(1)
     # Some reach outside the input, some are tiny.
-    centres, sides = rng.uniform(-5, config.input_size + 5, (300, 2)), np.exp(rng.uniform(0, 6, (300, 2)))
+    centres, sides = rng.uniform(-5, config.input_size[0] + 5, (300, 2)), np.exp(rng.uniform(0, 6, (300, 2)))
     boxes = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)
     anchors = generate_anchors(config)
     corners = np.concatenate([anchors[:, :2] - anchors[:, 2:] / 2, anchors[:, :2] + anchors[:, 2:] / 2], axis=1)

@@ -189,8 +189,7 @@ def assert_is_right(built: Built, name: str) -> None:
     assert info.options == built.options and info.layer_precisions is None and info.build_seconds > 0
     assert (info.spec.network, info.spec.precision, info.spec.mean) == (name, built.precision, IMAGENET_MEAN)
     assert info.spec.class_names == (config.class_names or CUSTOM_CLASSES)
-    side = config.input_size
-    assert info.inputs == {"images": TensorInfo(dtype="FLOAT", shape=(-1, 3, side, side))}
+    assert info.inputs == {"images": TensorInfo(dtype="FLOAT", shape=(-1, 3, *config.input_size))}
     assert info.outputs == {
         "boxes": TensorInfo(dtype="FLOAT", shape=(-1, 100, 4)),
         "scores": TensorInfo(dtype="FLOAT", shape=(-1, 100)),

@@ -49,7 +49,7 @@ NAN, INFINITY = float("nan"), float("inf")
         ("warmup_iters", [-1]),
         # PyTorch's generators take no more.
         ("seed", [-1, 2**63]),
-        ("data_shape", [0, 299, 1024]),
+        ("data_shape", [0, -300]),
         ("lr", [0.0, -0.1, NAN, INFINITY]),
         ("max_expansion", [0.99, 0.0, NAN, INFINITY]),
         ("lr_decay", [0.0, 1.01, NAN]),
@@ -90,7 +90,7 @@ def test_values_out_of_range_are_refused_by_name(name: str, values: list[Any]) -
         ("freeze", ["none", "backbone", "stages=1", "stages=12"]),
         ("workers", [0]),
         ("seed", [0, 2**63 - 1]),
-        ("data_shape", [None, 300, 512]),
+        ("data_shape", [None, 300, 512, 640]),
         ("lr", [1e-9, 10.0]),
         ("max_expansion", [1.0]),
         ("lr_decay", [1e-9, 1.0]),

@@ -283,10 +283,10 @@ def as_gluoncv_saves_it(network: SSD, scheme: str, prefix: str = "") -> dict[str
             arrays[prefix + own + suffix] = tensor
     offset = 0
     sizes = zip(network.config.feature_sizes, network.config.anchors_per_cell, (128, 64, 32, 16, 16, 16), strict=True)
-    for level, (cells, count, stored_cells) in enumerate(sizes):
+    for level, ((rows, columns), count, stored_cells) in enumerate(sizes):
         stored = torch.zeros(1, 1, stored_cells, stored_cells, 4 * count)
-        stop = offset + cells * cells * count
-        stored[0, 0, :cells, :cells] = network.anchors[offset:stop].view(cells, cells, -1)
+        stop = offset + rows * columns * count
+        stored[0, 0, :rows, :columns] = network.anchors[offset:stop].view(rows, columns, -1)
         offset = stop
         dotted, legacy = f"anchor_generators.{level}.anchors", f"{prefix}ssdanchorgenerator{level}_anchor_{level}"
         arrays[dotted if scheme == "dotted" else legacy] = stored

@@ -87,7 +87,7 @@ def test_a_mistake_in_the_real_process_is_one_line_and_exit_code_2(tmp_path: Pat
         ({"classes": "FOLDER/four.txt"}, "triangle"),
         ({"classes": "FOLDER/nosuch.txt"}, "FOLDER/nosuch.txt"),
         ({"data_shape": 512}, "data_shape 512 does not fit"),
-        ({"data_shape": 400}, "expected 300 or 512"),
+        ({"data_shape": 0}, "'--data-shape': 0 is not 1 or more"),
         ({"dataset": "FOLDER/nosuch"}, "FOLDER/nosuch"),
         ({"dataset": "voc", "data_root": "FOLDER/nosuch"}, "FOLDER/nosuch"),
         ({"data_root": "FOLDER"}, "so the folder FOLDER does not apply"),
