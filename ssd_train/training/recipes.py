@@ -40,7 +40,7 @@ RECIPES: Table[Recipe] = Table(
                 "epochs": 60,
                 # Half of the epochs: a cosine gains most where it is low.
                 "patience": 30,
-                "val_interval": 1,
+                "val_interval": 2,
                 "ema": True,
                 # The usual zoom-out leaves little of small objects; the zoom-in brings nothing in so few epochs.
                 "max_expansion": 1.4,
