@@ -12,6 +12,7 @@ from training_runs import NETWORK, assert_same_bits, small_config
 from ssd_train.datasets.generated import SHAPE_CLASSES
 from ssd_train.errors import NetworkError
 from ssd_train.networks.build import BACKBONES, build_ssd
+from ssd_train.networks.mobilenet import MobileNet
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import NETWORKS, network_config
 from ssd_train.training.freeze import STAGES, freeze
@@ -111,3 +112,9 @@ def test_more_stages_than_there_are_is_a_sentence() -> None:
     with pytest.raises(NetworkError, match=r"freeze stages=6: the backbone mobilenet0\.25 has 5 stages"):
         freeze(without_values(NETWORK), "stages=6")
     assert freeze(without_values(NETWORK), "none") == []
+
+
+def test_a_backbone_without_stages_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(STAGES, MobileNet)
+    with pytest.raises(NetworkError, match=r"the backbone mobilenet0\.25 has no stages in ssd_train\.training\.freeze"):
+        freeze(without_values(NETWORK), "backbone")
