@@ -60,11 +60,17 @@ def freeze(network: SSD, what: str) -> list[nn.Module]:
         their batch norms would take the statistics of the batches.
 
     Raises:
-        NetworkError: the backbone has fewer stages.
+        NetworkError: the backbone has fewer stages, or none in the table.
     """
     if what == "none":
         return []
     backbone = cast(nn.Module, getattr(network.features, "backbone", network.features))
+    if type(backbone) not in STAGES:
+        raise NetworkError(
+            f"freeze {what}: the backbone {network.config.backbone} has no stages in {__name__}.STAGES; leave it out, "
+            "or add them there",
+            arguments=("freeze",),
+        )
     stages = STAGES[type(backbone)](backbone)
     count = len(stages) if what == "backbone" else int(what.removeprefix("stages="))
     if count > len(stages):

@@ -77,6 +77,31 @@ def test_starting_at_a_step_gives_the_rest_of_the_stream(first_step: int) -> Non
     assert list(stream.keys(first_step)) == whole[first_step:]
 
 
+@pytest.mark.parametrize(
+    ("first_size", "steps", "then_size"), [(2, 3, 5), (4, 4, 1), (3, 5, 4), (10, 2, 7), (1, 9, 10)]
+)
+def test_steps_of_another_size_go_on_where_those_before_ended(first_size: int, steps: int, then_size: int) -> None:
+    """Every sample still comes once an epoch, in the order that it would have come in anyway."""
+    first = stream_of(10, first_size)
+    then = Stream(
+        num_samples=10, batch_size=then_size, epochs=5, seed=0, origin_step=steps, origin_image=steps * first_size
+    )
+    keys = [*itertools.chain(*list(first.keys(0))[:steps]), *itertools.chain(*then.keys(steps))]
+    assert keys == list(itertools.chain(*stream_of(10, 1).keys(0)))[: len(keys)]
+    assert 50 - then_size < len(keys) <= 50
+    assert then.total_steps == steps + (50 - steps * first_size) // then_size
+    for step, of_step in enumerate(then.keys(steps), start=steps):
+        assert then.epoch_of(step) == of_step[-1].epoch
+
+
+def test_an_origin_that_steps_of_the_same_size_led_to_changes_nothing() -> None:
+    whole = stream_of(10, 4)
+    moved = Stream(num_samples=10, batch_size=4, epochs=5, seed=0, origin_step=3, origin_image=12)
+    assert list(moved.keys(3)) == list(whole.keys(3)) and moved.total_steps == whole.total_steps
+    for epoch in range(1, 6):
+        assert moved.first_step(epoch) == whole.first_step(epoch)
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("num_samples", [8, 13, 97])
 def test_the_shares_of_processes_are_the_parts_of_one_batch(num_samples: int, processes: int) -> None:

@@ -58,6 +58,19 @@ def test_curves_are_a_png_that_is_not_blank(tmp_path: Path, count: int, validate
     assert green[:, width // 2 :].any() == validated and not green[:, : width // 2].any()
 
 
+def test_losses_of_validation_are_drawn_beside_those_of_training(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plain_scores = [{"epoch": n, "scores": {"mAP": 0.5}} for n in range(40)]
+    with_losses = [{**line, "cls_loss": 2.5, "box_loss": 2.0} for line in plain_scores]
+    blue = []
+    for scores in (plain_scores, with_losses):
+        write_curves(tmp_path / "curves.png", "a run", epochs_of(40), scores)
+        axes = read(tmp_path / "curves.png")[:380]
+        blue.append(int((axes == (0x00, 0x72, 0xB2)).all(axis=2).sum()))
+    # A dashed line across half of the picture.
+    assert blue[1] > blue[0] + 100
+
+
 def test_numbers_that_are_missing_leave_a_gap(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     epochs = epochs_of(3)

@@ -1,6 +1,7 @@
 """Training boxes by GluonCV's rules (spec 7.4)."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from ssd_train.datasets.layouts import DataSource, find_source
-from ssd_train.errors import DatasetError
-from ssd_train.training.prepare import load_training_samples
+from ssd_train.errors import DatasetError, SSDDeployError
+from ssd_train.training.config import TrainingConfig
+from ssd_train.training.prepare import fitted_batch_size, load_training_samples, schedule_warnings
+from ssd_train.training.processes import Processes
 
 CLASSES = ("cat", "dog")
 HEIGHT, WIDTH = 30, 40
@@ -190,3 +194,76 @@ def test_coco_images_without_an_object_are_left_out_and_the_rest_comes_by_id(tmp
     samples, notes = load_training_samples(write_coco(tmp_path, [*rows, coco_object((1, 1, 9, 9))]), CLASSES)
     assert [sample.image_id for sample in samples] == [1, 3]
     assert any(note.startswith("left out 1 images without objects") for note in notes)
+
+
+# --- Batches and schedules ---
+
+
+def config_of(**values: Any) -> TrainingConfig:
+    return TrainingConfig(**{"network": "a_network", "dataset": "voc", "out": Path("run"), **values})
+
+
+def fitted(images: int, asked: int, processes: int, least: int, *, shrink: bool = False) -> int:
+    these = Processes(rank=0, count=processes, device=torch.device("cpu"))
+    return fitted_batch_size(config_of(batch_size=asked, shrink_batch=shrink), images, these, least=least)
+
+
+@pytest.mark.parametrize(
+    ("images", "asked", "processes", "least", "message"),
+    [
+        (5, 6, 1, 2, "5 training images do not fill a batch of 6; use a batch_size of 2 to 5"),
+        (5, 3, 2, 2, "5 training images do not fill a batch of 6; use a batch_size of 2"),
+        (5, 1, 1, 2, "a_network has batch norms, which need 2 images a step; use a batch_size of 2 to 5"),
+        (2, 1, 1, 2, "a_network has batch norms, which need 2 images a step; use a batch_size of 2"),
+        (1, 2, 1, 1, "1 training images do not fill a batch of 2; use a batch_size of 1"),
+        (1, 1, 1, 2, "1 training images are too few for a_network, which needs 2 in a step; add images, or choose"),
+        (1, 32, 1, 2, "1 training images are too few for a_network, which needs 2 in a step; add images, or choose"),
+        (
+            3,
+            32,
+            2,
+            2,
+            "3 training images are too few for a_network, which needs 2 in a step on each of 2 processes; add",
+        ),
+    ],
+)
+@pytest.mark.parametrize("least_is_tried", [True, False])
+def test_a_refused_batch_size_leads_to_one_that_is_taken(
+    images: int, asked: int, processes: int, least: int, message: str, least_is_tried: bool
+) -> None:
+    with pytest.raises(SSDDeployError) as caught:
+        fitted(images, asked, processes, least)
+    assert str(caught.value).startswith(message)
+    sizes = re.findall(r"\d+", str(caught.value).partition("use a batch_size of ")[2])
+    if sizes:
+        size = int(sizes[0 if least_is_tried else -1])
+        assert fitted(images, size, processes, least) == size
+    else:
+        # No size would do, and none is named.
+        for size in range(1, 40):
+            with pytest.raises(SSDDeployError, match="too few"):
+                fitted(images, size, processes, least, shrink=True)
+
+
+def test_a_batch_that_may_shrink_is_what_the_images_fill() -> None:
+    assert [fitted(images, 4, 1, 2, shrink=True) for images in (2, 3, 4, 9)] == [2, 3, 4, 4]
+    assert fitted(7, 4, 2, 2, shrink=True) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"epochs": 160},
+            "lr_decay_epoch 160,200 lies beyond the last of 160 epochs, so the learning rate never falls",
+        ),
+        ({"epochs": 200}, "lr_decay_epoch 200 lies beyond the last of 200 epochs, so it never falls there"),
+        ({"epochs": 201}, None),
+        ({"epochs": 20, "lr_mode": "cos"}, None),
+        ({"epochs": 20, "lr_decay_epoch": ()}, None),
+        ({"epochs": 20, "lr_decay_epoch": (12, 19)}, None),
+    ],
+)
+def test_decays_that_never_come_are_a_warning(values: dict[str, Any], words: str | None) -> None:
+    warnings = schedule_warnings(config_of(**values))
+    assert len(warnings) == (words is not None) and all(warning.startswith(words or "") for warning in warnings)
