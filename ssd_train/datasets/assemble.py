@@ -17,6 +17,7 @@ def make_dataset(
     name: str,
     training: bool,
     clips: bool,
+    needs_match: bool,
     findings: Findings,
 ) -> Dataset:
     """Give every object its label, and leave out what cannot be used.
@@ -29,6 +30,7 @@ def make_dataset(
             to be ignored are left out.
         clips: boxes are clipped to their image, and objects without area left out, in evaluation too; a training
             always does. The boxes as written stay in `GroundTruth.written_boxes`.
+        needs_match: stop where there are objects, but none of a class that the detector knows.
         findings: told what is mended and left out.
 
     Raises:
@@ -61,7 +63,8 @@ def make_dataset(
                 ground_truth=make_ground_truth(rows),
             )
         )
-    _check_classes(annotations, match, class_names, name, findings)
+    if needs_match:
+        _check_classes(annotations, match, class_names, name, findings)
     if annotations.is_annotated:
         _note_empty_classes(annotations, match, class_names, label_counts, findings)
     categories = annotations.categories
@@ -160,9 +163,9 @@ def _row(
 def _check_classes(
     annotations: Annotations, match: ClassMatch, class_names: Sequence[str], name: str, findings: Findings
 ) -> None:
-    """Stop where there are objects, but the detector knows none of their classes."""
+    """Stop where there are objects, but the detector knows none of their classes, nor others that are declared."""
     theirs = list(dict.fromkeys(each.class_name for image in annotations.images for each in image.objects))
-    if theirs and not any(spelling in match.labels for spelling in theirs):
+    if theirs and not match.labels:
         findings.stop(
             f"{name}: its objects are of {_some(theirs)}, and the detector knows {_some(class_names)}; evaluate a "
             "detector of this data set, or give the data set's own class list",

@@ -12,7 +12,7 @@ import numpy as np
 from ssd_train.datasets.annotations import AnnotatedImage, AnnotatedObject, Annotations, could_be_shares
 from ssd_train.datasets.dataset import GroundTruth
 from ssd_train.datasets.findings import Findings
-from ssd_train.datasets.image_paths import find_file, image_size
+from ssd_train.datasets.image_paths import find_file, known_size
 from ssd_train.errors import DatasetError
 
 Entry = dict[str, Any]
@@ -40,9 +40,11 @@ def read_coco(path: Path, folders: Sequence[Path], root: Path, findings: Finding
         ImageError: an image whose size is not in the file cannot be read.
     """
     content = read_json(path)
-    categories = _categories(content, path, findings)
-    images = _images(content, path, findings)
     is_annotated = content.get("annotations") is not None
+    # A list of images may have no categories either.
+    has_categories = is_annotated or content.get("categories") is not None
+    categories = _categories(content, path, findings) if has_categories else {}
+    images = _images(content, path, findings)
     objects: dict[str, list[AnnotatedObject]] = {key: [] for key in images}
     for number, annotation in enumerate(_entries(content, "annotations", path) if is_annotated else []):
         _read_annotation(annotation, number, images, categories, objects, path, findings)
@@ -52,7 +54,7 @@ def read_coco(path: Path, folders: Sequence[Path], root: Path, findings: Finding
         if image is not None:
             read.append(image)
     names = _names_of_categories(categories, images, objects, content, path, findings)
-    return Annotations(images=tuple(read), categories=names, is_annotated=is_annotated)
+    return Annotations(images=tuple(read), categories=names if has_categories else None, is_annotated=is_annotated)
 
 
 def read_json(path: Path) -> Entry:
@@ -110,7 +112,9 @@ def _entries(content: Entry, key: str, path: Path) -> list[Entry]:
 
 def _key(value: Any) -> str | None:
     """Return an id as text, so that 1 and "1" are one; None where it is no id."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if type(value) is int:  # nearly all are
+        return str(value)
+    if isinstance(value, bool) or not isinstance(value, float | str):
         return None
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else None
@@ -186,18 +190,18 @@ def _read_annotation(
     findings: Findings,
 ) -> None:
     """Add an annotation to its image's objects."""
-    called = f"annotation {annotation['id']}" if _key(annotation.get("id")) is not None else f"annotations[{number}]"
     image_key = _key(annotation.get("image_id"))
     if image_key is None or image_key not in images:
-        findings.add("orphan", called)
+        findings.add("orphan", _called(annotation, number))
         return
-    called = f"{called} of image {images[image_key]['file_name']}"
     category = _category_of(annotation.get("category_id"), categories)
     if category is None:
+        called = _called(annotation, number, images[image_key])
         findings.add("unknown-category", f"{called} (category {annotation.get('category_id')})")
         return
     problem, numbers = _numbers(annotation.get("bbox"), has_polygon=bool(annotation.get("segmentation")))
     if problem:
+        called = _called(annotation, number, images[image_key])
         findings.stop(
             f"{path}: {called}: {problem}, expected x, y, width and height in pixels; mend the annotation", place=called
         )
@@ -209,10 +213,16 @@ def _read_annotation(
             box=(x, y, x + width, y + height),
             is_crowd=_flag(annotation.get("iscrowd")),
             is_ignored=_flag(annotation.get("ignore")),
-            area=_number(annotation.get("area")) or width * height,
+            area=_number(annotation.get("area")) or max(width * height, 0.0),
             is_share=could_be_shares(*numbers),
         )
     )
+
+
+def _called(annotation: Entry, number: int, image: Entry | None = None) -> str:
+    """Return what messages call an annotation: by its id, or its place in the list where it has none."""
+    called = f"annotation {annotation['id']}" if _key(annotation.get("id")) is not None else f"annotations[{number}]"
+    return called if image is None else f"{called} of image {image['file_name']}"
 
 
 def _category_of(value: Any, categories: dict[int | str, str]) -> int | str | None:
@@ -232,15 +242,13 @@ def _numbers(bbox: Any, *, has_polygon: bool) -> tuple[str, list[float]]:
         return f"bbox is {json.dumps(bbox)}", []
     if len(bbox) != 4:
         return f"bbox has {len(bbox)} numbers", []
-    numbers = [_number(value) for value in bbox]
-    if any(number is None for number in numbers):
-        return f"bbox is {json.dumps(bbox)}", []
-    return "", [number for number in numbers if number is not None]
+    numbers = [number for value in bbox if (number := _number(value)) is not None]
+    return ("", numbers) if len(numbers) == 4 else (f"bbox is {json.dumps(bbox)}", [])
 
 
 def _number(value: Any) -> float | None:
     """Return a finite number, which may be written as text; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if type(value) not in (int, float, str):  # not of a truth value, though it is an int to Python
         return None
     try:
         number = float(value)
@@ -250,7 +258,9 @@ def _number(value: Any) -> float | None:
 
 
 def _flag(value: Any) -> bool:
-    return value is True or str(value).strip().lower() == "true" or bool(_number(value))
+    if value in (None, 0, 1):  # all but a few
+        return bool(value)
+    return str(value).strip().lower() == "true" or bool(_number(value))
 
 
 def _annotated_image(
@@ -266,12 +276,14 @@ def _annotated_image(
         )
         return None
     height, width = (int(_number(image.get(side)) or 0) for side in ("height", "width"))
-    size = (height, width)
     if height <= 0 or width <= 0:
         findings.add("size-from-image", name)
-        size = image_size(image_path)
+        size = known_size(image_path, findings)
+        if size is None:
+            return None
+        height, width = size
     return AnnotatedImage(
-        image_id=_id(image["id"]), path=image_path, image_size=size, objects=tuple(objects), place=name
+        image_id=_id(image["id"]), path=image_path, image_size=(height, width), objects=tuple(objects), place=name
     )
 
 

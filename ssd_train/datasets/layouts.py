@@ -277,6 +277,7 @@ class DataSource:
         class_names: Sequence[str],
         *,
         training: bool = False,
+        needs_match: bool = True,
         findings: "Findings | None" = None,
     ) -> "Dataset":
         """Read a split's annotations; images are loaded later, one by one.
@@ -286,6 +287,7 @@ class DataSource:
             class_names: the detector's classes in label order.
             training: an image that is listed twice counts twice, boxes are clipped, and objects that are marked to be
                 ignored are left out.
+            needs_match: raise DatasetError where there are objects, but none of a class that the detector knows.
             findings: told what was mended and left out; None for a collector of its own, which stops at the first
                 fault that cannot be mended.
 
@@ -310,6 +312,7 @@ class DataSource:
             name=f"{self.layout.name} {split}",
             training=training,
             clips=self.layout.clips,
+            needs_match=needs_match,
             findings=findings,
         )
 

@@ -12,7 +12,7 @@ from ssd_train.datasets.annotations import AnnotatedImage, Annotations
 from ssd_train.datasets.class_names import Spellings
 from ssd_train.datasets.dataset import GroundTruth
 from ssd_train.datasets.findings import Findings
-from ssd_train.datasets.image_paths import FileIndex, image_size
+from ssd_train.datasets.image_paths import FileIndex, known_size
 from ssd_train.datasets.voc_xml import class_names_in, read_annotated_image
 from ssd_train.errors import DatasetError
 
@@ -25,6 +25,9 @@ ALL = "all"
 
 XML_SUFFIXES = (".xml",)
 
+# As VOC calls it, and as people do who have its annotations alone.
+IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VocFolder:
@@ -36,15 +39,33 @@ class VocFolder:
 
     @classmethod
     def open(cls, root: Path) -> "VocFolder":
+        places = [root / name for name in IMAGE_FOLDERS]
         return cls(
             root=root,
-            images=FileIndex(root / "JPEGImages"),
+            images=FileIndex(next((path for path in places if path.is_dir()), places[0])),
             annotations=FileIndex(root / "Annotations", XML_SUFFIXES),
         )
 
     @property
     def main(self) -> Path:
         return self.root / "ImageSets" / "Main"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ListedImage:
+    """An image that a list names.
+
+    Attributes:
+        image_id: its path in the folder of images, without suffix.
+        path: the image file.
+        xml_path: its annotation; None where there is none.
+        missing: what to say then.
+    """
+
+    image_id: str
+    path: Path
+    xml_path: Path | None
+    missing: str
 
 
 def is_voc(folder: Path) -> bool:
@@ -70,15 +91,13 @@ def read_voc(root: Path, split: str, findings: Findings) -> Annotations:
         DatasetError: a folder, list, image or annotation is missing or unusable, or a list is empty.
         ImageError: an annotation without a size belongs to an image that cannot be read.
     """
-    images: list[AnnotatedImage] = []
-    is_annotated = False
+    listed: list[ListedImage] = []
     for folder, name in _resolved(root, split):
-        pairs = [_image_of(folder, line, name, findings) for line in _lines(folder, name)]
-        found = [pair for pair in pairs if pair is not None]
-        own = _read_all(folder, name, found, findings)
-        is_annotated = is_annotated or own.is_annotated
-        images += own.images
-    return Annotations(images=tuple(images), is_annotated=is_annotated)
+        listed += filter(None, (_image_of(folder, line, name, findings) for line in _lines(folder, name)))
+    # Lists none of whose images has an annotation are a test set without answers.
+    is_annotated = any(each.xml_path is not None for each in listed)
+    images = [_annotated_image(each, is_annotated, findings) for each in listed]
+    return Annotations(images=tuple(image for image in images if image is not None), is_annotated=is_annotated)
 
 
 def split_names(root: Path) -> tuple[str, ...]:
@@ -90,7 +109,7 @@ def split_names(root: Path) -> tuple[str, ...]:
             return tuple(
                 f"{year.name.removeprefix('VOC')}_{name}"
                 for year in years
-                for name in _list_names(year / "ImageSets" / "Main")
+                for name in _list_names(year / "ImageSets" / "Main") or [ALL]
             )
     return ()
 
@@ -99,38 +118,44 @@ def train_split(root: Path) -> str:
     """Return the list to train on: the published trainings' own, else `train`, or `trainval` where it is that.
 
     Raises:
-        DatasetError: there are annotations, but no lists.
+        DatasetError: there are annotations, but no such list.
     """
     names = split_names(root)
-    if names == (ALL,):
+    if _is_without_lists(names):
         no_lists(root)
-    if not names or _is_by_year(names):
+    if _is_by_year(names):
         return YEAR_TRAIN_SPLIT
-    return "train" if "train" in names and ("val" in names or "trainval" not in names) else "trainval"
+    return _first(root, names, ("train", "trainval") if "val" in names else ("trainval", "train"), "train")
 
 
 def val_split(root: Path) -> str:
     """Return the list to validate on in a training: `val`, else `test`; 2007_test where there are years.
 
     Raises:
-        DatasetError: there are annotations, but no lists.
+        DatasetError: there are annotations, but no such list.
     """
     names = split_names(root)
-    if names == (ALL,):
+    if _is_without_lists(names):
         no_lists(root)
-    if not names or _is_by_year(names):
+    if _is_by_year(names):
         return YEAR_TEST_SPLIT
-    return next((name for name in ("val", "test") if name in names), "val")
+    return _first(root, names, ("val", "test"), "val")
 
 
 def eval_split(root: Path) -> str:
-    """Return the list to evaluate on: `test`, else `val`; 2007_test where there are years, all without lists."""
+    """Return the list to evaluate on: `test`, else `val`, or the only one; 2007_test where there are years.
+
+    Without lists it is all images.
+
+    Raises:
+        DatasetError: there are several lists, but no such one.
+    """
     names = split_names(root)
-    if names == (ALL,):
-        return ALL
-    if not names or _is_by_year(names):
+    if _is_without_lists(names):
+        return ",".join(names)
+    if _is_by_year(names):
         return YEAR_TEST_SPLIT
-    return "test" if "test" in names else "val"
+    return names[0] if len(names) == 1 else _first(root, names, ("test", "val"), "val")
 
 
 def no_lists(root: Path) -> NoReturn:
@@ -142,6 +167,18 @@ def no_lists(root: Path) -> NoReturn:
     )
 
 
+def _first(root: Path, names: Sequence[str], wanted: Sequence[str], part: str) -> str:
+    """Return the first list that is there."""
+    found = next((name for name in wanted if name in names), None)
+    if found is None:
+        raise DatasetError(
+            f"{root}: has no list {' or '.join(wanted)}, only {', '.join(names[:8])}; name a list, or hold out a part "
+            "of the training images, for example val_share 0.1",
+            arguments=(f"{part}_split", "val_share"),
+        )
+    return found
+
+
 def find_class_names(root: Path) -> tuple[str, ...]:
     """Return the classes of the objects in all images that the lists name, by alphabet.
 
@@ -149,13 +186,11 @@ def find_class_names(root: Path) -> tuple[str, ...]:
         DatasetError: none names a class.
     """
     paths: dict[Path, None] = {}
-    for name in split_names(root) or ("",):
-        for folder, part in _resolved(root, name) if name else ():
-            for line in _lines(folder, part):
-                pair = _image_of(folder, line, part, Findings(is_complete=True))
-                xml_path = None if pair is None else folder.annotations.find(pair[0])
-                if xml_path is not None:
-                    paths[xml_path] = None
+    for folder, part in _resolved(root, ",".join(split_names(root)) or ALL):
+        for line in _lines(folder, part):
+            listed = _image_of(folder, line, part, Findings(is_complete=True))
+            if listed is not None and listed.xml_path is not None:
+                paths[listed.xml_path] = None
     return classes_of_files(root, list(paths))
 
 
@@ -200,17 +235,21 @@ def _years(base: Path) -> list[Path]:
 
 
 def _is_by_year(names: Sequence[str]) -> bool:
+    """Whether lists are those of year folders; where there is nothing, they are expected."""
     return all(re.match(r"\d{4}_", name) for name in names)
+
+
+def _is_without_lists(names: Sequence[str]) -> bool:
+    return bool(names) and all(re.fullmatch(rf"(\d{{4}}_)?{ALL}", name) for name in names)
 
 
 def _list_names(main: Path) -> list[str]:
     """Return the lists of all classes; where each class has lists of its own, as VoTT writes them, their parts."""
     names = sorted(path.stem for path in main.glob("*.txt") if not path.name.startswith("."))
-    plain = [name for name in names if not re.search(r"_(train|val|trainval|test)$", name)]
-    if not plain:
-        parts = {name.rsplit("_", 1)[1] for name in names}
-        return [part for part in ("train", "val", "trainval", "test") if part in parts]
-    return plain
+    usual = ("train", "val", "trainval", "test")
+    parts = tuple(f"_{part}" for part in {*usual, *names})
+    plain = [name for name in names if not name.endswith(parts)]
+    return plain or [part for part in usual if any(name.endswith(f"_{part}") for name in names)]
 
 
 def _resolved(root: Path, split: str) -> list[tuple[VocFolder, str]]:
@@ -275,14 +314,21 @@ def _without_column(line: str) -> str:
     return re.sub(r"\s+(-1|0|1)$", "", line)
 
 
-def _image_of(folder: VocFolder, line: str, name: str, findings: Findings) -> tuple[str, Path] | None:
-    """Return id and image of a list's line: of the whole line if there is such an image, else of the first column."""
+def _image_of(folder: VocFolder, line: str, name: str, findings: Findings) -> ListedImage | None:
+    """Return the image of a list's line: of the whole line if there is such an image, else of the first column."""
+    list_file = folder.main / f"{name}.txt"
     for candidate in dict.fromkeys((line, _without_column(line))):
         for written in dict.fromkeys((candidate, candidate.replace("\\", "/"))):
             path = folder.images.find(written.removeprefix("./").removeprefix("JPEGImages/"))
             if path is not None:
-                return folder.images.id_of(path), path
-    list_file = folder.main / f"{name}.txt"
+                image_id = folder.images.id_of(path)
+                return ListedImage(
+                    image_id=image_id,
+                    path=path,
+                    xml_path=folder.annotations.find(image_id),
+                    missing=f"{folder.annotations.folder / image_id}.xml: no such annotation, but {list_file} lists "
+                    "its image; add it or take the image off the list",
+                )
     findings.stop(
         f"{folder.images.folder / line}: no such image in {folder.images.folder}, but {list_file} lists it; add the "
         "image or take it off the list",
@@ -291,23 +337,16 @@ def _image_of(folder: VocFolder, line: str, name: str, findings: Findings) -> tu
     return None
 
 
-def _read_all(folder: VocFolder, name: str, pairs: Sequence[tuple[str, Path]], findings: Findings) -> Annotations:
-    """Read the annotations of a list's images; a list none of whose images has one is a test set without answers."""
-    xml_paths = [folder.annotations.find(image_id) for image_id, _ in pairs]
-    if not any(xml_paths):
-        without = [
-            AnnotatedImage(image_id=image_id, path=path, image_size=image_size(path), objects=(), place=path.name)
-            for image_id, path in pairs
-        ]
-        return Annotations(images=tuple(without), is_annotated=False)
-    images = []
-    for (image_id, image_path), xml_path in zip(pairs, xml_paths, strict=True):
-        if xml_path is None:
-            findings.stop(
-                f"{folder.annotations.folder / image_id}.xml: no such annotation, but {folder.main / name}.txt lists "
-                "its image; add it or take the image off the list",
-                place=f"{image_id}.xml",
-            )
-            continue
-        images.append(read_annotated_image(image_id, image_path, xml_path, findings))
-    return Annotations(images=tuple(images))
+def _annotated_image(listed: ListedImage, is_annotated: bool, findings: Findings) -> AnnotatedImage | None:
+    """Read an image's annotation, which it need not have in a test set without answers; None where that fails."""
+    if listed.xml_path is not None:
+        return read_annotated_image(listed.image_id, listed.path, listed.xml_path, findings)
+    if is_annotated:
+        findings.stop(listed.missing, place=f"{listed.image_id}.xml")
+        return None
+    size = known_size(listed.path, findings)
+    if size is None:
+        return None
+    return AnnotatedImage(
+        image_id=listed.image_id, path=listed.path, image_size=size, objects=(), place=listed.path.name
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ssd_train.datasets.annotations import AnnotatedImage, AnnotatedObject, could_be_shares
 from ssd_train.datasets.findings import Findings
-from ssd_train.datasets.image_paths import image_size
+from ssd_train.datasets.image_paths import known_size
 
 # What tools write into `difficult`. LabelImg and others have `Unspecified` for what nobody filled in.
 _YES = {"1", "true", "yes", "y", "t", "on"}
@@ -15,8 +15,8 @@ _NO = {"", "0", "false", "no", "n", "f", "off", "unspecified", "undefined", "unk
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def read_annotated_image(image_id: str, image_path: Path, xml_path: Path, findings: Findings) -> AnnotatedImage:
-    """Read an image's annotation; where it has no size, that comes from the image.
+def read_annotated_image(image_id: str, image_path: Path, xml_path: Path, findings: Findings) -> AnnotatedImage | None:
+    """Read an image's annotation; where it has no size, that comes from the image, and None if that fails.
 
     XML numbers are 1-based and inclusive; boxes become continuous and 0-based, that is (xmin - 1, ymin - 1, xmax,
     ymax).
@@ -29,7 +29,9 @@ def read_annotated_image(image_id: str, image_path: Path, xml_path: Path, findin
     size = _annotated_size(root)
     if size is None:
         findings.add("size-from-image", xml_path.name)
-        size = image_size(image_path)
+        size = known_size(image_path, findings)
+        if size is None:
+            return None
     return AnnotatedImage(
         image_id=image_id,
         path=image_path,

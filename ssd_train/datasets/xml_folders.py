@@ -31,7 +31,11 @@ def is_roboflow_voc(folder: Path) -> bool:
 def split_folders(root: Path) -> tuple[str, ...]:
     """Return the folders that hold a split's images and XML, in the order of training, validation, test."""
     names = [name for known in SPLIT_FOLDERS.values() for name in known]
-    return tuple(name for name in names if any((root / name).glob("*.xml")))
+    return tuple(name for name in names if any(map(_is_annotation, (root / name).glob("*"))))
+
+
+def _is_annotation(path: Path) -> bool:
+    return path.suffix.lower() in XML_SUFFIXES and not path.name.startswith(".")
 
 
 def named_split(root: Path, present: tuple[str, ...], part: str) -> str:
@@ -77,7 +81,7 @@ def read_xml_folder(root: Path, split: str, findings: Findings) -> Annotations:
     unannotated = len(images.paths) - len(found)
     if unannotated > 0 and found:
         findings.add("image-without-annotation", str(folder), unannotated)
-    return Annotations(images=tuple(found))
+    return Annotations(images=tuple(image for image in found if image is not None))
 
 
 def find_class_names(root: Path) -> tuple[str, ...]:

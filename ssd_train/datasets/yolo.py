@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,7 +10,7 @@ import yaml
 
 from ssd_train.datasets.annotations import AnnotatedImage, AnnotatedObject, Annotations
 from ssd_train.datasets.findings import Findings
-from ssd_train.datasets.image_paths import FileIndex, find_file, image_size
+from ssd_train.datasets.image_paths import FileIndex, find_file, inside, known_size, spellings
 from ssd_train.datasets.voc import ALL
 from ssd_train.datasets.xml_folders import SPLIT_FOLDERS
 from ssd_train.errors import DatasetError
@@ -20,6 +19,15 @@ NAMES_FILE = "classes.txt"
 
 # A share beyond it is no box that sticks out a little, but pixels.
 MAX_SHARE = 2.0
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without truth values: classes may be called yes, no, on or off."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in rows if tag != "tag:yaml.org,2002:bool"]
+        for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +104,9 @@ def read_yolo(root: Path, split: str, findings: Findings) -> Annotations:
     images = []
     for written in folder.parts[split]:
         for path in _images_of(folder, written, findings):
-            images.append(_annotated_image(folder, path, findings))
+            image = _annotated_image(folder, path, findings)
+            if image is not None:
+                images.append(image)
     categories = {name: number for number, name in folder.names.items()}
     return Annotations(images=tuple(images), categories=categories)
 
@@ -122,7 +132,7 @@ def open_folder(root: Path) -> YoloFolder:
 def _yaml_of(folder: Path) -> Path | None:
     """Return the YAML file with names and splits."""
     paths = sorted(
-        (path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and not path.name.startswith(".")),
+        (path for path in folder.glob("*.y*ml") if path.suffix in (".yaml", ".yml") and not path.name.startswith(".")),
         key=lambda path: (path.stem not in ("data", "dataset"), path.name),
     )
     for path in paths:
@@ -139,7 +149,7 @@ def _yaml_of(folder: Path) -> Path | None:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise DatasetError(f"{path}: cannot be read as YAML ({reason}); mend it") from error
@@ -177,8 +187,8 @@ def _base(root: Path, written: Any) -> Path:
     It often is a folder of another machine, and Roboflow's and Ultralytics' own begin above the file.
     """
     if isinstance(written, str) and written.strip():
-        path = Path(os.path.normpath(root / written.replace("\\", "/")))
-        if path.is_relative_to(os.path.normpath(root)) and path.is_dir():
+        path = inside(root / written.replace("\\", "/"), root)
+        if path is not None and path.is_dir():
             return path
     return root
 
@@ -197,7 +207,9 @@ def _without_yaml(root: Path) -> YoloFolder:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read as UTF-8 text ({error}); write a name a line") from error
-    names = _names([line for line in lines if line.strip()], path)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    names = _names(lines, path)
     splits = [name for known in SPLIT_FOLDERS.values() for name in known if (root / "images" / name).is_dir()]
     parts = {name: (f"images/{name}",) for name in splits} or {ALL: ("images",)}
     return YoloFolder(root=root, names=names, parts=parts, base=root)
@@ -210,8 +222,8 @@ def _images_of(folder: YoloFolder, written: str, findings: Findings) -> list[Pat
     plain = PurePosixPath(*[part for part in PurePosixPath(forward).parts if part != ".."]).as_posix()
     for name in dict.fromkeys((forward, plain)):
         for base in dict.fromkeys((folder.base, folder.root)):
-            path = Path(os.path.normpath(base / name))
-            if not path.is_relative_to(os.path.normpath(folder.root)):
+            path = inside(base / name, folder.root)
+            if path is None:
                 continue
             if path.is_dir():
                 return list(FileIndex(path).paths.values())
@@ -242,17 +254,21 @@ def _listed(folder: YoloFolder, path: Path, findings: Findings) -> list[Path]:
 
 def _label_path(root: Path, image: Path) -> Path:
     """Return where an image's labels are: in `labels` for the last `images` of its path, else beside it."""
-    parts = list(image.relative_to(os.path.normpath(root)).parts)
+    parts = list(image.relative_to(root).parts)
     for position in reversed(range(len(parts) - 1)):
         if parts[position] == "images":
             parts[position] = "labels"
             break
-    return root.joinpath(*parts).with_suffix(".txt")
+    usual = root.joinpath(*parts).with_suffix(".txt")
+    places = (folder / name for folder in (usual.parent, image.parent) for name in spellings(usual.name))
+    return next((path for path in places if path.is_file()), usual)
 
 
-def _annotated_image(folder: YoloFolder, path: Path, findings: Findings) -> AnnotatedImage:
+def _annotated_image(folder: YoloFolder, path: Path, findings: Findings) -> AnnotatedImage | None:
     label_path = _label_path(folder.root, path)
-    size = image_size(path)
+    size = known_size(path, findings)
+    if size is None:
+        return None
     objects: list[AnnotatedObject] = []
     place = label_path.relative_to(folder.root).as_posix()
     if label_path.is_file():
@@ -261,26 +277,29 @@ def _annotated_image(folder: YoloFolder, path: Path, findings: Findings) -> Anno
         except (OSError, UnicodeDecodeError) as error:
             findings.stop(f"{label_path}: cannot be read as UTF-8 text ({error}); mend it", place=place)
             lines = []
-        # Tools that add to a file leave lines twice; Ultralytics takes each once, too.
-        written = [line.strip() for line in lines if line.strip()]
-        if len(set(written)) < len(written):
-            findings.add("repeated-line", place, len(written) - len(set(written)))
-        for number, line in enumerate(dict.fromkeys(written), start=1):
-            each = _object(folder, line, f"{label_path}: line {number}", place, size, findings)
-            if each is not None:
-                objects.append(each)
+        seen: set[tuple[str, ...]] = set()
+        for number, line in enumerate(lines, start=1):
+            words = tuple(line.split())
+            if words in seen:
+                # Tools that add to a file leave lines twice; Ultralytics takes each once, too.
+                findings.add("repeated-line", place)
+            elif words:
+                seen.add(words)
+                each = _object(folder, words, f"{label_path}: line {number}", place, size, findings)
+                if each is not None:
+                    objects.append(each)
     else:
         findings.add("no-annotation", place)
-    image_id = path.relative_to(os.path.normpath(folder.root)).with_suffix("").as_posix()
+    image_id = path.relative_to(folder.root).with_suffix("").as_posix()
     return AnnotatedImage(image_id=image_id, path=path, image_size=size, objects=tuple(objects), place=place)
 
 
 def _object(
-    folder: YoloFolder, line: str, called: str, place: str, size: tuple[int, int], findings: Findings
+    folder: YoloFolder, words: Sequence[str], called: str, place: str, size: tuple[int, int], findings: Findings
 ) -> AnnotatedObject | None:
     """Return a line's object; None where it is left out."""
     try:
-        number, *values = map(float, line.split())
+        number, *values = map(float, words)
     except ValueError:
         number, values = math.nan, []
     if folder.has_keypoints:
@@ -288,8 +307,8 @@ def _object(
     is_polygon = len(values) >= 6 and len(values) % 2 == 0
     if not number.is_integer() or not (len(values) == 4 or is_polygon) or not all(map(math.isfinite, values)):
         findings.stop(
-            f"{called} is {line[:80]!r}, expected a class number and x, y, width, height, or a polygon of three "
-            "or more points, as shares of the image; mend it",
+            f"{called} is {' '.join(words)[:80]!r}, expected a class number and x, y, width, height, or a polygon of "
+            "three or more points, as shares of the image; mend it",
             place=place,
         )
         return None

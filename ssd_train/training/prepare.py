@@ -96,7 +96,8 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
         notes += (
             f"a step has {batch_size} images a process and not {config.batch_size}, since there are {len(samples)}",
         )
-    validation = source.load(source.val_split, class_names)
+    # That it has none of the classes is said like that it has no objects.
+    validation = source.load(source.val_split, class_names, needs_match=False)
     if with_check:
         threads = available_workers(config.workers, processes.local_count) or 1
         validation = readable(validation, processes, skip_bad=config.skip_bad_images, workers=threads)
