@@ -62,6 +62,7 @@ class TrainingConfig(Augmentation):
     lr_decay: float = option(0.1, "Factor at each epoch of lr_decay_epoch.", above=0, most=1)
     lr_decay_epoch: tuple[int, ...] = option((160, 200), "Epochs, counted from 0, that begin with a lower rate.")
     warmup_iters: int = option(0, "Steps over which the rate rises.", least=0)
+    warmup_share: float = option(0.0, "The same as a share of all steps; the longer one counts.", least=0, most=1)
     warmup_factor: float = option(0.01, "Share of the rate that it rises from.", least=0, most=1)
     anchor_steps: str = option(
         "auto",

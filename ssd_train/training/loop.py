@@ -160,15 +160,16 @@ class _Run:
 
     def _learning_rate(self, step: int) -> float:
         config, stream = self.config, self.stream
+        steps = stream.num_samples * stream.epochs // stream.batch_size
         return learning_rate(
             stream.first_image(step) / stream.batch_size,
             stream.epoch_of(step),
-            stream.num_samples * stream.epochs // stream.batch_size,
+            steps,
             base=self.lr,
             mode=config.lr_mode,
             decay=config.lr_decay,
             decay_epochs=config.lr_decay_epoch,
-            warmup_steps=config.warmup_iters,
+            warmup_steps=max(config.warmup_iters, round(config.warmup_share * steps)),
             warmup_factor=config.warmup_factor,
         )
 
