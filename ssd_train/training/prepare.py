@@ -24,6 +24,7 @@ from ssd_train.training.balance import describe_balance, repeat_factors
 from ssd_train.training.batches import AugmentedImages, available_workers
 from ssd_train.training.config import FIELDS, TrainingConfig
 from ssd_train.training.initialise import initialise, start_from
+from ssd_train.training.loggers import check_loggers
 from ssd_train.training.processes import Processes
 from ssd_train.weights.backbone import PUBLISHED_SHA1, fetch_backbone, load_backbone
 from ssd_train.weights.store import default_root
@@ -67,7 +68,9 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
 
     Raises:
         NetworkError, DatasetError, ImageError, WeightsError, SpecError: something named does not exist or fit.
+        BackendError: a logger's package is not installed.
     """
+    check_loggers(config.logger)
     row = find_network(config.network)
     if config.data_shape not in (None, row.input_size):
         raise NetworkError(
