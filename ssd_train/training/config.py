@@ -12,6 +12,7 @@ from ssd_train.datasets.layouts import DataSource, find_source
 from ssd_train.errors import SSDDeployError
 from ssd_train.options import option
 from ssd_train.training.augmentation import Augmentation
+from ssd_train.training.loggers import find_loggers
 from ssd_train.training.recipes import RECIPES
 
 CONFIG_NAME = "config.json"
@@ -101,6 +102,10 @@ class TrainingConfig(Augmentation):
     # As much as PyTorch's generators take.
     seed: int = option(233, "Of order, augmentation and fresh weights.", least=0, below=2**63)
     log_step: int = option(10, "Steps from one line of metrics.jsonl to the next.", least=1)
+    logger: str = option(
+        "auto",
+        "auto (TensorBoard, if installed), none, or some of tensorboard, mlflow and wandb with commas between.",
+    )
     skip_bad_images: bool = option(False, "Go on without images that cannot be read, and count them.")
     device: str = option("auto", "auto, cpu or cuda[:N].")
     gpus: int | None = option(
@@ -112,6 +117,7 @@ class TrainingConfig(Augmentation):
         super().__post_init__()
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise SSDDeployError(f"device {self.device}: expected auto, cpu, cuda or cuda:N", arguments=("device",))
+        find_loggers(self.logger)
         epochs = self.lr_decay_epoch
         if list(epochs) != sorted(set(epochs)) or any(epoch < 1 for epoch in epochs):
             raise SSDDeployError(

@@ -26,6 +26,7 @@ from ssd_train.training.balance import describe_balance, repeat_factors
 from ssd_train.training.batches import AugmentedImages, available_workers
 from ssd_train.training.config import FIELDS, TrainingConfig
 from ssd_train.training.initialise import initialise
+from ssd_train.training.loggers import check_loggers
 from ssd_train.training.processes import Processes
 from ssd_train.training.start import BACKBONE_WORDS, load_start
 from ssd_train.weights.load import SHAPES
@@ -71,7 +72,9 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
 
     Raises:
         NetworkError, DatasetError, ImageError, WeightsError, SpecError: something named does not exist or fit.
+        BackendError: a logger's package is not installed.
     """
+    check_loggers(config.logger)
     row = find_network(config.network)
     if config.data_shape is not None and row.input_size != (config.data_shape, config.data_shape):
         raise NetworkError(

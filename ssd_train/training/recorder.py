@@ -40,7 +40,8 @@ class RunRecorder:
         self.folder = RunFolder(config.out)
         first_batch = None if position.step else load_preview(prepared, config.seed)
         remove_unfinished(self.folder.path)
-        self.folder.write_config(resolved_values(config, prepared, processes))
+        settings = resolved_values(config, prepared, processes)
+        self.folder.write_config(settings)
         self.folder.keep_metrics_until(position.step, with_validation=position.validated_epochs == position.epochs)
         source = prepared.source
         _log.info(
@@ -58,7 +59,8 @@ class RunRecorder:
         else:
             path = write_preview(self.folder.path, first_batch, prepared)
             _log.info(f"training images as the network gets them: {path}")
-        self.metrics = MetricsWriter(self.folder, f"{config.network} on {prepared.validation.name}", position.step)
+        title = f"{config.network} on {prepared.validation.name}"
+        self.metrics = MetricsWriter(self.folder, title, settings, position.step)
 
     def record_epoch(self, epoch: int, values: dict[str, Any]) -> None:
         """Write and log the numbers of an epoch."""
