@@ -183,6 +183,7 @@ def test_models_lists_every_network_with_what_is_known_of_it(run_cli: Run, tmp_p
     assert rows["ssd_512_resnet50_v1_voc"][-3:] == ["80.1", "-", "published"]
     assert rows["ssd_300_mobilenet0.25_custom"][2] == "any"
     assert rows["ssd_300_mobilenet0.25_custom"][-3:] == ["-", "-", "-"]
+    assert "ssd_640x384_resnet50_v1_custom; sides are multiples of 32 from 96 to 1280" in " ".join(output.split())
 
 
 def test_doctor_names_every_backend_and_why_it_does_not_work(run_cli: Run) -> None:
