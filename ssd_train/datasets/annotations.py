@@ -6,14 +6,14 @@ Readers differ in where things stand in files. What is done with objects is the 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 # As pixels: what tools write for shares, give or take a rounding.
 _LEAST_SHARE, _MOST_SHARE = -0.1, 1.1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class AnnotatedObject:
-    """One object.
+class AnnotatedObject(NamedTuple):
+    """One object; a tuple, since a data set has a million of them.
 
     Attributes:
         class_name: as written, without spaces around it.
@@ -71,4 +71,4 @@ class Annotations:
 
 def could_be_shares(*numbers: float) -> bool:
     """Whether an object's four numbers could be shares of its image's sides instead of pixels."""
-    return all(_LEAST_SHARE <= number <= _MOST_SHARE for number in numbers)
+    return min(numbers) >= _LEAST_SHARE and max(numbers) <= _MOST_SHARE

@@ -46,8 +46,9 @@ def read_coco(path: Path, folders: Sequence[Path], root: Path, findings: Finding
     categories = _categories(content, path, findings) if has_categories else {}
     images = _images(content, path, findings)
     objects: dict[str, list[AnnotatedObject]] = {key: [] for key in images}
+    class_names = {_key(category_id): name for category_id, name in categories.items()}
     for number, annotation in enumerate(_entries(content, "annotations", path) if is_annotated else []):
-        _read_annotation(annotation, number, images, categories, objects, path, findings)
+        _read_annotation(annotation, number, images, class_names, objects, path, findings)
     read = []
     for key in _in_order(images):
         image = _annotated_image(images[key], objects[key], folders, root, path, findings)
@@ -184,7 +185,7 @@ def _read_annotation(
     annotation: Entry,
     number: int,
     images: dict[str, Entry],
-    categories: dict[int | str, str],
+    class_names: dict[str | None, str],
     objects: dict[str, list[AnnotatedObject]],
     path: Path,
     findings: Findings,
@@ -194,8 +195,8 @@ def _read_annotation(
     if image_key is None or image_key not in images:
         findings.add("orphan", _called(annotation, number))
         return
-    category = _category_of(annotation.get("category_id"), categories)
-    if category is None:
+    class_name = class_names.get(_key(annotation.get("category_id")))
+    if class_name is None:
         called = _called(annotation, number, images[image_key])
         findings.add("unknown-category", f"{called} (category {annotation.get('category_id')})")
         return
@@ -209,7 +210,7 @@ def _read_annotation(
     x, y, width, height = numbers
     objects[image_key].append(
         AnnotatedObject(
-            class_name=categories[category],
+            class_name=class_name,
             box=(x, y, x + width, y + height),
             is_crowd=_flag(annotation.get("iscrowd")),
             is_ignored=_flag(annotation.get("ignore")),
@@ -223,15 +224,6 @@ def _called(annotation: Entry, number: int, image: Entry | None = None) -> str:
     """Return what messages call an annotation: by its id, or its place in the list where it has none."""
     called = f"annotation {annotation['id']}" if _key(annotation.get("id")) is not None else f"annotations[{number}]"
     return called if image is None else f"{called} of image {image['file_name']}"
-
-
-def _category_of(value: Any, categories: dict[int | str, str]) -> int | str | None:
-    key = _key(value)
-    if key is None:
-        return None
-    if _id(value) in categories:
-        return _id(value)
-    return next((known for known in categories if _key(known) == key), None)
 
 
 def _numbers(bbox: Any, *, has_polygon: bool) -> tuple[str, list[float]]:
