@@ -270,9 +270,7 @@ def test_classes_are_told_lowest_first_and_of_many_both_ends() -> None:
 
 def test_the_warm_up_may_be_a_share_of_all_steps(shapes: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"epochs": 4, "lr_mode": "step", "lr": 0.01, "warmup_factor": 0.0, "warmup_iters": 1}
-    _, lines = train_here(
-        small_config(shapes, tmp_path, limit=10, batch_size=5, warmup_share=0.5, log_step=1, **changes)
-    )
-    rates = [line["lr"] for line in lines if line["kind"] == "step"]
+    train_here(small_config(shapes, tmp_path, limit=10, batch_size=5, warmup_share=0.5, log_step=1, **changes))
+    rates = [line["lr"] for line in metrics(tmp_path) if line["kind"] == "step"]
     # Eight steps, half of which rise to the rate.
     assert rates == pytest.approx([0.0, 0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01, 0.01])
