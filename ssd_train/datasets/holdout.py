@@ -21,7 +21,7 @@ def split_off(
 
     An image's part follows from its name alone, so it is the same on every machine and stays when images are added.
     Of several images at least one is on either side: where the hash leaves a side empty, the one nearest to it goes
-    there.
+    there. An image that is named twice is trained on twice, and held out once.
 
     Args:
         images: of one split.
@@ -39,7 +39,7 @@ def split_off(
     pairs = list(zip(images, names, strict=True))
     return (
         tuple(image for image, name in pairs if name not in held_out),
-        tuple(image for image, name in pairs if name in held_out),
+        tuple({name: image for image, name in pairs if name in held_out}.values()),
     )
 
 

@@ -135,10 +135,12 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            is_turned = image.getexif().get(_ORIENTATION) in _TURNED
+            (width, height), turn, kind = image.size, image.getexif().get(_ORIENTATION), image.format
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
-        # Formats of OpenCV's alone; and errors are told in the same words as everywhere.
+        kind = None
+    # OpenCV has formats that Pillow has not, and its errors are told in the same words as everywhere. Pillow turns the
+    # size of a TIFF itself, in some of its versions.
+    if kind in (None, "TIFF"):
         height, width = load_image(path).shape[:2]
         return height, width
-    return (width, height) if is_turned else (height, width)
+    return (width, height) if turn in _TURNED else (height, width)
