@@ -72,9 +72,9 @@ def preset_row(backbone: str, rows: Iterable[NetworkConfig]) -> NetworkConfig:
 
 def at_size(row: NetworkConfig, input_size: tuple[int, int]) -> NetworkConfig:
     """Return the network that a row becomes at another input size, (height, width) in pixels; see the module."""
-    rows, columns = (
-        _cells(side, stride, len(row.feature_sizes)) for side, stride in zip(input_size, row.steps[0], strict=True)
-    )
+    # Of the first map; not the row's step, since GluonCV's steps need not be strides.
+    stride = 2 ** round(math.log2(row.input_size[0] / row.feature_sizes[0][0]))
+    rows, columns = (_cells(side, stride, len(row.feature_sizes)) for side in input_size)
     scale = math.sqrt(math.prod(input_size) / math.prod(row.input_size))
     height, width = input_size
     return dataclasses.replace(
@@ -92,7 +92,7 @@ def has_same_levels(one: NetworkConfig, other: NetworkConfig) -> bool:
     return one.backbone == other.backbone and one.ratios == other.ratios
 
 
-def _cells(side: int, stride: float, levels: int) -> list[int]:
+def _cells(side: int, stride: int, levels: int) -> list[int]:
     """Return the cells of each level along one side: a convolution of stride 2 with a border halves and rounds up."""
     cells = [math.ceil(side / stride)]
     while len(cells) < levels:

@@ -11,6 +11,7 @@ import torch
 from ssd_train import build_network
 from ssd_train.errors import NetworkError, WeightsError
 from ssd_train.networks.anchors import covered_share, generate_anchors
+from ssd_train.networks.any_size import at_size, preset_row
 from ssd_train.networks.build import BACKBONES, build_ssd
 from ssd_train.networks.complexity import measure
 from ssd_train.networks.vgg_atrous import EXTRAS_512, EXTRAS_ANY_SIZE, VGGAtrousFeatures
@@ -41,8 +42,6 @@ def test_the_maps_of_a_rectangle_by_hand() -> None:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_levels_of_a_row_made_anew_at_its_own_size_are_the_rows(backbone: str) -> None:
-    from ssd_train.networks.any_size import at_size, preset_row
-
     row = preset_row(backbone, NETWORKS.values())
     made = at_size(row, row.input_size)
     if row.input_size == (512, 512):
@@ -50,6 +49,15 @@ def test_the_levels_of_a_row_made_anew_at_its_own_size_are_the_rows(backbone: st
     else:
         # GluonCV's ResNet-34 has no border in its last level, and steps of its own.
         assert (made.sizes, made.feature_sizes[:-1]) == (row.sizes, row.feature_sizes[:-1])
+
+
+def test_the_stride_is_read_off_the_maps_and_not_off_gluoncvs_steps() -> None:
+    row = NETWORKS["ssd_300_mobilenet0.25_custom"]
+    assert row.steps[0] == (8, 8)
+    # Four convolutions of stride 2 lead to the first map.
+    assert at_size(row, (96, 160)).feature_sizes == find_network(SMALL).feature_sizes == (
+        (6, 10), (3, 5), (2, 3), (1, 2), (1, 1), (1, 1),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("size", ["96", "320x1120", "1280x416"])
