@@ -61,6 +61,7 @@ def make_dataset(
                 path=image.path,
                 image_size=image.image_size,
                 ground_truth=make_ground_truth(rows),
+                has_lost_objects=len(rows) < sum(each.class_name in match.labels for each in image.objects),
             )
         )
     if needs_match:

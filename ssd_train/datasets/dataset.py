@@ -56,12 +56,14 @@ class Sample:
         path: the image file.
         image_size: (height, width) as the annotation file says.
         ground_truth: boxes in pixels of that size.
+        has_lost_objects: it shows objects of the class list that could not be used, so it is no background.
     """
 
     image_id: int | str
     path: Path
     image_size: tuple[int, int]
     ground_truth: GroundTruth
+    has_lost_objects: bool = False
 
     def load_image(self, *, reduction: int = 1) -> NDArray[np.uint8]:
         """Read the image as (H, W, 3) RGB uint8 in the frame its boxes were drawn in.

@@ -221,7 +221,7 @@ def load_training_samples(
     for sample in dataset.samples:
         truth = source.layout.training_boxes(sample.ground_truth, sample.image_size)
         left_out += len(sample.ground_truth) - len(truth)
-        is_empty = not len(sample.ground_truth)
+        is_empty = not len(sample.ground_truth) and not sample.has_lost_objects
         num_empty += is_empty
         if len(truth) or (is_empty and negatives):
             samples.append(dataclasses.replace(sample, ground_truth=truth))

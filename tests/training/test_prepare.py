@@ -67,22 +67,24 @@ def write_coco(root: Path, annotations: Sequence[dict[str, Any]], split: str = "
         ((5, 6, 20, 25), [4, 5, 19, 24]),
         # Fractions are kept.
         ((5.5, 6, 20.25, 25), [4.5, 5, 19.25, 24]),
-        # The whole picture as VOC counts it, and as far as the rule lets it go beyond.
+        # The whole picture as VOC counts it, and what reaches over its edges.
         ((1, 1, 40, 30), [0, 0, 39, 29]),
-        ((1, 1, 41, 31), [0, 0, 40, 30]),
+        ((1, 1, 41, 31), [0, 0, 39, 29]),
+        ((0, 1, 40, 30), [0, 0, 39, 29]),
+        ((0, 0, 43.4, 90), [0, 0, 39, 29]),
         ((39, 29, 40, 30), [38, 28, 39, 29]),
-        # Outside at one side each.
-        ((0, 1, 40, 30), None),
-        ((1, 0, 40, 30), None),
-        ((1, 1, 42, 30), None),
-        ((1, 1, 40, 32), None),
+        ((-5, 4, 8, 9.5), [0, 3, 7, 8.5]),
+        # Outside, or less than a pixel of it inside.
         ((41, 1, 42, 30), None),
+        ((1, -8, 40, 0), None),
+        ((-8, 1, 1, 30), None),
+        ((40.5, 1, 60, 30), None),
         # Without an area.
         ((5, 6, 5, 25), None),
         ((5, 6, 20, 6), None),
     ],
 )
-def test_voc_boxes_are_the_written_numbers_less_one_if_they_are_in_bounds(
+def test_voc_boxes_are_the_written_numbers_less_one_clipped_to_the_last_pixel(
     tmp_path: Path, written: tuple[float, ...], expected: list[float] | None
 ) -> None:
     other: XMLObject = ("dog", (2, 2, 9, 9), False)
@@ -102,19 +104,19 @@ def test_difficult_objects_are_objects_like_others(tmp_path: Path) -> None:
 
 
 def test_voc_images_without_an_object_are_left_out_and_counted(tmp_path: Path) -> None:
-    outside: XMLObject = ("cat", (0, 0, 9, 9), False)
+    outside: XMLObject = ("cat", (41, 1, 49, 9), False)
     source = write_voc(tmp_path, [[], [("cat", (2, 2, 9, 9), False)], [outside], [("dog", (2, 2, 9, 9), True)]])
     samples, notes = load_training_samples(source, CLASSES)
     assert [sample.image_id for sample in samples] == ["1", "3"]
     assert "left out 1 images without objects, which negatives would let train as background" in notes
     assert "left out 1 images of which every object is left out" in notes
-    assert "left out 1 objects in training, which break GluonCV's bounds rule" in notes
+    assert "left out 1 objects that lie wholly outside their image: 2.xml" in notes
 
 
 def test_as_negatives_images_without_an_object_are_kept_but_not_those_whose_objects_are_left_out(
     tmp_path: Path,
 ) -> None:
-    outside: XMLObject = ("cat", (0, 0, 9, 9), False)
+    outside: XMLObject = ("cat", (41, 1, 49, 9), False)
     source = write_voc(tmp_path, [[], [("cat", (2, 2, 9, 9), False)], [outside], [("dog", (2, 2, 9, 9), True)], []])
     samples, notes = load_training_samples(source, CLASSES, negatives=True)
     assert [(sample.image_id, len(sample.ground_truth)) for sample in samples] == [
@@ -125,8 +127,14 @@ def test_as_negatives_images_without_an_object_are_kept_but_not_those_whose_obje
     assert not any("without objects" in note for note in notes)
 
 
+def test_images_of_other_classes_alone_are_negatives(tmp_path: Path) -> None:
+    source = write_voc(tmp_path, [[("cat", (2, 2, 9, 9), False)], [("dog", (2, 2, 9, 9), False)]])
+    samples, _ = load_training_samples(source, ("cat",), negatives=True)
+    assert [(sample.image_id, len(sample.ground_truth)) for sample in samples] == [("0", 1), ("1", 0)]
+
+
 @pytest.mark.parametrize("negatives", [False, True])
-@pytest.mark.parametrize("rows", [[], [("cat", (0, 0, 9, 9), False)]])
+@pytest.mark.parametrize("rows", [[], [("cat", (41, 1, 49, 9), False)]])
 def test_a_split_without_any_object_is_refused(tmp_path: Path, rows: list[XMLObject], negatives: bool) -> None:
     with pytest.raises(DatasetError, match="none of its 1 images has an object to learn"):
         load_training_samples(write_voc(tmp_path, [rows]), CLASSES, negatives=negatives)
@@ -178,9 +186,9 @@ def test_coco_boxes_end_a_pixel_earlier_and_in_the_last_pixel(
 
 @pytest.mark.parametrize(
     ("others", "is_kept"),
-    [({}, True), ({"iscrowd": 1}, True), ({"ignore": 0}, True), ({"ignore": 1}, False), ({"area": 0}, False)],
+    [({}, True), ({"iscrowd": 1}, True), ({"ignore": 0}, True), ({"ignore": 1}, False), ({"area": 0}, True)],
 )
-def test_crowds_are_learnt_and_ignored_or_arealess_objects_are_not(
+def test_crowds_and_areas_of_zero_are_learnt_and_ignored_objects_are_not(
     tmp_path: Path, others: dict[str, Any], is_kept: bool
 ) -> None:
     source = write_coco(tmp_path, [coco_object((5, 6, 10, 12), **others), coco_object((1, 1, 9, 9))])
