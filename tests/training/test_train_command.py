@@ -84,7 +84,6 @@ def test_a_mistake_in_the_real_process_is_one_line_and_exit_code_2(tmp_path: Pat
         ({"network": None}, "network must be given, or an earlier run's config.json that names them (--network)"),
         ({"network": "ssd_300_mobilenet0.25_voc"}, "class"),
         ({"network": "ssd_300_mobilenet0.25_voc", "classes": "FOLDER/shapes.txt"}, "ssd_300_mobilenet0.25_custom"),
-        ({"classes": "FOLDER/four.txt"}, "triangle"),
         ({"classes": "FOLDER/nosuch.txt"}, "FOLDER/nosuch.txt"),
         ({"data_shape": 512}, "data_shape 512 does not fit"),
         ({"data_shape": 0}, "'--data-shape': 0 is not 1 or more"),
