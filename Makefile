@@ -43,11 +43,11 @@ test: $(VENV)/installed $(BINDINGS)/made
 	$(BIN)/python -m pytest -q tests/deploy/test_benchmark.py -m "not gpu" # alone, since it measures time
 	$(PARALLEL) --ignore tests/oracle --ignore tests/deploy/test_benchmark.py -m "not engines and not gpu"
 
-# TensorRT for RTX really builds every network of the table, in every precision; no GPU needed.
+# TensorRT for RTX really builds every network of the table and two rectangles, in every precision; no GPU needed.
 test-engines: $(VENV)/installed
 	$(BIN)/python -m pytest tests/export/test_engine_builds.py
 
-# The same for three networks: plain, residual and depthwise.
+# The same for four networks: plain, residual, depthwise, and a rectangle.
 test-engines-ci: $(VENV)/installed
 	$(BIN)/python -m pytest tests/export/test_engine_builds.py -m engines_ci
 

@@ -168,7 +168,7 @@ def main() -> None:
             is_exported = all_variants is VARIANTS and options.device == "cuda"
             model = exported_for_cuda(network, Path(folder)) if is_exported else None
             for batch in map(int, sizes.split(",")):
-                shape = (batch, 3, config.input_size, config.input_size)
+                shape = (batch, 3, *config.input_size)
                 images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
                 openers = open_runners(network, options.device, variants, model)
                 times = measure_batch(openers, images, options.rounds)

@@ -67,7 +67,7 @@ class OurInput:
     """This project's training input, epoch after epoch."""
 
     def __init__(self, samples: Sequence[Sample], input_size: int, passes: int, *, with_colours: bool) -> None:
-        self.images = AugmentedImages(samples, input_size, SEED)
+        self.images = AugmentedImages(samples, (input_size, input_size), SEED)
         self.passes = passes
         self.with_colours = with_colours
         self.epoch = 0

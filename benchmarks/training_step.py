@@ -53,7 +53,7 @@ PEER, PEER_LAST = "torchvision", "torchvision, channels-last"
 
 def load_batch(samples: Sequence[Sample], input_size: int, count: int, num_classes: int) -> Batch:
     """Return augmented images, the data set over and over; labels wrap around where a network has fewer classes."""
-    images = AugmentedImages(samples, input_size, SEED)
+    images = AugmentedImages(samples, (input_size, input_size), SEED)
     batch = collate([images[Key(number // len(samples), number % len(samples))] for number in range(count)])
     batch.labels[batch.labels >= 0] %= num_classes
     return batch
@@ -87,7 +87,7 @@ def measure_share(samples: Sequence[Sample], options: argparse.Namespace, device
     """Time matching, loss, network and optimizer by themselves, and put the parts together."""
     trainer = trainer_for(SHARE_NETWORK, options.amp, device, channels_last=options.channels_last)
     network = trainer.network
-    side, num_classes = network.config.input_size, len(network.config.class_names)
+    side, num_classes = network.config.input_size[0], len(network.config.class_names)
     batch = load_batch(samples, side, options.batch_size, num_classes).to(device)
     generator = torch.Generator(device).manual_seed(SEED)
     num_anchors = len(network.anchors)
@@ -206,7 +206,7 @@ class TorchvisionStep:
 def measure_peer(samples: Sequence[Sample], options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Time whole steps of both detectors, and count their operations."""
     config = network_config(PEER_NETWORK)
-    batch = load_batch(samples, config.input_size, options.peer_batch, len(config.class_names))
+    batch = load_batch(samples, config.input_size[0], options.peer_batch, len(config.class_names))
     if device.type == "cuda":
         batch = batch.pin_memory()
 

@@ -78,7 +78,7 @@ class Contender:
         config = TrainingConfig(network=name, dataset="voc", out=Path("unused"), lr=LR, amp=amp, **VARIANTS[variant])
         processes = Processes(rank=0, count=1, device=self.device)
         self.trainer = Trainer(network.to(self.device).train(), config, processes)
-        self.images = AugmentedImages(samples, network.config.input_size, SEED)
+        self.images = AugmentedImages(samples, network.spec.input_size, SEED)
         self.num_classes = len(network.config.class_names)
 
     @property

@@ -1,6 +1,6 @@
 """Network + decode + NMS -> one self-describing ONNX file, checked before it exists.
 
-    images (N, 3, S, S) -> network -> cls_logits, box_offsets -> Postprocess -> boxes, scores, labels
+    images (N, 3, H, W) -> network -> cls_logits, box_offsets -> Postprocess -> boxes, scores, labels
 
 The raw predictions keep the names `cls_logits` and `box_offsets` inside the graph, so that a parity
 check can look at them; they are no outputs.
@@ -46,7 +46,7 @@ CHECKED_BATCHES = (1, 3)
 def export_onnx(network: SSD, out_dir: Path, *, settings: PostprocessSettings = PostprocessSettings()) -> Path:
     """Export a network with decode and NMS to `out_dir/<network>.<precision>.onnx`.
 
-    The file takes `images` (N, 3, S, S) float32, normalised, any N, and gives `boxes` (N, D, 4) xyxy
+    The file takes `images` (N, 3, H, W) float32, normalised, any N, and gives `boxes` (N, D, 4) xyxy
     in input pixels, `scores` (N, D) and `labels` (N, D) int64, padded with -1. Its metadata holds
     the whole `DetectorSpec`. It is written only after ONNX's checker passed it with full shape
     inference and ONNX Runtime gave PyTorch's values for it on batches other than the traced one.

@@ -21,9 +21,7 @@ def description_of(source: ModelSource) -> DetectorSpec:
         assert row.describe is not None  # see `Backend`
         return row.describe(source.file)
     config = network_config(str(source.network), source.class_names())
-    return DetectorSpec(
-        network=config.name, class_names=config.class_names, input_size=(config.input_size, config.input_size)
-    )
+    return DetectorSpec(network=config.name, class_names=config.class_names, input_size=config.input_size)
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -39,7 +37,7 @@ def describe(name: str) -> dict[str, Any]:
     known: dict[str, Any] = {
         "kind": "network" if source.weights == "published" else "weights",
         "network": row.name,
-        "input_size": [row.input_size, row.input_size],
+        "input_size": list(row.input_size),
         "anchors": row.num_anchors,
         "class_names": list(source.class_names() or row.class_names),
     }

@@ -107,7 +107,7 @@ def find_model(
         NetworkError: no such network.
         WeightsError: a weight file that does not say what it is of, or a run folder without weights.
     """
-    from ssd_train.networks.zoo import NETWORKS, find_network
+    from ssd_train.networks.zoo import find_network, is_network
 
     path = Path(named).expanduser()
     if is_exported(path):
@@ -121,7 +121,7 @@ def find_model(
             )
         return ModelSource(name=str(named), file=path)
     is_there = path.is_dir() or path.is_file()
-    if str(named) not in NETWORKS and (is_there or path.suffix.lower() in WEIGHT_SUFFIXES):
+    if not is_network(str(named)) and (is_there or path.suffix.lower() in WEIGHT_SUFFIXES):
         if weights is not None:
             raise WeightsError(f"{named}: brings its weights; leave the others out", arguments=("weights",))
         from ssd_train.weights.description import network_of

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ssd_deploy.text_table import text_table, wrapped
-from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, NetworkConfig
+from ssd_train.networks.any_size import LEAST_SIDE, MOST_SIDE, SIDE_STEP
+from ssd_train.networks.config import NetworkConfig, size_name
+from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS
 from ssd_train.weights.store import converted_path
 
 logger = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ def _describe(config: NetworkConfig, root: Path) -> dict[str, Any]:
     is_cached = converted_path(config, root).is_file()
     return {
         "network": config.name,
-        "input_size": config.input_size,
+        "input_size": list(config.input_size),
         "classes": len(config.class_names) or None,
         "parameters": parameters,
         "anchors": config.num_anchors,
@@ -49,6 +51,8 @@ def network_table(networks: Sequence[dict[str, Any]], *, width: int | None = Non
     notes = [
         "VOC07 mAP and COCO AP are what GluonCV published for its weights. Custom networks take any class list; "
         f"theirs is counted with {len(COCO_CLASSES)} classes. GFLOPs count a multiply-add as two.",
+        "Every backbone has other inputs too: ssd_<side>_<backbone>_custom and ssd_<width>x<height>_<backbone>_custom, "
+        f"such as ssd_640x384_resnet50_v1_custom; sides are multiples of {SIDE_STEP} from {LEAST_SIDE} to {MOST_SIDE}.",
     ]
     if importlib.util.find_spec("torch") is None:
         notes.append("Parameters and GFLOPs are counted by PyTorch, which is not installed.")
@@ -60,7 +64,7 @@ def _row(network: dict[str, Any]) -> tuple[str, ...]:
     parameters, gflops, coco = network["parameters"], network["gflops"], network["published_coco"]
     return (
         network["network"],
-        str(network["input_size"]),
+        size_name(tuple(network["input_size"])),
         str(network["classes"] or "any"),
         "-" if parameters is None else f"{parameters / 1e6:.2f} M",
         str(network["anchors"]),

@@ -12,6 +12,7 @@ import typer
 from ssd_train.command_line import Result, written
 from ssd_train.errors import BackendError
 from ssd_train.training.config import FIELDS, TYPES, TrainingConfig, resolve, resolve_run
+from ssd_train.training.recipes import RECIPES
 
 _log = logging.getLogger(__name__)
 
@@ -40,16 +41,26 @@ def train(
     config: Annotated[
         Path | None, typer.Option(help="A run's config.json; options given beside it win.", show_default=False)
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="gluoncv, which the defaults are, or small: settings for a few hundred images, network included. "
+            "Options given beside it win.",
+            metavar="|".join(RECIPES),
+            autocompletion=lambda: list(RECIPES),
+            show_default=False,
+        ),
+    ] = None,
     preview: Annotated[
         bool, typer.Option("--preview", help="Write a picture of augmented training images, and stop.")
     ] = False,
 ) -> Result:
-    """Train a detector: GluonCV's SSD recipe, with checkpoints, validation and curves in a run folder.
+    """Train a detector, by GluonCV's recipe or one for small data, with checkpoints and curves in a run folder.
 
     `train RUN --resume` goes on with a training that was stopped.
     """
     given = {name: getattr(options, name) for name in written(ctx) & FIELDS.keys()}
-    resolved = _resolved(run, config, given)
+    resolved = _resolved(run, config, given, recipe)
     # PyTorch's threads otherwise spin while they wait for each other. On a CPU that the loader's processes need
     # too, a step then takes up to ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -69,16 +80,16 @@ def train(
     return _train_here(resolved)
 
 
-def _resolved(run: Path | None, config: Path | None, given: dict[str, Any]) -> TrainingConfig:
+def _resolved(run: Path | None, config: Path | None, given: dict[str, Any], recipe: str | None) -> TrainingConfig:
     resume = given.get("resume")
     if run is None and resume not in (None, "auto", "no") and Path(resume).is_dir():
         # `--resume RUN`, as one may well write it.
         run, given = Path(resume), {**given, "resume": "auto"}
     if run is None:
-        return resolve(config, given)
+        return resolve(config, given, recipe)
     if "out" in given:
         raise typer.BadParameter(f"{run} and --out {given['out']} both name the run folder; leave one out")
-    return resolve_run(run, given) if config is None else resolve(config, {**given, "out": run})
+    return resolve_run(run, given, recipe) if config is None else resolve(config, {**given, "out": run}, recipe)
 
 
 def _train_here(config: TrainingConfig) -> Result:
@@ -94,14 +105,15 @@ def _train_here(config: TrainingConfig) -> Result:
     data = {
         "folder": str(folder.path),
         "best": result.best,
-        "best_weights": str(folder.best_path),
+        "best_weights": str(folder.best_path) if result.best is not None else None,
         "last_weights": str(folder.last_path),
         "finished": result.exit_code == 0,
     }
     if result.exit_code:
         return Result(text="", data=data, exit_code=result.exit_code)
     _log.info(f"next: ssd-deploy export {folder.path}")
-    text = f"weights: {folder.best_path} (best validation), {folder.last_path}"
+    best = "" if result.best is None else f"{folder.best_path} (best validation), "
+    text = f"weights: {best}{folder.last_path}"
     return Result(text=text, data=data)
 
 
@@ -112,7 +124,6 @@ def _start_torchrun(ctx: typer.Context, config: TrainingConfig, gpus: int) -> No
     """
     import torch
 
-    from ssd_train.datasets.layouts import find_source
     from ssd_train.networks.zoo import find_network
     from ssd_train.training.checkpoint import check_folder
 
@@ -123,7 +134,7 @@ def _start_torchrun(ctx: typer.Context, config: TrainingConfig, gpus: int) -> No
         )
     check_folder(config)
     find_network(config.network)
-    find_source(config.dataset, config.data_root, train_split=config.train_split, val_split=config.val_split)
+    config.source()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)]
     os.execv(sys.executable, [sys.executable, *launcher, "-m", "ssd_train", *_as_written(ctx)])
 

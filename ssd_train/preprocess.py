@@ -25,7 +25,11 @@ REDUCED_DECODING = {
 
 _JPEG_START = b"\xff\xd8"
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# What OpenCV reads as pictures of 8 or 16 bits, the likeliest first; compared in lower case.
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jpe", ".jp2", ".avif", ".gif", ".dib", ".pam", ".pbm",
+    ".pgm", ".pnm", ".ppm", ".ras", ".sr", ".hdr", ".pic",
+)  # fmt: skip
 
 
 def load_image(path: Path, *, apply_orientation: bool = True, reduction: int = 1) -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from ssd_deploy.backends import BACKENDS
 from ssd_deploy.cli import app
 from ssd_train import build_network
 from ssd_train.datasets.generated import SHAPE_CLASSES
-from ssd_train.datasets.voc import load_voc
+from ssd_train.datasets.layouts import find_source
 from ssd_train.networks import build, zoo
 from ssd_train.precisions import PRECISIONS
 from ssd_train.preprocess import load_image
@@ -76,7 +76,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "val.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "x1", "y1", "x2", "y2", "class"])
-        for sample in load_voc(voc, "val", SHAPE_CLASSES).samples:
+        for sample in find_source("voc", voc).load("val", SHAPE_CLASSES).samples:
             shutil.copy(sample.path, folder / "images")
             truth = sample.ground_truth
             for box, label in zip(truth.boxes, truth.labels, strict=True):

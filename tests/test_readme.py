@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from ssd_deploy.cli import app
-from ssd_train.networks.zoo import NETWORKS
+from ssd_train.networks.zoo import NETWORKS, is_network
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -48,7 +48,7 @@ def test_every_command_that_is_shown_parses(page, line):
     typer.main.get_command(app).commands[name].make_context(name, arguments)
     named = [word for word in arguments if word.startswith("ssd_") and "/" not in word and "=" not in word]
     networks = [word for word in named if not word.endswith((".onnx", ".engine", ".params", ".pth", ".safetensors"))]
-    assert [network for network in networks if network not in NETWORKS] == []
+    assert [network for network in networks if not is_network(network)] == []
 
 
 def test_every_command_is_shown():
@@ -151,5 +151,19 @@ def test_no_figure_was_forgotten():
 
 def test_every_extra_in_the_readme_exists():
     extras = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
-    assert "Other extras: `train`, `plots`, `tensorrt`, `tensorrt-rtx`, `pycuda`, `all`, `dev`." in text_of(README)
-    assert set(extras) == {"train", "export", "plots", "tensorrt", "tensorrt-rtx", "pycuda", "all", "dev"}
+    assert (
+        "Other extras: `train`, `plots`, `mlflow`, `wandb`, `tensorrt`, `tensorrt-rtx`, `pycuda`, `all`, `dev`."
+        in text_of(README)
+    )
+    assert set(extras) == {
+        "train",
+        "export",
+        "plots",
+        "mlflow",
+        "wandb",
+        "tensorrt",
+        "tensorrt-rtx",
+        "pycuda",
+        "all",
+        "dev",
+    }

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssd_train.networks.build import build_ssd
-from ssd_train.networks.zoo import NetworkConfig
+from ssd_train.networks.config import NetworkConfig
 
 
 def counted_flops(loss: Callable[[], Tensor]) -> int:
@@ -22,7 +22,7 @@ def training_gflops(config: NetworkConfig) -> float:
     """Return 1e9 operations an image, counted on the meta device, where tensors have shapes and no values."""
     with torch.device("meta"):
         network = build_ssd(config).to("meta")
-        image = torch.empty(1, 3, config.input_size, config.input_size)
+        image = torch.empty(1, 3, *config.input_size)
 
         def loss() -> Tensor:
             cls_logits, box_offsets = network(image)

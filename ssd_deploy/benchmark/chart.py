@@ -78,7 +78,7 @@ def write_chart(report: BenchmarkReport, path: Path) -> Path:
     _finish(latency, sizes, "Latency of a call (lower is better)", "milliseconds, logarithmic")
     on_gpu = report.environment.gpu if any(row.device for row in rows) else None
     networks = dict.fromkeys(
-        f"{spec.network}, input {spec.input_size[0]} x {spec.input_size[1]}" for spec in report.detectors.values()
+        f"{spec.network}, input {spec.input_size[1]} x {spec.input_size[0]}" for spec in report.detectors.values()
     )
     title = f"{'; '.join(networks)}, on {on_gpu or report.environment.cpu}"
     figure.suptitle(title, fontsize=12, fontweight="bold")

@@ -70,7 +70,7 @@ class BenchmarkReport:
             width: most characters a line; None for no limit.
         """
         head = [
-            f"{source}{': ' if source else ''}{spec.network}, input {spec.input_size[0]} x {spec.input_size[1]}, "
+            f"{source}{': ' if source else ''}{spec.network}, input {spec.input_size[1]} x {spec.input_size[0]}, "
             f"weights: {spec.weights}"
             for source, spec in self.detectors.items()
         ]
@@ -121,7 +121,7 @@ def _preparation_table(rows: Sequence[Preparation], width: int | None) -> str:
     several = len({row.input_size for row in rows}) > 1
     columns = [
         ("batch", [str(row.batch_size) for row in rows]),
-        ("input", [f"{row.input_size[0]} x {row.input_size[1]}" if several else "-" for row in rows]),
+        ("input", [f"{row.input_size[1]} x {row.input_size[0]}" if several else "-" for row in rows]),
         ("decode p50", [_digits(row.decode.p50) for row in rows]),
         ("p90", [_digits(row.decode.p90) for row in rows]),
         ("preprocess p50", [_digits(row.preprocess.p50) for row in rows]),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ssd_deploy.cli import build, compare, detect, weights
+from ssd_deploy.cli import build, compare, data, detect, weights
 from ssd_train.cli import train
 from ssd_train.command_line import Result, add_command
 
@@ -46,6 +46,7 @@ COMMANDS: dict[str, Callable[..., Result]] = {
     "doctor": weights.doctor,
     "fetch": weights.fetch,
     "shapes": weights.shapes,
+    "check": data.check,
     "train": train,
     "convert": weights.convert,
     "export": build.export,

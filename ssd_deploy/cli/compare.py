@@ -51,7 +51,7 @@ def parity(
             f"{len(networks)} networks are named; name the one that is the reference (a network, a run folder or a "
             "weight file), and files that were made of it"
         )
-    if data.is_named == bool(patterns):
+    if data.is_named == (bool(patterns) and data.annotations is None):
         raise typer.BadParameter("name either --data or --images to compare on")
     if files and precision.precision is not None:
         raise typer.BadParameter(
@@ -68,7 +68,8 @@ def parity(
     (reference,) = networks
     class_names = description_of(reference).class_names
     if data.is_named:
-        dataset, metric = data.load(class_names)
+        # Of named annotations, the images are a folder.
+        dataset, metric = data.load(class_names, Path(patterns[0]) if patterns else None)
     else:
         from ssd_deploy.parity.compare import images_as_dataset
         from ssd_train.image_files import find_images

@@ -8,13 +8,13 @@ import typer
 
 from export.quantize_options import QuantizeOptions
 from ssd_deploy.cli.options import (
-    Data,
     Images,
     Loading,
     ModelArgument,
     OneModel,
     OnePrecision,
     Running,
+    ScoredData,
     check_calibrated,
 )
 from ssd_train.command_line import Result, check_results
@@ -23,14 +23,14 @@ from ssd_train.command_line import Result, check_results
 def evaluate(
     ctx: typer.Context,
     named: OneModel,
-    data: Data,
+    data: ScoredData,
     running: Running,
     precision: OnePrecision,
     int8: QuantizeOptions,
     loading: Loading,
     name: ModelArgument = None,
     data_shape: Annotated[
-        int | None, typer.Option(help="Input size that the detector must have, 300 or 512.", show_default=False)
+        int | None, typer.Option(help="Side that the detector's square input must have.", show_default=False)
     ] = None,
     detections: Annotated[
         Path | None, typer.Option(help="Write the detections here, in COCO's result format.", show_default=False)
@@ -44,17 +44,18 @@ def evaluate(
     from ssd_train.evaluation.evaluate import score
     from ssd_train.evaluation.loop import run_detector
     from ssd_train.metrics.protocol import Protocol
+    from ssd_train.networks.config import size_name
 
     source = named.source(name)
     check_calibrated(ctx, [precision.precision or "fp32"])
     known = description_of(source)
     if data_shape is not None and known.input_size != (data_shape, data_shape):
         raise typer.BadParameter(
-            f"{data_shape} does not fit {known.network}, whose input is {known.input_size[0]} pixels",
+            f"{data_shape} does not fit {known.network}, whose input is {size_name(known.input_size)} pixels",
             param_hint="'--data-shape'",
         )
     # Before anything is opened, which may take an export or the building of an engine.
-    dataset, metric = data.load(known.class_names)
+    dataset, metric = data.load(known.class_names, data.images)
     runner = running.open(source, batch_size=loading.batch_size, precision=precision.precision, int8=int8)
     try:
         spec, backend = runner.spec, runner.name

@@ -1,6 +1,7 @@
 """Options that several commands share, and what they stand for."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from ssd_deploy.backends import AUTO, BACKENDS, RunOptions, parse_backend
 from ssd_deploy.model_source import ModelSource, find_model, is_exported, open_runner
 from ssd_train.command_line import written
 from ssd_train.datasets.layouts import LAYOUTS
+from ssd_train.metrics.table import METRICS
 from ssd_train.options import option
 from ssd_train.precisions import PRECISIONS
 from ssd_train.requirements import require
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from ssd_deploy.backends.base import Runner
     from ssd_train.datasets.dataset import Dataset
     from ssd_train.networks.ssd import SSD
+
+_log = logging.getLogger(__name__)
 
 MODEL_HELP = "A network (see `ssd-deploy models`), a run folder, a weight file, an .onnx or an .engine file."
 ModelArgument = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=False)]
@@ -175,7 +179,12 @@ class Data:
     data: str | None = option(None, f"{', '.join(LAYOUTS)}, or a folder in such a layout.")
     dataset: str | None = option(None, "--data by its layout; --data-root names its folder.")
     data_root: Path | None = option(None, "Folder of --dataset; default ~/.torch/datasets and the layout's name.")
+    annotations: Path | None = option(None, "A COCO file instead of --data; with --images.")
     split: str | None = option(None, "voc: test, 2007_test, 2007_trainval,2012_trainval; coco: val2017.")
+    val_share: float | None = option(
+        None, "Evaluate the part that a training with this --val-share held out.", above=0, below=1
+    )
+    metric: str | None = option(None, "Score by it, and not by the layout's own.", choices=METRICS)
     protocol: str = option(
         "standard",
         "standard: the data set's own rules; gluoncv: those of GluonCV's published table.",
@@ -185,18 +194,37 @@ class Data:
 
     @property
     def is_named(self) -> bool:
-        return self.data is not None or self.dataset is not None
+        return self.data is not None or self.dataset is not None or self.annotations is not None
 
-    def load(self, class_names: tuple[str, ...]) -> "tuple[Dataset, str]":
-        """Read the annotations; returns them and the name of the metric that fits them."""
+    def load(self, class_names: tuple[str, ...], images: Path | None = None) -> "tuple[Dataset, str]":
+        """Read the annotations; returns them and the name of the metric that fits them.
+
+        Args:
+            class_names: the detector's.
+            images: folder of the images that `annotations` lists.
+        """
         from ssd_train.datasets.layouts import find_source
 
         if self.data is not None and self.dataset is not None:
             raise typer.BadParameter(f"{self.data} and {self.dataset} are two data sets; name one")
-        if self.data is None and self.dataset is None:
+        if not self.is_named and images is None:
             raise typer.BadParameter(f"name a data set: {', '.join(LAYOUTS)} or a folder", param_hint="'--data'")
-        source = find_source(str(self.data or self.dataset), self.data_root)
-        return source.load(self.split, class_names).limited(self.limit), source.layout.metric
+        source = find_source(
+            self.data or self.dataset,
+            self.data_root,
+            annotations=self.annotations,
+            images=images,
+            val_share=self.val_share,
+        )
+        _log.info("data: %s in %s", source.layout.title, source.root)
+        return source.load(self.split, class_names).limited(self.limit), self.metric or source.layout.metric
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoredData(Data):
+    """The same for a command that takes no other images."""
+
+    images: Path | None = option(None, "Folder of the images that --annotations lists.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""COCO annotation files -> Dataset; no pycocotools needed to read one."""
+"""COCO annotation files -> annotations; no pycocotools needed to read one."""
 
 import dataclasses
 import json
@@ -9,124 +9,57 @@ from typing import Any
 
 import numpy as np
 
-from ssd_train.boxes import clip_boxes
-from ssd_train.datasets.dataset import Dataset, GroundTruth, Sample, make_ground_truth
+from ssd_train.datasets.annotations import AnnotatedImage, AnnotatedObject, Annotations, could_be_shares
+from ssd_train.datasets.dataset import GroundTruth
+from ssd_train.datasets.findings import Findings
+from ssd_train.datasets.image_paths import find_file, known_size
 from ssd_train.errors import DatasetError
 
-# The published trainings' own.
-SPLITS = {"train": "train2017", "val": "val2017"}
-
-# Pascal VOC's names of six classes that COCO calls otherwise, so that a VOC detector runs on COCO images.
-COCO_NAME_OF_VOC = {
-    "aeroplane": "airplane",
-    "diningtable": "dining table",
-    "motorbike": "motorcycle",
-    "pottedplant": "potted plant",
-    "sofa": "couch",
-    "tvmonitor": "tv",
-}
+Entry = dict[str, Any]
 
 
-def load_coco(root: Path, split: str | None, class_names: Sequence[str], *, skip_ignored: bool = False) -> Dataset:
-    """Read `annotations/instances_<split>.json`; images lie in `<root>/<split>`.
+def read_coco(path: Path, folders: Sequence[Path], root: Path, findings: Findings) -> Annotations:
+    """Read an annotation file.
 
-    Categories are matched to the detector's classes by name. A detector may know fewer of them, as one
-    trained on VOC does: objects of the others are then left out with a note. Images without
-    annotations are kept. Objects without width or height are left out with a note, since nothing can
-    be found there. A missing `area` is the box's, a missing `iscrowd` is 0.
+    Entries may lack everything but ids, names and boxes: a missing, empty or zero `area` is the box's, a missing
+    `iscrowd` is 0, a size comes from the image. Boxes stay as they are, those without width too, since pycocotools
+    scores them. Annotations of images or categories that the file does not list are left out with a note, as
+    pycocotools leaves them out. A file without annotations is a test set's.
 
     Args:
-        root: the folder with `annotations` and the image folder.
-        split: for example `val2017`; None for the folder's only one whose name begins with val, or `val2017`.
-        class_names: the detector's; each must be a category of the file, or VOC's name of one.
-        skip_ignored: leave out objects marked `ignore`, which GluonCV does not train on and pycocotools scores.
+        path: the JSON file.
+        folders: where its images may lie, the likeliest first.
+        root: no image is taken from outside of it.
+        findings: told of faults.
+
+    Returns:
+        Images by ascending id, which is pycocotools' order.
 
     Raises:
-        DatasetError: a folder or file is missing or unusable, a class is no category, there are no
-            images, or an annotation names an image or category that does not exist.
+        DatasetError: the file is no such file, or an entry cannot be used.
+        ImageError: an image whose size is not in the file cannot be read.
     """
-    if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder; name the COCO folder", arguments=("data_root",))
-    split = split or find_split(root, "val")
-    path = annotation_file(root, split)
-    content = _read_json(path)
-    try:
-        categories = {int(category["id"]): str(category["name"]) for category in content["categories"]}
-        images = {int(image["id"]): image for image in content["images"]}
-        if len(images) < len(content["images"]):
-            raise DatasetError(f"{path}: two images have the same id; mend the annotation file")
-        labels = _labels_by_category(categories, class_names, path)
-        annotations = content["annotations"]
-        if skip_ignored:
-            annotations = [annotation for annotation in annotations if not annotation.get("ignore", 0)]
-        rows, without_area, unknown = _rows_by_image(annotations, images, categories, labels, path)
-        samples = tuple(_sample(images[key], rows.get(key, []), root / split, path) for key in sorted(images))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DatasetError(
-            f"{path}: not a COCO instances file ({type(error).__name__}: {error}); expected images, categories and "
-            "annotations as COCO's format page lists them"
-        ) from error
-    if not samples:
-        raise DatasetError(f"{path}: there are no images in it; choose another split")
-    return Dataset(
-        name=f"coco {split}",
-        class_names=tuple(class_names),
-        samples=samples,
-        category_ids=tuple(labels),
-        notes=tuple(_notes(without_area, unknown, len(categories) - len(labels))),
-    )
+    content = read_json(path)
+    is_annotated = content.get("annotations") is not None
+    # A list of images may have no categories either.
+    has_categories = is_annotated or content.get("categories") is not None
+    categories = _categories(content, path, findings) if has_categories else {}
+    images = _images(content, path, findings)
+    objects: dict[str, list[AnnotatedObject]] = {key: [] for key in images}
+    class_names = {_key(category_id): name for category_id, name in categories.items()}
+    for number, annotation in enumerate(_entries(content, "annotations", path) if is_annotated else []):
+        _read_annotation(annotation, number, images, class_names, objects, path, findings)
+    read = []
+    for key in _in_order(images):
+        image = _annotated_image(images[key], objects[key], folders, root, path, findings)
+        if image is not None:
+            read.append(image)
+    names = _names_of_categories(categories, images, objects, content, path, findings)
+    return Annotations(images=tuple(read), categories=names if has_categories else None, is_annotated=is_annotated)
 
 
-def is_coco(folder: Path) -> bool:
-    """Whether a folder looks like COCO's: `annotations/instances_*.json`."""
-    # By the listing, since some file systems take VOC's `Annotations` for `annotations`.
-    names = {path.name for path in folder.iterdir()}
-    return "annotations" in names and any(folder.glob("annotations/instances_*.json"))
-
-
-def annotation_file(root: Path, split: str) -> Path:
-    return root / "annotations" / f"instances_{split}.json"
-
-
-def find_split(root: Path, part: str) -> str:
-    """Return the only split of a folder whose name begins with `train` or `val`, or COCO's own name of it.
-
-    Raises:
-        DatasetError: there are several, and none has COCO's own name.
-    """
-    found = sorted(path.stem.removeprefix("instances_") for path in root.glob(f"annotations/instances_{part}*.json"))
-    usual = SPLITS[part]
-    if len(found) > 1 and usual not in found:
-        raise DatasetError(
-            f"{root / 'annotations'}: several files could be meant ({', '.join(found)}); name one of these splits",
-            arguments=(f"{part}_split",),
-        )
-    return usual if usual in found or not found else found[0]
-
-
-def find_class_names(root: Path, split: str) -> tuple[str, ...]:
-    """Return the categories of a split's annotation file, by id; raise DatasetError where it has none."""
-    path = annotation_file(root, split)
-    content = _read_json(path)
-    try:
-        return tuple(category["name"] for category in sorted(content["categories"], key=lambda row: row["id"]))
-    except (KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: has no list of categories with id and name; is it a COCO file?") from error
-
-
-def training_boxes(truth: GroundTruth, image_size: tuple[int, int]) -> GroundTruth:
-    """Return the objects that GluonCV trains on.
-
-    Far edges one pixel nearer, then all clipped to the last pixel; what has an area is kept.
-    """
-    boxes = truth.boxes.copy()
-    boxes[:, 2:] = np.maximum(boxes[:, 2:] - 1, boxes[:, :2])
-    boxes = clip_boxes(boxes, (image_size[0] - 1, image_size[1] - 1))
-    keep = (truth.areas > 0) & (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
-    return dataclasses.replace(truth, boxes=boxes).select(keep)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Entry:
+    """Return a JSON file's object. Raises DatasetError."""
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -142,91 +75,237 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _labels_by_category(categories: dict[int, str], class_names: Sequence[str], path: Path) -> dict[int, int]:
-    """Return category id -> label in label order, for the classes that the detector knows."""
-    id_of_name = {name: category_id for category_id, name in categories.items()}
-    if len(id_of_name) < len(categories):
-        raise DatasetError(f"{path}: two categories have the same name; mend the annotation file")
-    labels: dict[int, int] = {}
-    for label, name in enumerate(class_names):
-        category_id = id_of_name.get(name, id_of_name.get(COCO_NAME_OF_VOC.get(name, name)))
-        if category_id is None:
-            known = ", ".join(categories[key] for key in sorted(categories)[:5])
-            raise DatasetError(
-                f"{path}: has no category {name!r}, which is class {label} of the detector; it has {len(categories)} "
-                f"({known}, ...): evaluate a detector of this data set, or give its class list",
-                arguments=("classes",),
-            )
-        if category_id in labels:
-            raise DatasetError(
-                f"{path}: the detector's classes {class_names[labels[category_id]]!r} and {name!r} are one category, "
-                f"{categories[category_id]!r}; keep one of them in the class list"
-            )
-        labels[category_id] = label
-    return labels
+def find_class_names(path: Path) -> tuple[str, ...]:
+    """Return the categories of an annotation file in the order of their ids; raise DatasetError where it has none."""
+    content = read_json(path)
+    if not isinstance(content.get("categories"), list) or not content["categories"]:
+        raise DatasetError(f"{path}: has no list of categories with id and name; is it a COCO file?")
+    findings = Findings()
+    categories = _categories(content, path, findings)
+    if len(set(categories.values())) < len(categories):
+        # Which of two with one name counts is known by their annotations.
+        images = _images(content, path, findings)
+        return tuple(_names_of_categories(categories, images, {}, content, path, Findings(is_complete=True)))
+    return tuple(categories.values())
 
 
-def _rows_by_image(
-    annotations: list[dict[str, Any]],
-    images: dict[int, Any],
-    categories: dict[int, str],
-    labels: dict[int, int],
-    path: Path,
-) -> tuple[dict[int, list[dict[str, Any]]], list[int], int]:
-    """Return each image's rows for `make_ground_truth`, the ids of annotations without area, and how many are of
-    classes that the detector does not know.
+def training_boxes(truth: GroundTruth, image_size: tuple[int, int]) -> GroundTruth:
+    """Return the objects that GluonCV trains on: far edges one pixel nearer; what has an area is kept.
+
+    It clips to the last pixel, which comes to the same, since a training's boxes are clipped to the image already.
     """
-    rows: dict[int, list[dict[str, Any]]] = {}
-    without_area, unknown = [], 0
-    for annotation in annotations:
-        image_id, category_id = int(annotation["image_id"]), int(annotation["category_id"])
-        if image_id not in images or category_id not in categories:
-            what = f"has category {category_id}" if image_id in images else f"belongs to image {image_id}"
-            raise DatasetError(
-                f"{path}: annotation {annotation.get('id')} {what}, which the file does not list; mend the annotation "
-                "file"
-            )
-        if category_id not in labels:
-            unknown += 1
-            continue
-        x, y, width, height = (float(value) for value in annotation["bbox"])
-        area = float(annotation.get("area", width * height))
-        if not all(math.isfinite(value) for value in (x, y, width, height, area)):
-            raise DatasetError(
-                f"{path}: annotation {annotation.get('id')} has bbox {annotation['bbox']} and area {area}, expected "
-                "finite numbers; mend the annotation file"
-            )
-        if width <= 0 or height <= 0:
-            without_area.append(int(annotation["id"]))
-            continue
-        rows.setdefault(image_id, []).append({
-            "box": (x, y, x + width, y + height),
-            "label": labels[category_id],
-            "is_difficult": False,
-            "is_crowd": bool(annotation.get("iscrowd", 0)),
-            "area": area,
-        })  # fmt: skip
-    return rows, without_area, unknown
+    boxes = truth.boxes.copy()
+    boxes[:, 2:] = np.maximum(boxes[:, 2:] - 1, boxes[:, :2])
+    keep = (truth.areas > 0) & (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
+    return dataclasses.replace(truth, boxes=boxes).select(keep)
 
 
-def _sample(image: dict[str, Any], rows: list[dict[str, Any]], folder: Path, annotation_path: Path) -> Sample:
-    path = folder / image["file_name"]
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such image, but {annotation_path} lists it; download the images of this split")
-    return Sample(
-        image_id=int(image["id"]),
-        path=path,
-        image_size=(int(image["height"]), int(image["width"])),
-        ground_truth=make_ground_truth(rows),
+def _entries(content: Entry, key: str, path: Path) -> list[Entry]:
+    entries = content.get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        what = "has no" if entries is None else "does not have a list of objects as"
+        raise DatasetError(
+            f"{path}: {what} {key!r}; a COCO instances file has images, categories and annotations, as COCO's format "
+            "page lists them"
+        )
+    return entries
+
+
+def _key(value: Any) -> str | None:
+    """Return an id as text, so that 1 and "1" are one; None where it is no id."""
+    if type(value) is int:  # nearly all are
+        return str(value)
+    if isinstance(value, bool) or not isinstance(value, float | str):
+        return None
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else None
+    return str(value)
+
+
+def _id(value: int | float | str) -> int | str:
+    return int(value) if isinstance(value, float) else value
+
+
+def _ids_in_order(ids: dict[str, int | str]) -> list[str]:
+    """Return keys as NumPy sorts their ids: numbers by size, and as text where one of them is text."""
+    if all(isinstance(value, int) for value in ids.values()):
+        return sorted(ids, key=lambda key: int(ids[key]))
+    return sorted(ids)
+
+
+def _in_order(images: dict[str, Entry]) -> list[str]:
+    return _ids_in_order({key: _id(image["id"]) for key, image in images.items()})
+
+
+def _categories(content: Entry, path: Path, findings: Findings) -> dict[int | str, str]:
+    """Return id -> name, by ascending id."""
+    named: dict[str, Entry] = {}
+    for number, category in enumerate(_entries(content, "categories", path)):
+        key, name = _key(category.get("id")), category.get("name")
+        if key is None or not isinstance(name, str | int) or not str(name).strip():
+            findings.stop(
+                f"{path}: categories[{number}] is {json.dumps(category)}, expected an id and a name; mend the "
+                "annotation file",
+                place=f"categories[{number}]",
+            )
+            continue
+        if key in named and named[key]["name"] != name:
+            findings.stop(
+                f"{path}: categories {named[key]['name']!r} and {name!r} have the same id {key}; mend the annotation "
+                "file",
+                place=f"categories[{number}]",
+            )
+        named.setdefault(key, category)
+    order = _ids_in_order({key: _id(category["id"]) for key, category in named.items()})
+    return {_id(named[key]["id"]): str(named[key]["name"]).strip() for key in order}
+
+
+def _images(content: Entry, path: Path, findings: Findings) -> dict[str, Entry]:
+    images: dict[str, Entry] = {}
+    for number, image in enumerate(_entries(content, "images", path)):
+        key, name = _key(image.get("id")), image.get("file_name")
+        if key is None or not isinstance(name, str):
+            findings.stop(
+                f"{path}: images[{number}] has id {json.dumps(image.get('id'))} and file_name {json.dumps(name)}, "
+                "expected a number or text, and a name; mend the annotation file",
+                place=f"images[{number}]",
+            )
+        elif key in images:
+            findings.stop(
+                f"{path}: two images have the same id {key} ({images[key]['file_name']} and {name}); mend the "
+                "annotation file",
+                place=name,
+            )
+        else:
+            images[key] = image
+    return images
+
+
+def _read_annotation(
+    annotation: Entry,
+    number: int,
+    images: dict[str, Entry],
+    class_names: dict[str | None, str],
+    objects: dict[str, list[AnnotatedObject]],
+    path: Path,
+    findings: Findings,
+) -> None:
+    """Add an annotation to its image's objects."""
+    image_key = _key(annotation.get("image_id"))
+    if image_key is None or image_key not in images:
+        findings.add("orphan", _called(annotation, number))
+        return
+    class_name = class_names.get(_key(annotation.get("category_id")))
+    if class_name is None:
+        called = _called(annotation, number, images[image_key])
+        findings.add("unknown-category", f"{called} (category {annotation.get('category_id')})")
+        return
+    problem, numbers = _numbers(annotation.get("bbox"), has_polygon=bool(annotation.get("segmentation")))
+    if problem:
+        called = _called(annotation, number, images[image_key])
+        findings.stop(
+            f"{path}: {called}: {problem}, expected x, y, width and height in pixels; mend the annotation", place=called
+        )
+        return
+    x, y, width, height = numbers
+    objects[image_key].append(
+        AnnotatedObject(
+            class_name=class_name,
+            box=(x, y, x + width, y + height),
+            is_crowd=_flag(annotation.get("iscrowd")),
+            is_ignored=_flag(annotation.get("ignore")),
+            area=_number(annotation.get("area")) or max(width * height, 0.0),
+            is_share=could_be_shares(*numbers),
+        )
     )
 
 
-def _notes(without_area: list[int], unknown: int, unknown_categories: int) -> list[str]:
-    notes = []
-    if unknown_categories:
-        notes.append(f"left out {unknown} objects of {unknown_categories} categories that the detector does not know")
-    if without_area:
-        named = ", ".join(str(annotation_id) for annotation_id in without_area[:5])
-        more = f" and {len(without_area) - 5} more" if len(without_area) > 5 else ""
-        notes.append(f"left out {len(without_area)} objects without width or height: annotations {named}{more}")
-    return notes
+def _called(annotation: Entry, number: int, image: Entry | None = None) -> str:
+    """Return what messages call an annotation: by its id, or its place in the list where it has none."""
+    called = f"annotation {annotation['id']}" if _key(annotation.get("id")) is not None else f"annotations[{number}]"
+    return called if image is None else f"{called} of image {image['file_name']}"
+
+
+def _numbers(bbox: Any, *, has_polygon: bool) -> tuple[str, list[float]]:
+    """Return what is wrong with a bbox, if anything, and its numbers."""
+    if bbox is None:
+        return "it has no bbox" + (", only a polygon" if has_polygon else ""), []
+    if not isinstance(bbox, list):
+        return f"bbox is {json.dumps(bbox)}", []
+    if len(bbox) != 4:
+        return f"bbox has {len(bbox)} numbers", []
+    numbers = [number for value in bbox if (number := _number(value)) is not None]
+    return ("", numbers) if len(numbers) == 4 else (f"bbox is {json.dumps(bbox)}", [])
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number, which may be written as text; None for anything else."""
+    if type(value) not in (int, float, str):  # not of a truth value, though it is an int to Python
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _flag(value: Any) -> bool:
+    if value in (None, 0, 1):  # all but a few
+        return bool(value)
+    return str(value).strip().lower() == "true" or bool(_number(value))
+
+
+def _annotated_image(
+    image: Entry, objects: list[AnnotatedObject], folders: Sequence[Path], root: Path, path: Path, findings: Findings
+) -> AnnotatedImage | None:
+    name = image["file_name"]
+    image_path, problem = find_file(name, folders, root)
+    if image_path is None:
+        findings.stop(
+            f"{folders[0] / name}: {problem}, but {path} lists this image; add the images of this split, or mend the "
+            "annotation file",
+            place=name,
+        )
+        return None
+    height, width = (int(_number(image.get(side)) or 0) for side in ("height", "width"))
+    if height <= 0 or width <= 0:
+        findings.add("size-from-image", name)
+        size = known_size(image_path, findings)
+        if size is None:
+            return None
+        height, width = size
+    return AnnotatedImage(
+        image_id=_id(image["id"]), path=image_path, image_size=(height, width), objects=tuple(objects), place=name
+    )
+
+
+def _names_of_categories(
+    categories: dict[int | str, str],
+    images: dict[str, Entry],
+    objects: dict[str, list[AnnotatedObject]],
+    content: Entry,
+    path: Path,
+    findings: Findings,
+) -> dict[str, int | str]:
+    """Return name -> id, by ascending id; of two categories of one name that which has objects.
+
+    Roboflow writes the project's name as a category of its own, and a project may be called like a class.
+    """
+    if len(set(categories.values())) == len(categories):
+        return {name: category_id for category_id, name in categories.items()}
+    used = {_key(annotation.get("category_id")) for annotation in content.get("annotations") or []}
+    names: dict[str, int | str] = {}
+    for category_id, name in categories.items():
+        if name not in names:
+            names[name] = category_id
+        elif _key(category_id) in used and _key(names[name]) in used:
+            findings.stop(
+                f"{path}: categories {names[name]} and {category_id} are both called {name!r} and have objects; rename "
+                "one",
+                place=name,
+            )
+        else:
+            findings.add("category-repeated", name)
+            names[name] = category_id if _key(category_id) in used else names[name]
+    order = {category_id: number for number, category_id in enumerate(categories)}
+    return dict(sorted(names.items(), key=lambda pair: order[pair[1]]))

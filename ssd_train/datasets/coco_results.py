@@ -16,6 +16,7 @@ def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]
     """Write a JSON list of {image_id, category_id, bbox, score}, atomically.
 
     A bbox is [x, y, width, height] in image pixels, clipped to the image; ids are the data set's own.
+    Detections of classes that it has no id for are left out.
 
     Args:
         path: the file to write; its folder is created.
@@ -32,6 +33,7 @@ def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]
         results += [
             {"image_id": sample.image_id, "category_id": dataset.category_ids[label], "bbox": bbox, "score": score}
             for bbox, score, label in zip(bboxes, found.scores.tolist(), found.labels.tolist(), strict=True)
+            if dataset.category_ids[label] is not None
         ]
     with written_atomically(path) as temporary:
         temporary.write_text(json.dumps(results, allow_nan=False), encoding="utf-8")

@@ -19,6 +19,8 @@ class GroundTruth:
     Attributes:
         boxes: (M, 4) float64 xyxy in image pixels, continuous: 0 is the top-left edge of the image,
             so a box over the first pixel alone is (0, 0, 1, 1).
+        written_boxes: (M, 4) float64, the boxes before they were clipped to the image, which is what GluonCV's own
+            rules apply to.
         labels: (M,) int64, index into the class list from 0.
         is_difficult: (M,) bool, Pascal VOC's flag; all False elsewhere.
         is_crowd: (M,) bool, COCO's flag; all False elsewhere.
@@ -26,13 +28,14 @@ class GroundTruth:
     """
 
     boxes: NDArray[np.float64]
+    written_boxes: NDArray[np.float64]
     labels: NDArray[np.int64]
     is_difficult: NDArray[np.bool_]
     is_crowd: NDArray[np.bool_]
     areas: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        flags = (self.is_difficult, self.is_crowd, self.areas)
+        flags = (self.is_difficult, self.is_crowd, self.areas, self.written_boxes)
         if self.boxes.shape != (len(self), 4) or any(len(values) != len(self) for values in flags):
             raise ValueError("the arrays of a GroundTruth do not have the same number of rows")
 
@@ -49,16 +52,18 @@ class Sample:
     """One image of a data set and what is annotated in it.
 
     Attributes:
-        image_id: the data set's own name for the image: an int in COCO, the file's stem in VOC.
+        image_id: the data set's own name for the image: its id in COCO, the file's path without suffix elsewhere.
         path: the image file.
         image_size: (height, width) as the annotation file says.
         ground_truth: boxes in pixels of that size.
+        has_lost_objects: it shows objects of the class list that could not be used, so it is no background.
     """
 
     image_id: int | str
     path: Path
     image_size: tuple[int, int]
     ground_truth: GroundTruth
+    has_lost_objects: bool = False
 
     def load_image(self, *, reduction: int = 1) -> NDArray[np.uint8]:
         """Read the image as (H, W, 3) RGB uint8 in the frame its boxes were drawn in.
@@ -96,15 +101,18 @@ class Dataset:
         name: what reports call it, for example `voc 2007_test`.
         class_names: label order.
         samples: in the order they are evaluated (ascending image id for COCO, list order for VOC).
-        category_ids: the data set's own id of each label, for result files; 1 to C in VOC.
+        category_ids: the data set's own id of each label, for result files; 1 to C in VOC, None for a class that a
+            data set with ids of its own lacks.
         notes: what the reader left out or mended, a sentence each, for the report.
+        is_annotated: whether it says what is in the images; where it does not, there is no score.
     """
 
     name: str
     class_names: tuple[str, ...]
     samples: tuple[Sample, ...]
-    category_ids: tuple[int, ...]
+    category_ids: tuple[int | str | None, ...]
     notes: tuple[str, ...] = ()
+    is_annotated: bool = True
 
     def limited(self, limit: int | None) -> "Dataset":
         """Return the first `limit` samples as a data set of its own; None keeps all.
@@ -120,9 +128,13 @@ class Dataset:
 
 
 def make_ground_truth(rows: list[dict[str, Any]]) -> GroundTruth:
-    """Stack one dict an object (keys box, label, is_difficult, is_crowd, area) into arrays; [] is allowed."""
+    """Stack one dict an object into arrays; [] is allowed.
+
+    Keys are box, label, is_difficult, is_crowd, area, and written_box where it is another one.
+    """
     return GroundTruth(
         boxes=np.array([row["box"] for row in rows], np.float64).reshape(-1, 4),
+        written_boxes=np.array([row.get("written_box", row["box"]) for row in rows], np.float64).reshape(-1, 4),
         labels=np.array([row["label"] for row in rows], np.int64),
         is_difficult=np.array([row["is_difficult"] for row in rows], np.bool_),
         is_crowd=np.array([row["is_crowd"] for row in rows], np.bool_),

@@ -6,7 +6,7 @@ check` reads the same way, but goes on after faults, to list them all.
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ssd_train.errors import DatasetError
 from ssd_train.table import Table
@@ -30,7 +30,7 @@ class Rule:
     Attributes:
         name: what `check --json` calls it.
         effect: NOTE or LOSS.
-        sentence: what was done, with a place for the number of times.
+        sentence: what was done, with a place for the number of times where that matters.
     """
 
     name: str
@@ -70,8 +70,8 @@ RULES: Table[Rule] = Table(
             effect=Effect.NOTE,
             sentence="left out {} annotations of images that the annotation file does not list",
         ),
-        Rule(name="class-without-objects", effect=Effect.NOTE, sentence="{} classes have no objects"),
-        Rule(name="class-missing", effect=Effect.NOTE, sentence="{} classes of the detector are not in the data"),
+        Rule(name="class-without-objects", effect=Effect.NOTE, sentence="no objects of these classes"),
+        Rule(name="class-missing", effect=Effect.NOTE, sentence="the data lack these classes of the detector"),
         Rule(
             name="category-repeated",
             effect=Effect.NOTE,
@@ -80,10 +80,12 @@ RULES: Table[Rule] = Table(
         Rule(
             name="class-spelling",
             effect=Effect.NOTE,
-            sentence="took {} spellings for one class each, in upper or lower case",
+            sentence="took names that differ in upper and lower case for one class",
         ),
         Rule(
-            name="class-alias", effect=Effect.NOTE, sentence="took {} classes for those of another name in VOC or COCO"
+            name="class-alias",
+            effect=Effect.NOTE,
+            sentence="took names of VOC for those of COCO, or the other way round",
         ),
         Rule(
             name="difficult-word",
@@ -96,8 +98,46 @@ RULES: Table[Rule] = Table(
             sentence="took {} images without annotation file for images without objects",
         ),
         Rule(name="repeated-line", effect=Effect.NOTE, sentence="left out {} lines that repeat another one"),
+        Rule(
+            name="image-missing",
+            effect=Effect.LOSS,
+            sentence="left out {} annotations whose image is not there",
+        ),
+        Rule(
+            name="image-without-annotation",
+            effect=Effect.NOTE,
+            sentence="left out {} images without annotation",
+        ),
         Rule(name="listed-twice", effect=Effect.NOTE, sentence="took {} images as often as the list names them"),
-        Rule(name="list-column", effect=Effect.NOTE, sentence="left out images of {} files"),
+        # What no reader sees, since it takes all splits, the pixels or a network.
+        Rule(
+            name="trained-copy",
+            effect=Effect.LOSS,
+            sentence="{} held-out pictures are in the training split too, so that a score is too good",
+        ),
+        Rule(
+            name="class-untrained",
+            effect=Effect.LOSS,
+            sentence="classes that are not learnt, since the training split has no object of them",
+        ),
+        Rule(
+            name="training-bounds",
+            effect=Effect.LOSS,
+            sentence="training leaves out {} objects of which less than a pixel is in the image",
+        ),
+        Rule(
+            name="nothing-to-score",
+            effect=Effect.LOSS,
+            sentence="none of {} validation images has an object that counts: a training has no score",
+        ),
+        Rule(name="copy", effect=Effect.NOTE, sentence="{} pictures repeat another one of their split"),
+        Rule(name="held-out-copy", effect=Effect.NOTE, sentence="{} pictures are in two held-out splits"),
+        Rule(
+            name="class-unscored",
+            effect=Effect.NOTE,
+            sentence="classes that are not scored, since the validation split has no object of them",
+        ),
+        Rule(name="without-objects", effect=Effect.NOTE, sentence="training leaves out {} images that have no objects"),
     ),
     DatasetError,
 )
@@ -108,7 +148,7 @@ class Finding:
     """One kind of thing at one place.
 
     Attributes:
-        rule: name of a row of `RULES`, or `stop` for what cannot be mended.
+        rule: name of a row of `RULES`, `stop` for what cannot be mended, or `anchors`.
         effect: what becomes of it.
         place: the file, the annotation or the class.
         count: how often there.
@@ -145,9 +185,10 @@ class Findings:
             raise DatasetError(message, arguments=tuple(arguments))
         self._stops.append(Finding(rule="stop", effect=Effect.STOP, place=place, count=1, message=message))
 
-    def sentences(self) -> tuple[str, ...]:
-        """Return what was mended and left out, a sentence a rule, in the order of the table."""
-        return tuple(_sentence(rule, self._counts[rule.name]) for rule in RULES.values() if rule.name in self._counts)
+    def sentences(self, *, without: Collection[str] = ()) -> tuple[str, ...]:
+        """Return what was mended and left out, a sentence a rule, in the order of the table, without some rules."""
+        rules = (rule for rule in RULES.values() if rule.name in self._counts and rule.name not in without)
+        return tuple(_sentence(rule, self._counts[rule.name]) for rule in rules)
 
     def found(self) -> tuple[Finding, ...]:
         """Return everything, the worst first, place by place."""

@@ -1,78 +1,71 @@
-"""Pascal VOC folders -> Dataset: the original sets, and anything annotated in the same layout."""
+"""Pascal VOC folders: JPEGImages, Annotations and ImageSets/Main; one of them, or one a year."""
 
 import dataclasses
-import math
 import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 
-from ssd_train.datasets.dataset import Dataset, GroundTruth, Sample, make_ground_truth
+from ssd_train.datasets.annotations import AnnotatedImage, Annotations
+from ssd_train.datasets.class_names import Spellings
+from ssd_train.datasets.dataset import GroundTruth
+from ssd_train.datasets.findings import Findings
+from ssd_train.datasets.image_paths import FileIndex, known_size
+from ssd_train.datasets.voc_xml import class_names_in, read_annotated_image
 from ssd_train.errors import DatasetError
-from ssd_train.preprocess import load_image
 
 # The published trainings' own, of a folder with one VOC<year> folder for each year.
 YEAR_TRAIN_SPLIT = "2007_trainval,2012_trainval"
 YEAR_TEST_SPLIT = "2007_test"
 
-# Looked for in this order beside an image id; upper case too, since cameras write .JPG.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG", ".BMP")
+# All images of a folder without lists.
+ALL = "all"
 
-# What a reader says of objects and images: how many, and in which annotations.
-NOTES = (
-    "left out {} objects without area inside their image: {}",
-    "kept {} objects that reach outside their image, boxes not clipped: {}",
-    "took the size of {} images from their files, since the annotation has none: {}",
-)
+XML_SUFFIXES = (".xml",)
+
+# As VOC calls it, and as people do who have its annotations alone.
+IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
 
 
-def load_voc(root: Path, split: str | None, class_names: Sequence[str]) -> Dataset:
-    """Read one or more image lists of a Pascal VOC folder with their annotations.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VocFolder:
+    """A folder's images, annotations and lists."""
 
-    XML numbers are 1-based and inclusive; boxes become continuous and 0-based, that is
-    (xmin - 1, ymin - 1, xmax, ymax). Objects without width or height as written (xmax <= xmin), and
-    objects wholly outside their image, are left out with a note. Boxes that merely reach outside are
-    kept as they are, as the VOC devkit does.
+    root: Path
+    images: FileIndex
+    annotations: FileIndex
 
-    Args:
-        root: a VOC folder (JPEGImages, Annotations, ImageSets/Main), a folder of VOC<year> folders,
-            or one that holds VOCdevkit.
-        split: an image list, `test`, or `2007_test` where there are year folders; several joined by
-            commas. None: `2007_test` with year folders, else `test` if that list exists, else `val`.
-        class_names: label order; compared with the XML's names in lower case.
+    @classmethod
+    def open(cls, root: Path) -> "VocFolder":
+        places = [root / name for name in IMAGE_FOLDERS]
+        return cls(
+            root=root,
+            images=FileIndex(next((path for path in places if path.is_dir()), places[0])),
+            annotations=FileIndex(root / "Annotations", XML_SUFFIXES),
+        )
 
-    Raises:
-        DatasetError: a folder, list, image or annotation is missing or unusable, a list is empty, an
-            image is listed twice, or an object's class is not in `class_names`.
-        ImageError: an annotation without a size belongs to an image that cannot be read.
+    @property
+    def main(self) -> Path:
+        return self.root / "ImageSets" / "Main"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ListedImage:
+    """An image that a list names.
+
+    Attributes:
+        image_id: its path in the folder of images, without suffix.
+        path: the image file.
+        xml_path: its annotation; None where there is none.
+        missing: what to say then.
     """
-    labels = _labels_by_name(class_names)
-    name, lists = _resolve_split(root, split)
-    samples: list[Sample] = []
-    counts: dict[str, dict[str, int]] = {sentence: {} for sentence in NOTES}
-    listed: set[str] = set()
-    for folder, list_file in lists:
-        for image_id in _read_image_list(list_file):
-            if image_id in listed:
-                raise DatasetError(
-                    f"{list_file}: image {image_id} is listed twice in split {name}; name each list once"
-                )
-            listed.add(image_id)
-            sample, noted = _read_sample(folder, image_id, list_file, labels)
-            samples.append(sample)
-            for sentence, count in zip(NOTES, noted, strict=True):
-                if count:
-                    counts[sentence][f"{image_id}.xml"] = count
-    return Dataset(
-        name=f"voc {name}",
-        class_names=tuple(class_names),
-        samples=tuple(samples),
-        category_ids=tuple(range(1, len(class_names) + 1)),
-        notes=tuple(_notes(counts)),
-    )
+
+    image_id: str
+    path: Path
+    xml_path: Path | None
+    missing: str
 
 
 def is_voc(folder: Path) -> bool:
@@ -85,38 +78,131 @@ def is_voc(folder: Path) -> bool:
     )
 
 
-def training_splits(root: Path) -> tuple[str, str]:
-    """Return the lists to train and to validate on where none are named.
+def read_voc(root: Path, split: str, findings: Findings) -> Annotations:
+    """Read one or more image lists with their annotations.
 
-    Those of the published trainings, and in a folder with one `ImageSets/Main` its `train` (or `trainval`, where
-    that is all there is beside `test`) and its `val` (or `test`).
+    Args:
+        root: a VOC folder (JPEGImages, Annotations, ImageSets/Main), a folder of VOC<year> folders, or one that holds
+            VOCdevkit.
+        split: an image list, `2007_test` where there are year folders, or `all`; several joined by commas.
+        findings: told of faults.
+
+    Raises:
+        DatasetError: a folder, list, image or annotation is missing or unusable, or a list is empty.
+        ImageError: an annotation without a size belongs to an image that cannot be read.
     """
-    main = next((base / "ImageSets" / "Main" for base in _bases(root) if (base / "ImageSets" / "Main").is_dir()), None)
-    if main is None:
-        return YEAR_TRAIN_SPLIT, YEAR_TEST_SPLIT
-    lists = {path.stem for path in main.glob("*.txt")}
-    held_out = next((name for name in ("val", "test") if name in lists), "val")
-    train = "train" if "train" in lists and ("val" in lists or "trainval" not in lists) else "trainval"
-    return train, held_out
+    listed: list[ListedImage] = []
+    for folder, name in _resolved(root, split):
+        listed += filter(None, (_image_of(folder, line, name, findings) for line in _lines(folder, name)))
+    # Lists none of whose images has an annotation are a test set without answers.
+    is_annotated = any(each.xml_path is not None for each in listed)
+    images = [_annotated_image(each, is_annotated, findings) for each in listed]
+    return Annotations(images=tuple(image for image in images if image is not None), is_annotated=is_annotated)
+
+
+def split_names(root: Path) -> tuple[str, ...]:
+    """Return the lists of a folder, without those of single classes; `all` where it has none."""
+    for base in _bases(root):
+        if (base / "Annotations").is_dir() or (base / "ImageSets").is_dir():
+            return tuple(_list_names(base / "ImageSets" / "Main")) or (ALL,)
+        if years := _years(base):
+            return tuple(
+                f"{year.name.removeprefix('VOC')}_{name}"
+                for year in years
+                for name in _list_names(year / "ImageSets" / "Main") or [ALL]
+            )
+    return ()
+
+
+def train_split(root: Path) -> str:
+    """Return the list to train on: the published trainings' own, else `train`, or `trainval` where it is that.
+
+    Raises:
+        DatasetError: there are annotations, but no such list.
+    """
+    names = split_names(root)
+    if _is_without_lists(names):
+        no_lists(root)
+    if _is_by_year(names):
+        return YEAR_TRAIN_SPLIT
+    return _first(root, names, ("train", "trainval") if "val" in names else ("trainval", "train"), "train")
+
+
+def val_split(root: Path) -> str:
+    """Return the list to validate on in a training: `val`, else `test`; 2007_test where there are years.
+
+    Raises:
+        DatasetError: there are annotations, but no such list.
+    """
+    names = split_names(root)
+    if _is_without_lists(names):
+        no_lists(root)
+    if _is_by_year(names):
+        return YEAR_TEST_SPLIT
+    return _first(root, names, ("val", "test"), "val")
+
+
+def eval_split(root: Path) -> str:
+    """Return the list to evaluate on: `test`, else `val`, or the only one; 2007_test where there are years.
+
+    Without lists it is all images.
+
+    Raises:
+        DatasetError: there are several lists, but no such one.
+    """
+    names = split_names(root)
+    if _is_without_lists(names):
+        return ",".join(names)
+    if _is_by_year(names):
+        return YEAR_TEST_SPLIT
+    return names[0] if len(names) == 1 else _first(root, names, ("test", "val"), "val")
+
+
+def no_lists(root: Path) -> NoReturn:
+    """Raise DatasetError where a training finds images, but nothing says which ones to validate on."""
+    raise DatasetError(
+        f"{root}: has no lists of images to train and to validate on; hold a part of them out, for example "
+        "val_share 0.1",
+        arguments=("val_share",),
+    )
+
+
+def _first(root: Path, names: Sequence[str], wanted: Sequence[str], part: str) -> str:
+    """Return the first list that is there."""
+    found = next((name for name in wanted if name in names), None)
+    if found is None:
+        raise DatasetError(
+            f"{root}: has no list {' or '.join(wanted)}, only {', '.join(names[:8])}; name a list, or hold out a part "
+            "of the training images, for example val_share 0.1",
+            arguments=(f"{part}_split", "val_share"),
+        )
+    return found
 
 
 def find_class_names(root: Path) -> tuple[str, ...]:
-    """Return the class names in all annotations of a folder, by alphabet, each once in any case.
+    """Return the classes of the objects in all images that the lists name, by alphabet.
 
     Raises:
-        DatasetError: an annotation cannot be read, or none names a class.
+        DatasetError: none names a class.
     """
-    names: dict[str, str] = {}
-    for path in sorted(root.glob("**/Annotations/*.xml")):
-        for element in _parse_xml(path).iterfind("object/name"):
-            name = (element.text or "").strip()
-            names.setdefault(name.lower(), name)
+    paths: dict[Path, None] = {}
+    for folder, part in _resolved(root, ",".join(split_names(root)) or ALL):
+        for line in _lines(folder, part):
+            listed = _image_of(folder, line, part, Findings(is_complete=True))
+            if listed is not None and listed.xml_path is not None:
+                paths[listed.xml_path] = None
+    return classes_of_files(root, list(paths))
+
+
+def classes_of_files(root: Path, paths: Sequence[Path]) -> tuple[str, ...]:
+    """Return the classes that XML files name; raise DatasetError where there are none."""
+    names = Spellings.of_files(map(class_names_in, paths)).classes()
     if not names:
         raise DatasetError(
             f"{root}: its annotations name no class; name the right folder, or give a class list",
             arguments=("data", "classes"),
         )
-    return tuple(names[key] for key in sorted(names))
+    return names
 
 
 def gluoncv_boxes(truth: GroundTruth, image_size: tuple[int, int]) -> GroundTruth:
@@ -124,10 +210,20 @@ def gluoncv_boxes(truth: GroundTruth, image_size: tuple[int, int]) -> GroundTrut
 
     All four numbers of the XML minus 1; objects outside 0 <= min < size and min < max <= size are left out.
     """
-    boxes = truth.boxes - np.array([0, 0, 1, 1])
+    boxes = truth.written_boxes - np.array([0, 0, 1, 1])
     low, high, size = boxes[:, :2], boxes[:, 2:], np.array(image_size[::-1])
     keep = ((low >= 0) & (low < size) & (low < high) & (high <= size)).all(axis=1)
     return dataclasses.replace(truth, boxes=boxes).select(keep)
+
+
+def training_boxes(truth: GroundTruth, image_size: tuple[int, int]) -> GroundTruth:
+    """Return the objects to train on: all of them, clipped, and then as GluonCV has them, one pixel nearer.
+
+    GluonCV drops objects that reach outside their image, and so trains on them as background.
+    """
+    boxes = truth.boxes - np.array([0, 0, 1, 1])
+    # What is left of a clipped object may be less than the pixel.
+    return dataclasses.replace(truth, boxes=boxes).select((boxes[:, :2] < boxes[:, 2:]).all(axis=1))
 
 
 def _bases(root: Path) -> tuple[Path, Path]:
@@ -138,32 +234,37 @@ def _years(base: Path) -> list[Path]:
     return sorted(base.glob("VOC[0-9][0-9][0-9][0-9]"))
 
 
-def _labels_by_name(class_names: Sequence[str]) -> dict[str, int]:
-    labels: dict[str, int] = {}
-    for label, name in enumerate(class_names):
-        key = name.strip().lower()
-        if key in labels:
-            raise DatasetError(
-                f"classes {class_names[labels[key]]!r} and {name!r} differ only in case or spaces, which VOC "
-                "annotations do not tell apart; rename one",
-                arguments=("classes",),
-            )
-        labels[key] = label
-    return labels
+def _is_by_year(names: Sequence[str]) -> bool:
+    """Whether lists are those of year folders; where there is nothing, they are expected."""
+    return all(re.match(r"\d{4}_", name) for name in names)
 
 
-def _resolve_split(root: Path, split: str | None) -> tuple[str, list[tuple[Path, Path]]]:
-    """Return the split's name and its (VOC folder, list file) pairs."""
+def _is_without_lists(names: Sequence[str]) -> bool:
+    return bool(names) and all(re.fullmatch(rf"(\d{{4}}_)?{ALL}", name) for name in names)
+
+
+def _list_names(main: Path) -> list[str]:
+    """Return the lists of all classes; where each class has lists of its own, as VoTT writes them, their parts."""
+    names = sorted(path.stem for path in main.glob("*.txt") if not path.name.startswith("."))
+    usual = ("train", "val", "trainval", "test")
+    parts = tuple(f"_{part}" for part in {*usual, *names})
+    plain = [name for name in names if not name.endswith(parts)]
+    return plain or [part for part in usual if any(name.endswith(f"_{part}") for name in names)]
+
+
+def _resolved(root: Path, split: str) -> list[tuple[VocFolder, str]]:
+    """Return the folders and their lists that a split stands for."""
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder; name the Pascal VOC folder", arguments=("data_root",))
+    parts = [part.strip() for part in split.split(",")]
+    if not all(parts):
+        raise DatasetError(f"split {split!r} has an empty part; write names joined by single commas")
     for base in _bases(root):
         if (base / "Annotations").is_dir() or (base / "ImageSets").is_dir():
-            main = base / "ImageSets" / "Main"
-            name = split or ("test" if (main / "test.txt").is_file() else "val")
-            return name, [(base, _existing_list(main, part)) for part in _parts(name)]
+            folder = VocFolder.open(base)
+            return [(folder, part) for part in parts]
         if years := _years(base):
-            name = split or YEAR_TEST_SPLIT
-            return name, [_year_list(base, part, years) for part in _parts(name)]
+            return [_of_year(base, part, years) for part in parts]
     raise DatasetError(
         f"{root}: no Pascal VOC data; expected Annotations, JPEGImages and ImageSets/Main, or folders like "
         "VOC2007, or VOCdevkit; name the right folder",
@@ -171,146 +272,81 @@ def _resolve_split(root: Path, split: str | None) -> tuple[str, list[tuple[Path,
     )
 
 
-def _parts(split: str) -> list[str]:
-    parts = [part.strip() for part in split.split(",")]
-    if not all(parts):
-        raise DatasetError(f"split {split!r} has an empty part; write names joined by single commas")
-    return parts
-
-
-def _year_list(base: Path, part: str, years: list[Path]) -> tuple[Path, Path]:
+def _of_year(base: Path, part: str, years: list[Path]) -> tuple[VocFolder, str]:
     match = re.fullmatch(r"(\d{4})_(.+)", part)
-    folder = base / f"VOC{match[1]}" if match else None
-    if match is None or folder not in years:
+    root = base / f"VOC{match[1]}" if match else None
+    if match is None or root is None or root not in years:
         present = ", ".join(year.name for year in years)
         raise DatasetError(
             f"{base}: split {part!r} names no year that is here ({present}); "
             "write it as <year>_<list>, for example 2007_test"
         )
-    return folder, _existing_list(folder / "ImageSets" / "Main", match[2])
+    return VocFolder.open(root), match[2]
 
 
-def _existing_list(main: Path, name: str) -> Path:
-    path = main / f"{name}.txt"
-    if not path.is_file():
-        present = ", ".join(sorted(file.stem for file in main.glob("*.txt"))[:8]) or "none"
-        raise DatasetError(f"{path}: no such image list; choose another split (lists there: {present})")
-    return path
+def _lines(folder: VocFolder, name: str) -> list[str]:
+    """Return the lines of a list, of a class's lists put together, or the ids of all annotated images."""
+    path = folder.main / f"{name}.txt"
+    if path.is_file():
+        return _read_list(path)
+    of_classes = [each for each in sorted(folder.main.glob(f"*_{name}.txt")) if not each.name.startswith(".")]
+    if of_classes:
+        return list(dict.fromkeys(_without_column(line) for each in of_classes for line in _read_list(each)))
+    if name == ALL:
+        return [image_id for image_id in folder.annotations.paths if folder.images.find(image_id) is not None]
+    present = ", ".join(_list_names(folder.main)[:8]) or f"none, so {ALL}"
+    raise DatasetError(f"{path}: no such image list; choose another split (lists there: {present})")
 
 
-def _read_image_list(path: Path) -> list[str]:
-    """Return the first column; class lists have a second one with 1, 0 or -1."""
+def _read_list(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read as UTF-8 text ({error}); write one image id a line") from error
-    image_ids = [re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in lines if line.strip()]
-    if not image_ids:
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
         raise DatasetError(f"{path}: the image list is empty; write one image id a line or choose another split")
-    return image_ids
+    return lines
 
 
-def _read_sample(
-    folder: Path, image_id: str, list_file: Path, labels: dict[str, int]
-) -> tuple[Sample, tuple[int, int, int]]:
-    """Return the sample, and how often each of `NOTES` is true of it."""
-    candidates = (folder / "JPEGImages" / f"{image_id}{suffix}" for suffix in SUFFIXES)
-    image_path = next((path for path in candidates if path.is_file()), None)
-    if image_path is None:
-        raise DatasetError(
-            f"{folder / 'JPEGImages' / image_id}.jpg: no such image (nor .jpeg, .png, .bmp), but {list_file} "
-            "lists it; add the image or take it off the list"
-        )
-    xml_path = folder / "Annotations" / f"{image_id}.xml"
-    if not xml_path.is_file():
-        raise DatasetError(
-            f"{xml_path}: no such annotation, but {list_file} lists its image; add it or take the image off the list"
-        )
-    root = _parse_xml(xml_path)
-    image_size = _annotated_size(root, xml_path)
-    without_size = image_size is None
-    height, width = image_size = image_size or load_image(image_path).shape[:2]
-
-    rows: list[dict[str, Any]] = []
-    without_area = reaching_outside = 0
-    for element in root.findall("object"):
-        label = _label(element, xml_path, labels)
-        xmin, ymin, xmax, ymax = _corners(element, xml_path)
-        box = (xmin - 1, ymin - 1, xmax, ymax)
-        is_outside = box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0
-        if xmax <= xmin or ymax <= ymin or is_outside:
-            without_area += 1
-            continue
-        reaching_outside += box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height
-        rows.append({
-            "box": box,
-            "label": label,
-            "is_difficult": _is_difficult(element, xml_path),
-            "is_crowd": False,
-            "area": (box[2] - box[0]) * (box[3] - box[1]),
-        })  # fmt: skip
-    sample = Sample(image_id=image_id, path=image_path, image_size=image_size, ground_truth=make_ground_truth(rows))
-    return sample, (without_area, reaching_outside, int(without_size))
+def _without_column(line: str) -> str:
+    """Return a line of a class's list without its second column, which says whether the class is there."""
+    return re.sub(r"\s+(-1|0|1)$", "", line)
 
 
-def _parse_xml(path: Path) -> ElementTree.Element:
-    try:
-        return ElementTree.parse(path).getroot()
-    # Besides its own ParseError the parser raises ValueError or LookupError for encodings it cannot read.
-    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
-        raise DatasetError(f"{path}: not readable XML ({error}); mend or replace the annotation") from error
+def _image_of(folder: VocFolder, line: str, name: str, findings: Findings) -> ListedImage | None:
+    """Return the image of a list's line: of the whole line if there is such an image, else of the first column."""
+    list_file = folder.main / f"{name}.txt"
+    for candidate in dict.fromkeys((line, _without_column(line))):
+        for written in dict.fromkeys((candidate, candidate.replace("\\", "/"))):
+            path = folder.images.find(written.removeprefix("./").removeprefix("JPEGImages/"))
+            if path is not None:
+                image_id = folder.images.id_of(path)
+                return ListedImage(
+                    image_id=image_id,
+                    path=path,
+                    xml_path=folder.annotations.find(image_id),
+                    missing=f"{folder.annotations.folder / image_id}.xml: no such annotation, but {list_file} lists "
+                    "its image; add it or take the image off the list",
+                )
+    findings.stop(
+        f"{folder.images.folder / line}: no such image in {folder.images.folder}, but {list_file} lists it; add the "
+        "image or take it off the list",
+        place=line,
+    )
+    return None
 
 
-def _annotated_size(root: ElementTree.Element, path: Path) -> tuple[int, int] | None:
-    """Return (height, width), or None where the annotation leaves them out or writes 0, as some tools do."""
-    texts = [(root.findtext(f"size/{side}") or "0").strip() for side in ("height", "width")]
-    try:
-        height, width = (int(float(text or "0")) for text in texts)
-    except (ValueError, OverflowError) as error:
-        raise DatasetError(f"{path}: its size {texts} is not two numbers; mend the annotation") from error
-    return (height, width) if height > 0 and width > 0 else None
-
-
-def _label(element: ElementTree.Element, path: Path, labels: dict[str, int]) -> int:
-    name = (element.findtext("name") or "").strip()
-    if name.lower() not in labels:
-        raise DatasetError(
-            f"{path}: class {name!r} is not one of the detector's {len(labels)} ({', '.join(list(labels)[:5])}, ...); "
-            "give the data set's own class list",
-            arguments=("classes",),
-        )
-    return labels[name.lower()]
-
-
-def _corners(element: ElementTree.Element, path: Path) -> list[float]:
-    """Return xmin, ymin, xmax, ymax as written."""
-    corners = []
-    for corner in ("xmin", "ymin", "xmax", "ymax"):
-        text = element.findtext(f"bndbox/{corner}") or ""
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise DatasetError(
-                f"{path}: an object's bndbox has {corner} {text.strip()!r}, expected a number; mend the annotation"
-            )
-        corners.append(value)
-    return corners
-
-
-def _is_difficult(element: ElementTree.Element, path: Path) -> bool:
-    text = (element.findtext("difficult") or "").strip() or "0"
-    if text not in ("0", "1"):
-        raise DatasetError(f"{path}: an object's difficult flag is {text!r}, expected 0 or 1; mend the annotation")
-    return text == "1"
-
-
-def _notes(counts: dict[str, dict[str, int]]) -> list[str]:
-    notes = []
-    for sentence, by_file in counts.items():
-        if by_file:
-            named = [f"{file} ({count})" for file, count in list(by_file.items())[:5]]
-            more = [f"and {len(by_file) - 5} more files"] if len(by_file) > 5 else []
-            notes.append(sentence.format(sum(by_file.values()), ", ".join(named + more)))
-    return notes
+def _annotated_image(listed: ListedImage, is_annotated: bool, findings: Findings) -> AnnotatedImage | None:
+    """Read an image's annotation, which it need not have in a test set without answers; None where that fails."""
+    if listed.xml_path is not None:
+        return read_annotated_image(listed.image_id, listed.path, listed.xml_path, findings)
+    if is_annotated:
+        findings.stop(listed.missing, place=f"{listed.image_id}.xml")
+        return None
+    size = known_size(listed.path, findings)
+    if size is None:
+        return None
+    return AnnotatedImage(
+        image_id=listed.image_id, path=listed.path, image_size=size, objects=(), place=listed.path.name
+    )

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ssd_train.datasets.dataset import Dataset
+from ssd_train.datasets.dataset import Dataset, Sample
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
 from ssd_train.metrics.protocol import Protocol
+from ssd_train.metrics.scored import Scored
 from ssd_train.metrics.table import METRICS
 from ssd_train.spec import DetectorSpec
 
@@ -24,7 +25,7 @@ class EvaluationReport:
         network: the network's name.
         metric: name of a row of `METRICS`.
         headline_name: key of `numbers` that is quoted first.
-        numbers: metric name -> fraction; NaN where nothing defines it.
+        numbers: metric name -> fraction; NaN where nothing defines it. Empty where nothing could be found.
         per_class: class name -> its AP by name (fractions, NaN likewise) and its number of `objects` that count.
         protocol: name of the rules.
         protocol_text: what those rules are.
@@ -55,7 +56,8 @@ class EvaluationReport:
 
     @property
     def headline(self) -> float:
-        return self.numbers[self.headline_name]
+        """The number that is quoted first, a fraction; NaN without a score."""
+        return self.numbers.get(self.headline_name, float("nan"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for `files.write_json`, headline included; fractions are not rounded."""
@@ -100,7 +102,7 @@ def score(
         protocol: the rules to score by.
 
     Raises:
-        DatasetError: no such metric, other classes than the detector's, or nothing to find.
+        DatasetError: no such metric, no images, or other classes than the detector's.
         ValueError: `detections` does not have one entry a sample.
     """
     row = METRICS.find(metric)
@@ -112,7 +114,7 @@ def score(
     if len(detections) != len(dataset.samples):
         raise ValueError(f"{len(detections)} images were detected, but {dataset.name} has {len(dataset.samples)}")
     truths = [sample.ground_truth for sample in dataset.samples]
-    scored = row.score(dataset, detections, spec, protocol)
+    scored = row.score(dataset, detections, spec, protocol) if has_objects(dataset.samples) else _no_score(dataset)
     limit = spec.postprocess.max_detections
     return EvaluationReport(
         dataset=dataset.name,
@@ -132,3 +134,14 @@ def score(
         capped_images=sum(len(found) >= limit for found in detections),
         notes=dataset.notes + scored.notes,
     )
+
+
+def has_objects(samples: Sequence[Sample]) -> bool:
+    """Whether a score is defined: some object is neither difficult nor crowd."""
+    truths = (sample.ground_truth for sample in samples)
+    return any(bool((~(truth.is_difficult | truth.is_crowd)).any()) for truth in truths)
+
+
+def _no_score(dataset: Dataset) -> Scored:
+    reason = "there are no annotations" if not dataset.is_annotated else "no image has an object that counts"
+    return Scored(numbers={}, per_class={}, notes=(f"no score, since {reason}",))

@@ -67,4 +67,6 @@ def _ap(truth: Sequence[Detections], found: Sequence[Detections], num_classes: i
 def _as_ground_truth(detections: Detections) -> GroundTruth:
     boxes = detections.boxes.astype(np.float64)
     none = np.zeros(len(detections), np.bool_)
-    return GroundTruth(boxes=boxes, labels=detections.labels, is_difficult=none, is_crowd=none, areas=areas(boxes))
+    return GroundTruth(
+        boxes=boxes, written_boxes=boxes, labels=detections.labels, is_difficult=none, is_crowd=none, areas=areas(boxes)
+    )

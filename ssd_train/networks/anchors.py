@@ -6,7 +6,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_train.networks.zoo import NetworkConfig
+from ssd_train.networks.config import NetworkConfig
+
+# Below it, what lies at an image's edge could not be matched.
+LEAST_COVERED_SHARE = 0.9
 
 
 def generate_anchors(config: NetworkConfig) -> NDArray[np.float32]:
@@ -21,15 +24,15 @@ def generate_anchors(config: NetworkConfig) -> NDArray[np.float32]:
         anchor of the cell. Computed in float64 and rounded once.
     """
     levels = []
-    for level, (cells, step, ratios) in enumerate(zip(config.feature_sizes, config.steps, config.ratios, strict=True)):
+    maps = zip(config.feature_sizes, config.steps, config.ratios, strict=True)
+    for level, ((rows, columns), (step_down, step_across), ratios) in enumerate(maps):
         size, next_size = config.sizes[level], config.sizes[level + 1]
         mean_size = math.sqrt(size * next_size)
         shapes = [(size, size), (mean_size, mean_size)]
         shapes += [(size * math.sqrt(ratio), size / math.sqrt(ratio)) for ratio in ratios[1:]]
-        centres = (np.arange(cells) + 0.5) * step
-        anchors = np.empty((cells, cells, len(shapes), 4))
-        anchors[..., 0] = centres[None, :, None]
-        anchors[..., 1] = centres[:, None, None]
+        anchors = np.empty((rows, columns, len(shapes), 4))
+        anchors[..., 0] = ((np.arange(columns) + 0.5) * step_across)[None, :, None]
+        anchors[..., 1] = ((np.arange(rows) + 0.5) * step_down)[:, None, None]
         anchors[..., 2:] = shapes
         levels.append(anchors.reshape(-1, 4))
     return np.concatenate(levels).astype(np.float32)
@@ -37,10 +40,21 @@ def generate_anchors(config: NetworkConfig) -> NDArray[np.float32]:
 
 def covered_share(config: NetworkConfig) -> float:
     """Return how far the cells of the level that reaches least far go, as a share of the input's side."""
-    reached = (cells * step for cells, step in zip(config.feature_sizes, config.steps, strict=True))
-    return min(reached) / config.input_size
+    return min(
+        cells * step / side
+        for feature_size, steps in zip(config.feature_sizes, config.steps, strict=True)
+        for cells, step, side in zip(feature_size, steps, config.input_size, strict=True)
+    )
 
 
 def with_even_steps(config: NetworkConfig) -> NetworkConfig:
-    """Return a row whose cells are spread evenly over the input, at every level."""
-    return dataclasses.replace(config, steps=tuple(config.input_size / cells for cells in config.feature_sizes))
+    """Return a network whose cells are spread evenly over the input, at every level."""
+    height, width = config.input_size
+    return dataclasses.replace(
+        config, steps=tuple((height / rows, width / columns) for rows, columns in config.feature_sizes)
+    )
+
+
+def needs_even_steps(config: NetworkConfig, anchor_steps: str = "auto") -> bool:
+    """Whether a training spreads the cells evenly, as the option `anchor_steps` says: even, gluoncv or auto."""
+    return anchor_steps == "even" or (anchor_steps == "auto" and covered_share(config) < LEAST_COVERED_SHARE)

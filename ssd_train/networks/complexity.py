@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssd_train.networks.build import build_ssd
-from ssd_train.networks.zoo import NetworkConfig
+from ssd_train.networks.config import NetworkConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,6 @@ def measure(config: NetworkConfig) -> Complexity:
         network = build_ssd(config).to("meta")
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
-            network(torch.empty(1, 3, config.input_size, config.input_size))
+            network(torch.empty(1, 3, *config.input_size))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Complexity(parameters=parameters, gflops=counter.get_total_flops() / 1e9)

@@ -44,7 +44,7 @@ class Detector(nn.Module):
         self.postprocess = Postprocess(settings or network.spec.postprocess)
 
     def forward(self, images: Tensor) -> DetectorOutput:
-        """Detect in (N, 3, S, S) float32 images, RGB, normalised as `preprocess` does."""
+        """Detect in (N, 3, H, W) float32 images, RGB, normalised as `preprocess` does."""
         cls_logits, box_offsets = self.network(images)
         boxes, scores, labels = self.postprocess(cls_logits, box_offsets, self.network.anchors)
         return DetectorOutput(boxes, scores, labels, cls_logits, box_offsets)

@@ -135,19 +135,22 @@ class ResNet(nn.Module):
 class ResNet34Features(nn.Module):
     """Image -> feature maps of SSD-300 ResNet-34 v1b: stages 2 and 4, then four levels without batch norm.
 
+    Args:
+        last_padding: of the last level's 3x3 convolution; 0 in GluonCV, which then needs a map of 3 cells or more.
+
     Attributes:
         channels: channels of each returned map.
     """
 
-    # (channels, padding of the 3x3 convolution) of each extra level.
-    EXTRAS = ((256, 1), (256, 1), (128, 1), (128, 0))
+    # Of each extra level.
+    EXTRAS = (256, 256, 128, 128)
 
-    def __init__(self) -> None:
+    def __init__(self, last_padding: int = 0) -> None:
         super().__init__()
         self.backbone = ResNet(RESNET34_V1B_SSD, taps=(1, 3))
         self.extras = nn.ModuleList()
         in_channels = self.backbone.channels[-1]
-        for channels, padding in self.EXTRAS:
+        for channels, padding in zip(self.EXTRAS, (1, 1, 1, last_padding), strict=True):
             self.extras.append(
                 nn.Sequential(
                     nn.Conv2d(in_channels, max(128, channels), 1),
@@ -157,7 +160,7 @@ class ResNet34Features(nn.Module):
                 )
             )
             in_channels = channels
-        self.channels = (*self.backbone.channels, *(channels for channels, _ in self.EXTRAS))
+        self.channels = (*self.backbone.channels, *self.EXTRAS)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         features = self.backbone(images)

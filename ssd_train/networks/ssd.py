@@ -1,6 +1,6 @@
 """The SSD network: feature maps -> class logits and box offsets (Liu et al., SSD, section 2.1).
 
-Dimension letters here and in `postprocess`: N images, A anchors, C classes without background.
+Dimension letters here and in `postprocess`: N images, A anchors, C classes without background, H and W of the input.
 """
 
 import torch
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ssd_train.errors import NetworkError
 from ssd_train.networks.anchors import generate_anchors
+from ssd_train.networks.config import NetworkConfig
 from ssd_train.networks.feature_expander import Backbone
-from ssd_train.networks.zoo import NetworkConfig
 from ssd_train.spec import DetectorSpec
 
 
@@ -31,7 +31,7 @@ class SSD(nn.Module):
     """Single-shot detector without its decoding and NMS (see `postprocess.Postprocess`).
 
     Attributes:
-        config: its row of the table, class list included.
+        config: its row of the table, or that of its size, class list included.
         spec: what it expects and where its weights came from; travels with an exported model.
         anchors: (A, 4) float32 cx, cy, w, h in input pixels.
     """
@@ -41,9 +41,7 @@ class SSD(nn.Module):
     def __init__(self, config: NetworkConfig, features: Backbone) -> None:
         super().__init__()
         self.config = config
-        self.spec = DetectorSpec(
-            network=config.name, class_names=config.class_names, input_size=(config.input_size, config.input_size)
-        )
+        self.spec = DetectorSpec(network=config.name, class_names=config.class_names, input_size=config.input_size)
         self.features = features
         levels = list(zip(features.channels, config.anchors_per_cell, strict=True))
         num_columns = len(config.class_names) + 1
@@ -56,7 +54,7 @@ class SSD(nn.Module):
         """Run the network.
 
         Args:
-            images: (N, 3, S, S) float32, RGB, normalised as `preprocess` does.
+            images: (N, 3, H, W) float32, RGB, normalised as `preprocess` does.
 
         Returns:
             cls_logits: (N, A, C + 1), column 0 is background.
@@ -65,10 +63,10 @@ class SSD(nn.Module):
         Raises:
             NetworkError: the images do not have this network's size.
         """
-        side = self.config.input_size
-        if images.dim() != 4 or tuple(images.shape[1:]) != (3, side, side):
+        height, width = self.config.input_size
+        if images.dim() != 4 or tuple(images.shape[1:]) != (3, height, width):
             raise NetworkError(
-                f"{self.config.name} takes images of shape (N, 3, {side}, {side}), not {tuple(images.shape)}"
+                f"{self.config.name} takes images of shape (N, 3, {height}, {width}), not {tuple(images.shape)}"
             )
         features = self.features(images.to(self.dtype))
         cls_logits = torch.cat([head(x) for head, x in zip(self.class_predictors, features, strict=True)], dim=1)

@@ -18,6 +18,9 @@ EXTRAS_512: tuple[Extra, ...] = (
     (128, 256, 3, 2, 1),
     (128, 256, 4, 1, 1),
 )
+# The last kernel stays as large as at 512, so that its weights fit, and its map is halved like the others. On a map of
+# two cells, which is what it sees at 512, it computes the same.
+EXTRAS_ANY_SIZE: tuple[Extra, ...] = (*EXTRAS_512[:-1], (128, 256, 4, 2, 1))
 
 
 class L2Normalize(nn.Module):
@@ -71,10 +74,14 @@ class VGGAtrousFeatures(nn.Module):
         self.extras = nn.ModuleList()
         in_channels = 1024
         for reduced, channels, kernel, stride, padding in extras:
+            between: nn.Module = nn.ReLU(inplace=True)
+            if kernel % 2 == 0 and stride == 2:
+                # One more border below and to the right, so that an odd number of cells is halved upwards too.
+                between = nn.Sequential(between, nn.ZeroPad2d((0, 1, 0, 1)))
             self.extras.append(
                 nn.Sequential(
                     nn.Conv2d(in_channels, reduced, 1),
-                    nn.ReLU(inplace=True),
+                    between,
                     nn.Conv2d(reduced, channels, kernel, stride, padding),
                     nn.ReLU(inplace=True),
                 )

@@ -1,14 +1,18 @@
 """The table of networks: one row a backbone, input size and data set. No torch needed to read it.
 
-A new backbone is one file beside this one, one entry in `build.BACKBONES`, and one row here.
+A new backbone is one file beside this one, one entry in `build.BACKBONES`, and one row here. Other input sizes are no
+rows: `any_size` makes them of the rows when they are named.
 Numbers are GluonCV's presets, but for the row that says so (Liu et al., SSD, section 2.2 and 3.1 for the VGG rows).
 """
 
 import dataclasses
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
 
 from ssd_train.errors import NetworkError
+from ssd_train.networks.any_size import canonical_name, network_of_any_size
+from ssd_train.networks.config import NetworkConfig
 from ssd_train.spec import check_class_names
 
 VOC_CLASSES = (
@@ -33,57 +37,20 @@ R3 = (1.0, 2.0, 0.5)
 R5 = (1.0, 2.0, 0.5, 3.0, 1.0 / 3.0)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    """One row of the table; L feature maps.
+Number = TypeVar("Number", int, float)
 
-    Attributes:
-        name: what the command line and the weight files call it.
-        backbone: key of `build.BACKBONES`.
-        input_size: side of the square network input in pixels.
-        class_names: empty for `_custom` rows until a class list is given.
-        feature_sizes: side of each of the L square feature maps in cells.
-        sizes: L + 1 anchor sizes in input pixels; level i uses sizes[i] and sizes[i + 1].
-        ratios: L tuples of aspect ratios.
-        steps: L distances between cells in input pixels; GluonCV's, which in the rows of mobilenet0.25 at 300
-            cover only half of the input.
-        published_voc07: VOC07 mAP in percent that GluonCV published, None where it published none.
-        published_coco: AP, AP50, AP75 in percent, likewise.
-        params_sha1: SHA-1 of GluonCV's published `.params` file; None where there is none.
-    """
 
-    name: str
-    backbone: str
-    input_size: int
-    class_names: tuple[str, ...]
-    feature_sizes: tuple[int, ...]
-    sizes: tuple[float, ...]
-    ratios: tuple[tuple[float, ...], ...]
-    steps: tuple[float, ...]
-    published_voc07: float | None = None
-    published_coco: tuple[float, float, float] | None = None
-    params_sha1: str | None = None
-
-    def __post_init__(self) -> None:
-        levels = len(self.feature_sizes)
-        if not len(self.ratios) == len(self.steps) == len(self.sizes) - 1 == levels:
-            raise NetworkError(f"{self.name}: feature sizes, anchor sizes, ratios and steps do not fit together")
-
-    @property
-    def anchors_per_cell(self) -> tuple[int, ...]:
-        return tuple(len(ratios) + 1 for ratios in self.ratios)
-
-    @property
-    def num_anchors(self) -> int:
-        return sum(size * size * count for size, count in zip(self.feature_sizes, self.anchors_per_cell, strict=True))
+def squares(*sides: Number) -> tuple[tuple[Number, Number], ...]:
+    """Return (side, side) for each side."""
+    return tuple((side, side) for side in sides)
 
 
 SIX_LEVELS = (R3, R5, R5, R5, R3, R3)
 SEVEN_LEVELS = (R3, R5, R5, R5, R5, R3, R3)
 
-STEPS_300 = (8, 16, 32, 64, 100, 300)
-STEPS_512_FROM_8 = (8, 16, 32, 64, 128, 256, 512)
-STEPS_512_FROM_16 = (16, 32, 64, 128, 256, 512)
+STEPS_300 = squares(8, 16, 32, 64, 100, 300)
+STEPS_512_FROM_8 = squares(8, 16, 32, 64, 128, 256, 512)
+STEPS_512_FROM_16 = squares(16, 32, 64, 128, 256, 512)
 
 SIZES_300_VOC = (30.0, 60.0, 111.0, 162.0, 213.0, 264.0, 315.0)
 SIZES_300_COCO = (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0)
@@ -99,10 +66,10 @@ class _Family:
     """The rows of one backbone: everything that its data sets share, then what differs."""
 
     backbone: str
-    input_size: int
-    feature_sizes: tuple[int, ...]
+    input_side: int
+    feature_sizes: tuple[tuple[int, int], ...]
     ratios: tuple[tuple[float, ...], ...]
-    steps: tuple[float, ...]
+    steps: tuple[tuple[float, float], ...]
     sizes: dict[str, tuple[float, ...]]
     published_voc07: float | None = None
     published_coco: tuple[float, float, float] | None = None
@@ -112,9 +79,9 @@ class _Family:
         classes = {"voc": VOC_CLASSES, "coco": COCO_CLASSES, "custom": ()}
         for dataset, sizes in self.sizes.items():
             yield NetworkConfig(
-                name=f"ssd_{self.input_size}_{self.backbone}_{dataset}",
+                name=f"ssd_{self.input_side}_{self.backbone}_{dataset}",
                 backbone=self.backbone,
-                input_size=self.input_size,
+                input_size=(self.input_side, self.input_side),
                 class_names=classes[dataset],
                 feature_sizes=self.feature_sizes,
                 sizes=sizes,
@@ -129,8 +96,8 @@ class _Family:
 _FAMILIES = (
     _Family(
         backbone="vgg16_atrous",
-        input_size=300,
-        feature_sizes=(38, 19, 10, 5, 3, 1),
+        input_side=300,
+        feature_sizes=squares(38, 19, 10, 5, 3, 1),
         ratios=SIX_LEVELS,
         steps=STEPS_300,
         sizes={"voc": SIZES_300_VOC, "coco": SIZES_300_COCO, "custom": SIZES_300_COCO},
@@ -143,8 +110,8 @@ _FAMILIES = (
     ),
     _Family(
         backbone="vgg16_atrous",
-        input_size=512,
-        feature_sizes=(64, 32, 16, 8, 4, 2, 1),
+        input_side=512,
+        feature_sizes=squares(64, 32, 16, 8, 4, 2, 1),
         ratios=SEVEN_LEVELS,
         steps=STEPS_512_FROM_8,
         sizes={"voc": SIZES_512_VGG, "coco": SIZES_512_VGG, "custom": SIZES_512_VGG},
@@ -157,8 +124,8 @@ _FAMILIES = (
     ),
     _Family(
         backbone="resnet50_v1",
-        input_size=512,
-        feature_sizes=(32, 16, 8, 4, 2, 1),
+        input_side=512,
+        feature_sizes=squares(32, 16, 8, 4, 2, 1),
         ratios=SIX_LEVELS,
         steps=STEPS_512_FROM_16,
         sizes={"voc": SIZES_512_VOC, "coco": SIZES_512_COCO, "custom": SIZES_512_COCO},
@@ -171,8 +138,8 @@ _FAMILIES = (
     ),
     _Family(
         backbone="mobilenet1.0",
-        input_size=512,
-        feature_sizes=(32, 16, 8, 4, 2, 1),
+        input_side=512,
+        feature_sizes=squares(32, 16, 8, 4, 2, 1),
         ratios=SIX_LEVELS,
         steps=STEPS_512_FROM_16,
         sizes={"voc": SIZES_512_VOC, "coco": SIZES_512_VOC, "custom": SIZES_512_VOC},
@@ -185,16 +152,16 @@ _FAMILIES = (
     ),
     _Family(
         backbone="resnet50_v1s",
-        input_size=512,
-        feature_sizes=(32, 16, 8, 4, 2, 1),
+        input_side=512,
+        feature_sizes=squares(32, 16, 8, 4, 2, 1),
         ratios=SIX_LEVELS,
         steps=STEPS_512_FROM_16,
         sizes={"voc": SIZES_512_VOC, "custom": SIZES_512_COCO},
     ),
     _Family(
         backbone="resnet34_v1b",
-        input_size=300,
-        feature_sizes=(38, 19, 10, 5, 3, 1),
+        input_side=300,
+        feature_sizes=squares(38, 19, 10, 5, 3, 1),
         ratios=SIX_LEVELS,
         steps=STEPS_300,
         sizes={"voc": SIZES_300_COCO, "coco": SIZES_300_COCO, "custom": SIZES_300_COCO},
@@ -203,16 +170,16 @@ _FAMILIES = (
     ),
     _Family(
         backbone="resnet18_v1",
-        input_size=512,
-        feature_sizes=(32, 16, 8, 4, 2, 1),
+        input_side=512,
+        feature_sizes=squares(32, 16, 8, 4, 2, 1),
         ratios=SIX_LEVELS,
         steps=STEPS_512_FROM_16,
         sizes={"voc": SIZES_512_VOC, "coco": SIZES_512_VOC, "custom": SIZES_512_VOC},
     ),
     _Family(
         backbone="resnet101_v2",
-        input_size=512,
-        feature_sizes=(32, 16, 8, 4, 2, 1),
+        input_side=512,
+        feature_sizes=squares(32, 16, 8, 4, 2, 1),
         ratios=SIX_LEVELS,
         steps=STEPS_512_FROM_16,
         sizes={"voc": SIZES_512_VOC, "custom": SIZES_512_VOC},
@@ -220,8 +187,8 @@ _FAMILIES = (
     ),
     _Family(
         backbone="mobilenet0.25",
-        input_size=300,
-        feature_sizes=(19, 10, 5, 3, 2, 1),
+        input_side=300,
+        feature_sizes=squares(19, 10, 5, 3, 2, 1),
         ratios=SIX_LEVELS,
         steps=STEPS_300,
         sizes={"voc": SIZES_300_COCO, "coco": SIZES_300_COCO, "custom": SIZES_300_COCO},
@@ -229,8 +196,8 @@ _FAMILIES = (
     # Not in GluonCV: for objects that are small in 300 pixels, at nearly three times the operations.
     _Family(
         backbone="mobilenet0.25",
-        input_size=512,
-        feature_sizes=(32, 16, 8, 4, 2, 1),
+        input_side=512,
+        feature_sizes=squares(32, 16, 8, 4, 2, 1),
         ratios=SIX_LEVELS,
         steps=STEPS_512_FROM_16,
         sizes={"custom": SIZES_512_SMALL},
@@ -241,14 +208,15 @@ NETWORKS: dict[str, NetworkConfig] = {row.name: row for family in _FAMILIES for 
 
 
 def find_network(name: str) -> NetworkConfig:
-    """Return a network's row, whether or not it has a class list yet.
+    """Return a network's row, or the network of another size that its name tells; with a class list or without.
 
     Raises:
-        NetworkError: no such network; the message names the closest ones.
+        NetworkError: no such network; the message names the closest ones, or sizes that exist.
     """
-    config = NETWORKS.get(name.lower())
+    canonical = canonical_name(name)
+    config = NETWORKS.get(canonical) or network_of_any_size(canonical, NETWORKS)
     if config is None:
-        close = difflib.get_close_matches(name.lower(), NETWORKS, n=3)
+        close = difflib.get_close_matches(canonical, NETWORKS, n=3)
         hint = f"did you mean {', '.join(close)}? " if close else ""
         raise NetworkError(
             f"there is no network {name!r}; {hint}`ssd-deploy models` lists them all", arguments=("network",)
@@ -256,11 +224,20 @@ def find_network(name: str) -> NetworkConfig:
     return config
 
 
+def is_network(name: str) -> bool:
+    """Whether `find_network` finds it."""
+    try:
+        find_network(name)
+    except NetworkError:
+        return False
+    return True
+
+
 def network_config(name: str, class_names: Iterable[str] | None = None) -> NetworkConfig:
     """Look a network up and give it its class list.
 
     Args:
-        name: a key of `NETWORKS`, upper or lower case, as GluonCV accepts it.
+        name: as `find_network` takes it, upper or lower case, as GluonCV accepts it.
         class_names: required for `_custom` networks; for the others it may only repeat their own list.
 
     Raises:

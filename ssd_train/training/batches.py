@@ -19,21 +19,24 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssd_train.datasets.dataset import Sample
 from ssd_train.errors import DatasetError, ImageError, OwnPartError
-from ssd_train.training.augment import MAX_EXPANSION, render, sample_colour, sample_geometry
+from ssd_train.training.augment import render, sample_colour, sample_geometry
+from ssd_train.training.augmentation import DEFAULT_AUGMENTATION, Augmentation
+from ssd_train.training.balance import balanced_order
 
 
 class Key(NamedTuple):
-    """Which sample, and in which of its epochs, which together decide its augmentation."""
+    """Which sample, in which of its epochs and which time there, which together decide its augmentation."""
 
     epoch: int
     sample: int
+    copy: int = 0
 
 
 class Example(NamedTuple):
     """One augmented image, not yet coloured.
 
     Attributes:
-        image: (S, S, 3) RGB uint8.
+        image: (H, W, 3) RGB uint8.
         place: (left, top, right, bottom) of the image in it; the rest is to be the mean color.
         colour: (3, 4) float32, see `augment.sample_colour`.
         boxes: (K, 4) float32 xyxy in pixels of `image`.
@@ -56,7 +59,7 @@ class Batch:
     """N examples, padded to the M objects of the fullest.
 
     Attributes:
-        images: (N, S, S, 3) uint8.
+        images: (N, H, W, 3) uint8.
         places: (N, 4) int64, see `Example.place`.
         colours: (N, 3, 4) float32.
         boxes: (N, M, 4) float32.
@@ -91,27 +94,25 @@ class AugmentedImages(Dataset[Example]):
 
     Args:
         samples: as `prepare.load_training_samples` gives them.
-        input_size: side of the square network input.
+        input_size: (height, width) of the network input.
         seed: of the whole training.
-        max_expansion, with_crop: see `augment.sample_geometry`.
+        augmentation: how far and how often images are changed.
         skip_bad: take the next sample for one whose image cannot be read, and say so, instead of failing.
     """
 
     def __init__(
         self,
         samples: Sequence[Sample],
-        input_size: int,
+        input_size: tuple[int, int],
         seed: int,
         *,
-        max_expansion: float = MAX_EXPANSION,
-        with_crop: bool = True,
+        augmentation: Augmentation = DEFAULT_AUGMENTATION,
         skip_bad: bool = False,
     ) -> None:
         self.samples = samples
         self.input_size = input_size
         self.seed = seed
-        self.max_expansion = max_expansion
-        self.with_crop = with_crop
+        self.augmentation = augmentation
         self.skip_bad = skip_bad
 
     def __len__(self) -> int:
@@ -122,7 +123,7 @@ class AugmentedImages(Dataset[Example]):
         for offset in range(len(self.samples)):
             index = (key.sample + offset) % len(self.samples)
             try:
-                return self._example(Key(key.epoch, index), tuple(bad))
+                return self._example(key._replace(sample=index), tuple(bad))
             except (ImageError, DatasetError) as error:
                 bad.append(str(error))
                 if not self.skip_bad:
@@ -143,17 +144,15 @@ class AugmentedImages(Dataset[Example]):
 
     def _example(self, key: Key, bad: tuple[str, ...]) -> Example:
         sample = self.samples[key.sample]
-        rng = np.random.default_rng((self.seed, key.epoch, key.sample))
+        # The first copy draws what it drew before there were others.
+        rng = np.random.default_rng((self.seed, *key) if key.copy else (self.seed, key.epoch, key.sample))
         boxes = sample.ground_truth.boxes
-        geometry = sample_geometry(rng, sample.image_size, boxes, self.input_size, self.max_expansion, self.with_crop)
-        left, top, right, bottom = geometry.place
-        if geometry.is_flipped:
-            left, right = self.input_size - right, self.input_size - left
+        geometry = sample_geometry(rng, sample.image_size, boxes, self.input_size, self.augmentation)
         image = sample.load_image(reduction=geometry.reduction)
         return Example(
             image=render(image, geometry, self.input_size),
-            place=(left, top, right, bottom),
-            colour=sample_colour(rng),
+            place=geometry.flipped_place(self.input_size),
+            colour=sample_colour(rng, self.augmentation),
             boxes=geometry.boxes.astype(np.float32),
             labels=sample.ground_truth.labels[geometry.kept],
             path=str(sample.path),
@@ -183,7 +182,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Stream:
     """The order of all samples of a training.
 
@@ -192,16 +191,26 @@ class Stream:
         batch_size: of all processes together.
         epochs: passes over the data set; what does not fill the very last batch is not used.
         seed: decides the order within each epoch.
+        origin_step, origin_image: a step of this stream, and the images before it. A training that was resumed has
+            them from its checkpoint, since its earlier steps may have been of another size.
+        repeats: (num_samples,) how often each sample comes, see `balance`; None for once an epoch.
     """
 
     num_samples: int
     batch_size: int
     epochs: int
     seed: int
+    repeats: NDArray[np.float64] | None = None
+    origin_step: int = 0
+    origin_image: int = 0
 
     def first_step(self, epoch: int) -> int:
         """Return the step that an epoch begins with."""
-        return epoch * self.num_samples // self.batch_size
+        return self.origin_step + (epoch * self.num_samples - self.origin_image) // self.batch_size
+
+    def first_image(self, step: int) -> int:
+        """Return how many images the steps before one take, which is its first image's place in the stream."""
+        return self.origin_image + (step - self.origin_step) * self.batch_size
 
     @property
     def total_steps(self) -> int:
@@ -209,23 +218,31 @@ class Stream:
 
     def epoch_of(self, step: int) -> int:
         """Return the epoch that a step counts to: the one that its batch completes."""
-        return ((step + 1) * self.batch_size - 1) // self.num_samples
+        return (self.first_image(step + 1) - 1) // self.num_samples
 
     def keys(self, first_step: int, rank: int = 0, processes: int = 1) -> Iterator[list[Key]]:
         """Yield one process's part of every batch from `first_step` to the end of the training."""
         share = self.batch_size // processes
-        orders: dict[int, NDArray[np.int64]] = {}
+        orders: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         for step in range(first_step, self.total_steps):
-            start = step * self.batch_size + rank * share
+            start = self.first_image(step) + rank * share
             keys = []
             for position in range(start, start + share):
                 epoch, place = divmod(position, self.num_samples)
                 if epoch not in orders:
-                    orders = {epoch: np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)} | {
+                    orders = {epoch: self._order(epoch)} | {
                         old: order for old, order in orders.items() if old == epoch - 1
                     }
-                keys.append(Key(epoch, int(orders[epoch][place])))
+                samples, copies = orders[epoch]
+                keys.append(Key(epoch, int(samples[place]), int(copies[place])))
             yield keys
+
+    def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the samples of an epoch, and which time each comes in it."""
+        rng = np.random.default_rng((self.seed, epoch))
+        if self.repeats is not None:
+            return balanced_order(rng, self.repeats)
+        return rng.permutation(self.num_samples), np.zeros(self.num_samples, np.int64)
 
 
 def batches(

@@ -10,17 +10,16 @@ import torch
 
 from ssd_train.errors import SSDDeployError
 from ssd_train.files import written_atomically
-from ssd_train.training.batches import Stream
-from ssd_train.training.config import TrainingConfig
+from ssd_train.training.config import AUGMENTATION_FIELDS, FIELDS, TrainingConfig
 from ssd_train.training.step import Trainer
 
 CHECKPOINT_NAME = "last.ckpt"
 
-# Of the layout of a checkpoint; another number is another layout.
-CHECKPOINT_VERSION = 1
+# Of the layout of a checkpoint; another number is another layout. Version 1 is still read: see `_upgraded`.
+CHECKPOINT_VERSION = 2
 
 # Settings that a resumed training must share with its checkpoint, or it would be another one.
-KEPT_SETTINGS = ("network", "seed", "amp", "ema", "max_expansion", "crop")
+KEPT_SETTINGS = ("network", "seed", "amp", "ema", "freeze", "negatives", "balance", *AUGMENTATION_FIELDS)
 
 
 @dataclasses.dataclass
@@ -29,26 +28,35 @@ class Position:
 
     Attributes:
         step: steps done.
+        images: images taken by them; the place in the stream, whatever the size of the steps was.
+        epochs: epochs done.
         validated_epochs: epochs done when it was last validated.
         best: highest validation score so far.
+        best_epochs: epochs done when it was reached.
         sums: of this epoch: steps, classification loss, localisation loss.
         bad_images: sentences about training images that could not be read, each once.
     """
 
     step: int = 0
+    images: int = 0
+    epochs: int = 0
     validated_epochs: int = 0
     best: float | None = None
+    best_epochs: int = 0
     sums: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.0, 0.0])
     bad_images: list[str] = dataclasses.field(default_factory=list)
 
+    @property
+    def is_amid_epoch(self) -> bool:
+        return self.sums[0] > 0
 
-def kept_settings(config: TrainingConfig, class_names: tuple[str, ...], stream: Stream) -> dict[str, Any]:
-    """Return what decides which samples a step number stands for, and what its weights fit."""
+
+def kept_settings(config: TrainingConfig, class_names: tuple[str, ...], num_images: int) -> dict[str, Any]:
+    """Return what decides which sample a place in the stream stands for, and what the weights fit."""
     return {
         **{name: getattr(config, name) for name in KEPT_SETTINGS},
         "classes": list(class_names),
-        "training images": stream.num_samples,
-        "images a step": stream.batch_size,
+        "training images": num_images,
     }
 
 
@@ -75,7 +83,9 @@ def load_checkpoint(state: dict[str, Any], trainer: Trainer, settings: dict[str,
     Raises:
         SSDDeployError: the checkpoint is of a training with other settings.
     """
-    for name, value in state["settings"].items():
+    # An earlier version's checkpoint lacks the settings that were added since; it was made with what is their default.
+    defaults = {name: FIELDS[name].default for name in KEPT_SETTINGS}
+    for name, value in (defaults | state["settings"]).items():
         if settings[name] != value:
             raise SSDDeployError(
                 f"the checkpoint was made with {name} {value}, but this training has {settings[name]}; take the "
@@ -142,6 +152,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise SSDDeployError(
             f"{path}: is no whole checkpoint of a training; name a run's {CHECKPOINT_NAME}", arguments=("resume",)
         ) from error
+    if isinstance(state, dict) and state.get("version") == 1 and {"position", "settings"} <= state.keys():
+        return _upgraded(state)
     if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION:
         raise SSDDeployError(
             f"{path}: is no checkpoint of a training by this version; name a run's {CHECKPOINT_NAME}, or start from "
@@ -149,3 +161,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             arguments=("resume", "init"),
         )
     return state
+
+
+def _upgraded(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint of version 1, which counted steps of one size and froze nothing, in the present layout."""
+    settings, position = dict(state["settings"]), state["position"]
+    step, size = position["step"], settings.pop("images a step")
+    # A step counted to the epoch that it completed.
+    epochs = ((step + 1) * size - 1) // settings["training images"]
+    counted = {"images": step * size, "epochs": epochs, "best_epochs": position["validated_epochs"]}
+    return {
+        **state,
+        "version": CHECKPOINT_VERSION,
+        "position": {**position, **counted},
+        "settings": {"freeze": "none", **settings},
+    }

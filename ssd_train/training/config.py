@@ -8,53 +8,74 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ssd_train.datasets.layouts import DataSource, find_source
 from ssd_train.errors import SSDDeployError
-from ssd_train.options import check_ranges, option
+from ssd_train.options import option
+from ssd_train.training.augmentation import Augmentation
+from ssd_train.training.loggers import find_loggers
+from ssd_train.training.recipes import RECIPES
 
 CONFIG_NAME = "config.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Augmentation):
     """One training; the defaults are GluonCV's recipe (Liu et al., SSD, section 3.1, after its schedule).
 
-    Each field says itself what it means. `optimizer.learning_rate` has more about the fields of the learning rate,
-    `augment.sample_geometry` about `crop` and `max_expansion`, `optimizer.MXNetSGD` about momentum and weight decay.
+    `resolve` puts another recipe's values in their place. Each field says itself what it means; those of `Augmentation`
+    are fields here too. `optimizer.learning_rate` has more about the fields of the learning rate, `optimizer.MXNetSGD`
+    about momentum and weight decay, `freeze` about the stages of backbones.
 
     Raises:
         SSDDeployError: a value outside its range, or two that exclude each other.
     """
 
     network: str = option(dataclasses.MISSING, "Network name; see `ssd-deploy models`.")
-    dataset: str = option(
-        dataclasses.MISSING, "voc, coco, or a folder of your own in either layout.", names=("--dataset", "--data")
+    dataset: str | None = option(
+        None, "voc, coco, or a folder of your own in a known layout.", names=("--dataset", "--data")
     )
     out: Path = option(dataclasses.MISSING, "Run folder; default runs/<network>.")
     data_root: Path | None = option(None, "Folder of voc or coco; default ~/.torch/datasets/voc or coco.")
+    annotations: Path | None = option(None, "A COCO file instead of a data set; with images.")
+    images: Path | None = option(None, "Folder of the images that annotations lists.")
+    val_annotations: Path | None = option(None, "A COCO file to validate on, beside annotations.")
+    val_images: Path | None = option(None, "Its images; default those of images.")
+    val_share: float | None = option(
+        None, "Hold this part of the training images out for validation, by a hash of their names.", above=0, below=1
+    )
     train_split: str | None = option(None, "Default 2007_trainval,2012_trainval, train2017, or a folder's own train.")
     val_split: str | None = option(None, "Default 2007_test, val2017, or a folder's own val.")
     classes: Path | None = option(None, "Class list of a _custom network; default the data set's own classes.")
-    data_shape: int | None = option(None, "Input size that the network must have, 300 or 512.")
+    data_shape: int | None = option(None, "Side that the network's square input must have.", least=1)
+    negatives: bool = option(False, "Train on images without objects too, as background.")
+    balance: bool = option(False, "Show images of rare classes more often (repeat factors of LVIS).")
     batch_size: int = option(32, "Images a step and GPU.", least=1)
+    shrink_batch: bool = option(False, "Take smaller batches where the images do not fill one, instead of stopping.")
     test_batch_size: int = option(16, "Images a call in validation.", least=1)
     lr: float = option(1e-3, "Learning rate.", above=0)
+    lr_images: int | None = option(
+        None,
+        "Images a step that lr is for; it is scaled in proportion to those of all GPUs. Without it, or with lr "
+        "alone, lr is as it is.",
+        least=1,
+    )
     lr_mode: str = option("step", "step, or cos (cosine).", choices=("step", "cos", "cosine"))
     lr_decay: float = option(0.1, "Factor at each epoch of lr_decay_epoch.", above=0, most=1)
     lr_decay_epoch: tuple[int, ...] = option((160, 200), "Epochs, counted from 0, that begin with a lower rate.")
     warmup_iters: int = option(0, "Steps over which the rate rises.", least=0)
+    warmup_share: float = option(0.0, "The same as a share of all steps; the longer one counts.", least=0, most=1)
     warmup_factor: float = option(0.01, "Share of the rate that it rises from.", least=0, most=1)
     anchor_steps: str = option(
         "auto",
         "gluoncv, even, or auto: GluonCV's unless they leave a part of the input out.",
         choices=("auto", "gluoncv", "even"),
     )
-    max_expansion: float = option(
-        4.0, "Largest canvas that an image is put on in augmentation, in sides of the image.", least=1
-    )
-    crop: bool = option(True, "Train on random parts of the images.")
     momentum: float = option(0.9, "Share of the last step that is taken again.", least=0, below=1)
     weight_decay: float = option(5e-4, "Of every parameter.", least=0)
     epochs: int = option(240, "Passes over the training images.", least=1)
+    patience: int | None = option(
+        None, "Stop at the first validation that comes so many epochs or more after the best one.", least=1
+    )
     workers: int = option(16, "Processes that load images, at most one a core.", names=("-j", "--workers"), least=0)
     amp: str = option("off", "off, fp16 or bf16: what convolutions compute in.", choices=("off", "fp16", "bf16"))
     ema: bool = option(False, "Validate and keep a moving average of the weights.")
@@ -65,13 +86,26 @@ class TrainingConfig:
     resume: str = option(
         "no", "auto: go on from the run folder's checkpoint, if any; or a checkpoint file. Alone it means auto."
     )
-    pretrained_backbone: str = option("auto", "auto: GluonCV's ImageNet weights; none; or a weight file.")
-    init: Path | None = option(None, "Weights of the same network, for other classes perhaps, to start from.")
+    pretrained_backbone: str = option(
+        "auto",
+        "auto: GluonCV's ImageNet weights, or fresh ones where those cannot be had; required: stop there; none; or a "
+        "weight file.",
+    )
+    init: str | None = option(
+        None, "Detector to start from: a weight file, a run folder, or shapes (the one that comes with this package)."
+    )
     reuse_classes: bool = option(False, "With init, keep predictors of classes of the same name.")
+    freeze: str = option(
+        "none", "none, backbone, or stages=N: layers of the backbone that stay as they are, from the input on."
+    )
     val_interval: int | None = option(None, "Epochs from one validation to the next; default 1, for COCO 10.", least=1)
     # As much as PyTorch's generators take.
     seed: int = option(233, "Of order, augmentation and fresh weights.", least=0, below=2**63)
     log_step: int = option(10, "Steps from one line of metrics.jsonl to the next.", least=1)
+    logger: str = option(
+        "auto",
+        "auto (TensorBoard, if installed), none, or some of tensorboard, mlflow and wandb with commas between.",
+    )
     skip_bad_images: bool = option(False, "Go on without images that cannot be read, and count them.")
     device: str = option("auto", "auto, cpu or cuda[:N].")
     gpus: int | None = option(
@@ -80,16 +114,19 @@ class TrainingConfig:
     limit: int | None = option(None, "Train on the first N images only.", least=1)
 
     def __post_init__(self) -> None:
-        check_ranges(self, SSDDeployError)
-        if self.data_shape not in (None, 300, 512):
-            raise SSDDeployError(f"data_shape {self.data_shape}: expected 300 or 512", arguments=("data_shape",))
+        super().__post_init__()
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise SSDDeployError(f"device {self.device}: expected auto, cpu, cuda or cuda:N", arguments=("device",))
+        find_loggers(self.logger)
         epochs = self.lr_decay_epoch
         if list(epochs) != sorted(set(epochs)) or any(epoch < 1 for epoch in epochs):
             raise SSDDeployError(
                 f"lr_decay_epoch {','.join(map(str, epochs))}: expected ascending epochs from 1",
                 arguments=("lr_decay_epoch",),
+            )
+        if not re.fullmatch(r"none|backbone|stages=[1-9]\d*", self.freeze):
+            raise SSDDeployError(
+                f"freeze {self.freeze}: expected none, backbone, or stages=N with N from 1", arguments=("freeze",)
             )
         if self.init is not None and self.pretrained_backbone not in ("auto", "none"):
             raise SSDDeployError(
@@ -103,13 +140,37 @@ class TrainingConfig:
                 arguments=("reuse_classes", "init"),
             )
 
+    def source(self) -> DataSource:
+        """Find the data set. Raises DatasetError."""
+        return find_source(
+            self.dataset,
+            self.data_root,
+            annotations=self.annotations,
+            images=self.images,
+            val_annotations=self.val_annotations,
+            val_images=self.val_images,
+            train_split=self.train_split,
+            val_split=self.val_split,
+            val_share=self.val_share,
+        )
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The fields of augmentation alone, which every process that loads images gets."""
+        return Augmentation(**{name: getattr(self, name) for name in AUGMENTATION_FIELDS})
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        values = dataclasses.asdict(self)
+        values = {name: getattr(self, name) for name in FIELDS}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
-FIELDS = {field.name: field for field in dataclasses.fields(TrainingConfig)}
+AUGMENTATION_FIELDS = tuple(field.name for field in dataclasses.fields(Augmentation))
+# In a reader's order: a base class's fields would come first.
+FIELDS = {
+    field.name: field
+    for field in sorted(dataclasses.fields(TrainingConfig), key=lambda field: field.name in AUGMENTATION_FIELDS)
+}
 TYPES = typing.get_type_hints(TrainingConfig)
 
 
@@ -151,18 +212,38 @@ def _as_path(kind: type, value: Any) -> Path:
     raise TypeError(f"Expected {kind.__name__}, got {type(value).__name__}")
 
 
-def resolve(path: Path | None, given: Mapping[str, Any]) -> TrainingConfig:
-    """Put a training together: a configuration file's values, and over them those that were given.
+def recipe_values(name: str) -> dict[str, Any]:
+    """Return what a recipe sets: its own values, and the defaults of what other recipes set.
+
+    Raises:
+        SSDDeployError: there is no such recipe.
+    """
+    chosen = RECIPES.find(name)
+    names = {field: None for recipe in RECIPES.values() for field in recipe.values}
+    defaults = {field: FIELDS[field].default for field in names}
+    known = {field: value for field, value in defaults.items() if value is not dataclasses.MISSING}
+    return {**known, **chosen.values}
+
+
+def resolve(path: Path | None, given: Mapping[str, Any], recipe: str | None = None) -> TrainingConfig:
+    """Put a training together: a configuration file's values, over them a recipe's, and over all those given.
 
     Args:
         path: a file of fields, such as a run's `config.json`; None for none.
         given: fields' values.
+        recipe: name of a row of `RECIPES`; None leaves the file's values and the defaults.
 
     Raises:
-        SSDDeployError: as `read_config` and `TrainingConfig`; or neither names network and data set.
+        SSDDeployError: as `read_config`, `recipe_values` and `TrainingConfig`; or none names network and data set.
     """
-    values = {**(read_config(path) if path is not None else {}), **given}
+    set_values = recipe_values(recipe) if recipe is not None else {}
+    values = {**(read_config(path) if path is not None else {}), **set_values, **given}
+    if "lr" in given:
+        # A rate that is given is meant as it is.
+        values["lr_images"] = given.get("lr_images")
     missing = tuple(name for name in ("network", "dataset") if values.get(name) is None)
+    if values.get("annotations") is not None:
+        missing = tuple(name for name in missing if name != "dataset")
     if missing:
         raise SSDDeployError(
             f"{' and '.join(missing)} must be given, or an earlier run's {CONFIG_NAME} that names them",
@@ -175,22 +256,24 @@ def resolve(path: Path | None, given: Mapping[str, Any]) -> TrainingConfig:
     return TrainingConfig(**values)
 
 
-def resolve_run(folder: Path, given: Mapping[str, Any]) -> TrainingConfig:
+def resolve_run(folder: Path, given: Mapping[str, Any], recipe: str | None = None) -> TrainingConfig:
     """Return the configuration of a run folder, an earlier one or a new one.
 
     Args:
         folder: with `resume="auto"` in `given` the training there goes on with the settings of its `config.json`. It
             may have been moved since.
         given: fields' values, which win over the folder's.
+        recipe: as for `resolve`.
 
     Raises:
         SSDDeployError: a folder without settings, and neither network nor data set are given; or as `resolve`.
     """
     path = folder / CONFIG_NAME
-    if not path.is_file() and not {"network", "dataset"} <= given.keys():
+    named = given.keys() | (recipe_values(recipe).keys() if recipe is not None else set())
+    if not path.is_file() and not {"network", "dataset"} <= named:
         raise SSDDeployError(
             f"{folder}: holds no training, since there is no {CONFIG_NAME}; name another folder, or network and "
             "dataset for a new training",
             arguments=("network", "dataset"),
         )
-    return resolve(path if path.is_file() else None, {"resume": "no", **given, "out": folder})
+    return resolve(path if path.is_file() else None, {"resume": "no", **given, "out": folder}, recipe)

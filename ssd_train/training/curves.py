@@ -18,7 +18,8 @@ def write_curves(
 
     Args:
         epochs: lines of `metrics.jsonl` with `epoch`, `cls_loss`, `box_loss` and `lr`.
-        validations: lines with `epoch` and `scores`, a fraction by name.
+        validations: lines with `epoch` and `scores`, a fraction by name; `cls_loss` and `box_loss`, of the validation
+            images, may be missing.
     """
     # The object interface: no windows, no state shared with a program that draws too.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -31,6 +32,15 @@ def write_curves(
     numbers = [line["epoch"] + 1 for line in epochs]
     for key, (color, label) in LOSS_COLORS.items():
         losses.plot(numbers, [_number(line[key]) for line in epochs], color=color, label=label, marker=_marker(epochs))
+        if any(key in line for line in validations):
+            losses.plot(
+                [line["epoch"] + 1 for line in validations],
+                [_number(line.get(key)) for line in validations],
+                color=color,
+                label=f"{label}, validation",
+                linestyle="--",
+                marker=_marker(validations),
+            )
     losses.set_ylim(bottom=0)
     losses.set_ylabel("loss a matched anchor")
     rates = losses.twinx()

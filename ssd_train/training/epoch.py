@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.detections import Detections, PaddedDetections
@@ -21,6 +22,9 @@ from ssd_train.training.metric_logger import MetricLogger
 from ssd_train.training.processes import Processes
 from ssd_train.training.step import StepResult, Trainer
 from ssd_train.training.stop_request import StopRequest
+
+# Told (N, A, C + 1) class logits and (N, A, 4) box offsets.
+OnPredictions = Callable[[Tensor, Tensor], None]
 
 
 def train_one_epoch(
@@ -38,7 +42,7 @@ def train_one_epoch(
     Args:
         trainer: network and optimizer, which are updated in place.
         loader: yields this process's part of the batch of every step.
-        steps: those that are left of the epoch, at least one.
+        steps: those that are left of the epoch; none where it was resumed with steps that the rest does not fill.
         learning_rate: of a step.
         metric_logger: counts the steps that are done.
         stop: of this process.
@@ -49,7 +53,7 @@ def train_one_epoch(
     Raises:
         SSDDeployError: the loss or a weight is no longer finite, or an image cannot be read.
     """
-    trainer.network.train()
+    trainer.start_training()
     metric_logger.start_clock()
     pending: StepResult | None = None
     is_stopped = False
@@ -62,7 +66,8 @@ def train_one_epoch(
         pending = result
         if is_stopped:
             break
-    assert pending is not None
+    if pending is None:
+        return False
     is_stopped = _record_metrics(pending, metric_logger, trainer.processes) or is_stopped
     _check_weights(pending, trainer)
     return is_stopped
@@ -104,6 +109,7 @@ def validate(
     batch_size: int,
     workers: int,
     on_progress: Callable[[int], None] | None = None,
+    on_predictions: OnPredictions | None = None,
 ) -> tuple[EvaluationReport, list[Detections]] | None:
     """Score a network on a whole data set, each process on a part; its mode is as before afterwards.
 
@@ -114,6 +120,7 @@ def validate(
         dataset: the same in every process.
         metric: name of a row of `METRICS`.
         batch_size, workers, on_progress: as for `run_detector`, of this process's part.
+        on_predictions: given the network's class logits and box offsets of every batch of that part, in its order.
 
     Returns:
         The report and one Detections an image, in the first process; None in all others.
@@ -121,13 +128,14 @@ def validate(
     Raises:
         OwnPartError: an image cannot be read, or the network answers with values that are not finite.
     """
-    part = dataset.samples[processes.rank :: processes.count]
+    part = processes.part(dataset.samples)
     processes.broadcast(network.buffers())
     was_training = network.training
     network.eval()
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "on_progress": on_progress}
     try:
-        own = run_detector(part, _predict(network, processes.device), network.spec, **options) if part else []
+        predict = _predict(network, processes.device, on_predictions)
+        own = run_detector(part, predict, network.spec, **options) if part else []
     except (ImageError, BackendError) as error:
         raise OwnPartError(str(error), arguments=error.arguments) from error
     finally:
@@ -141,12 +149,16 @@ def validate(
     return score(dataset, detections, network.spec, metric=metric, protocol=Protocol.STANDARD), detections
 
 
-def _predict(network: SSD, device: torch.device) -> Callable[[NDArray[np.float32]], PaddedDetections]:
+def _predict(
+    network: SSD, device: torch.device, on_predictions: OnPredictions | None
+) -> Callable[[NDArray[np.float32]], PaddedDetections]:
     detector = Detector(network)
 
     @torch.inference_mode()
     def predict(images: NDArray[np.float32]) -> PaddedDetections:
         output = detector(torch.from_numpy(images).to(device))
+        if on_predictions is not None:
+            on_predictions(output.cls_logits, output.box_offsets)
         return PaddedDetections(*(part.cpu().numpy() for part in (output.boxes, output.scores, output.labels)))
 
     return predict

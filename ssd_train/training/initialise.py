@@ -8,16 +8,19 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ssd_train.errors import WeightsError
+from ssd_train.errors import NetworkError, WeightsError
+from ssd_train.networks.any_size import has_same_levels, preset_row
 from ssd_train.networks.build import build_ssd
+from ssd_train.networks.config import NetworkConfig
 from ssd_train.networks.feature_expander import ExpandedLevel
 from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
-from ssd_train.networks.zoo import COCO_CLASSES, VOC_CLASSES, NetworkConfig
+from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, VOC_CLASSES, find_network
+from ssd_train.weights.backbone import load_backbone
 from ssd_train.weights.description import stored_classes
 from ssd_train.weights.layer_names import canonical_name
 from ssd_train.weights.network_file import state_for
-from ssd_train.weights.weight_file import read_tensors
+from ssd_train.weights.weight_file import WeightFile, read_tensors
 
 # MXNet's default initialiser, which GluonCV's added levels get.
 ADDED_LEVEL_RANGE = 0.07
@@ -91,8 +94,9 @@ def _copy_rows(head: ConvPredictor, rows: list[int], source: ConvPredictor, sour
 def start_from(network: SSD, path: Path, *, reuse_classes: bool) -> str:
     """Give a network everything of another detector of its architecture, anchors included, but class predictors.
 
-    Those come along too where both class lists are the same; otherwise only with `reuse_classes`, and then
-    the rows of classes with the same name.
+    Class predictors come along too where both class lists are the same; otherwise only with `reuse_classes`, and then
+    the rows of classes with the same name. The detector may have another input size; the network's own anchors stay
+    then. Of other levels on the same backbone the backbone alone is taken.
 
     Args:
         network: of the new class list, freshly initialised; changed in place.
@@ -105,8 +109,17 @@ def start_from(network: SSD, path: Path, *, reuse_classes: bool) -> str:
     Raises:
         WeightsError: the file cannot be read or does not fit, or its class list is unknown.
     """
-    source = _read_detector(network.config, path)
+    file = read_tensors(path)
+    theirs = _network_of(file, network.config)
+    if not has_same_levels(theirs, network.config):
+        load_backbone(network, path)
+        return (
+            f"started from the backbone of {path}, which is of {theirs.name}; added levels and all predictors are fresh"
+        )
+    source = _read_detector(network.config, theirs, file)
     state = source.state_dict()
+    if source.config.input_size != network.config.input_size:
+        del state["anchors"]
     same_classes = source.config.class_names == network.config.class_names
     if not same_classes:
         state = {name: value for name, value in state.items() if not name.startswith("class_predictors.")}
@@ -120,13 +133,35 @@ def start_from(network: SSD, path: Path, *, reuse_classes: bool) -> str:
     )
 
 
-def _read_detector(config: NetworkConfig, path: Path) -> SSD:
-    """Build a network with a file's weights and class list, of the architecture of `config`."""
-    file = read_tensors(path)
-    stem = config.name.rsplit("_", 1)[0]
-    made_for = file.metadata.get("network", config.name)
-    if made_for.rsplit("_", 1)[0] != stem:
-        raise WeightsError(f"{path}: holds weights of {made_for}, which {config.name} cannot start from")
+def _network_of(file: WeightFile, config: NetworkConfig) -> NetworkConfig:
+    """Return the network that a file's weights are of; raise WeightsError unless it is on the backbone of `config`."""
+    name = file.metadata.get("network")
+    if name is None:
+        return _row_of_unnamed(file, config)
+    start = f"{file.path}: holds weights of {name}, which {config.name} cannot start from"
+    try:
+        theirs = find_network(name)
+    except NetworkError as error:
+        raise WeightsError(
+            f"{start}, since there is no such network; name other weights", arguments=("init",)
+        ) from error
+    if theirs.backbone != config.backbone:
+        raise WeightsError(
+            f"{start}: its backbone is {theirs.backbone}, and not {config.backbone}; name weights of a network on that "
+            "one, or train the network that these are of",
+            arguments=("init", "network"),
+        )
+    return theirs
+
+
+def _read_detector(config: NetworkConfig, theirs: NetworkConfig, file: WeightFile) -> SSD:
+    """Build the network that a file's weights are of, with its class list.
+
+    Args:
+        config: the network that is to start from it, for the class list of files that bring none.
+        theirs: as `_network_of` finds it.
+    """
+    path = file.path
     classes = stored_classes(file.metadata, path)
     if classes is None:
         named = {canonical_name(name): tensor for name, tensor in file.tensors.items()}
@@ -136,14 +171,20 @@ def _read_detector(config: NetworkConfig, path: Path) -> SSD:
                 f"{path}: has no class predictors, so it is no detector; a backbone goes into pretrained_backbone",
                 arguments=("init", "pretrained_backbone"),
             )
-        count = bias.numel() // config.anchors_per_cell[0] - 1
+        count = bias.numel() // theirs.anchors_per_cell[0] - 1
         known = {len(names): names for names in (config.class_names, COCO_CLASSES, VOC_CLASSES)}
         if count not in known:
             raise WeightsError(
                 f"{path}: predicts {count} classes and does not say which; convert it with `ssd-deploy convert "
-                f"--network {stem}_custom --classes FILE` and start from the result"
+                f"--network {theirs.name.rsplit('_', 1)[0]}_custom --classes FILE` and start from the result"
             )
         classes = known[count]
-    source = build_ssd(dataclasses.replace(config, class_names=classes))
+    source = build_ssd(dataclasses.replace(theirs, class_names=classes))
     source.load_state_dict(state_for(source, file))
     return source
+
+
+def _row_of_unnamed(file: WeightFile, config: NetworkConfig) -> NetworkConfig:
+    """Return what a file without a name is taken to be of: of `config`, but other projects only know the table."""
+    is_ours = "anchors" in file.tensors
+    return config if is_ours or config.name in NETWORKS else preset_row(config.backbone, NETWORKS.values())

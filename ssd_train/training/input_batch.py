@@ -22,7 +22,7 @@ def input_batch(
             fresh memory takes the system longer to hand out than the pixels take to compute.
 
     Returns:
-        (N, 3, S, S) float32 in channels-last order; 0 where no image is, which is the mean color.
+        (N, 3, H, W) float32 in channels-last order; 0 where no image is, which is the mean color.
     """
     device = batch.images.device
     means, scales = _on_device(mean, device), _on_device(std, device)
@@ -44,20 +44,20 @@ def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def _with_torch(batch: Batch, matrix: Tensor, offset: Tensor) -> Tensor:
-    """Return (N, S, S, 3), in a few operations on the whole batch."""
-    count, side = batch.images.shape[:2]
+    """Return (N, H, W, 3), in a few operations on the whole batch."""
+    count, height, width = batch.images.shape[:3]
     pixels = torch.baddbmm(offset.unsqueeze(1), batch.images.view(count, -1, 3).float(), matrix.transpose(1, 2))
-    pixels = pixels.view(count, side, side, 3)
+    pixels = pixels.view(count, height, width, 3)
     # One axis at a time: a mask of every pixel would cost as much as the colours.
-    place = torch.arange(side, device=pixels.device)
+    y, x = torch.arange(height, device=pixels.device), torch.arange(width, device=pixels.device)
     left, top, right, bottom = (edge.unsqueeze(1) for edge in batch.places.unbind(1))
-    pixels.mul_(((top <= place) & (place < bottom)).to(pixels.dtype)[:, :, None, None])
-    pixels.mul_(((left <= place) & (place < right)).to(pixels.dtype)[:, None, :, None])
+    pixels.mul_(((top <= y) & (y < bottom)).to(pixels.dtype)[:, :, None, None])
+    pixels.mul_(((left <= x) & (x < right)).to(pixels.dtype)[:, None, :, None])
     return pixels
 
 
 def _with_opencv(batch: Batch, matrix: Tensor, offset: Tensor, pixels: Tensor) -> None:
-    """Fill (N, S, S, 3) on a CPU, where PyTorch takes ten times as long for a product of three by three."""
+    """Fill (N, H, W, 3) on a CPU, where PyTorch takes ten times as long for a product of three by three."""
     maps = torch.cat([matrix, offset.unsqueeze(2)], dim=2).numpy()
     floats = np.empty(pixels.shape[1:], np.float32)
     for image, out, colour, (left, top, right, bottom) in zip(

@@ -21,6 +21,7 @@ from ssd_train.training.recorder import RunRecorder
 from ssd_train.training.run_folder import RunFolder
 from ssd_train.training.step import Trainer
 from ssd_train.training.stop_request import EXIT_CODE_OF_SIGNAL, StopRequest
+from ssd_train.training.validation_loss import ValidationLoss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class TrainingResult:
 
     Attributes:
         folder: the run folder.
-        best: the highest validation score, a fraction; None before the first validation.
+        best: the highest validation score, a fraction; None where there was no validation.
         report: of the last validation in this process, None where there was none.
         exit_code: 0, or 128 plus the signal that ended it early, after a checkpoint.
     """
@@ -51,7 +52,7 @@ def train(config: TrainingConfig) -> TrainingResult:
     """
     with joined(config.device) as processes, StopRequest() as stop:
         checkpoint = find_checkpoint(config)
-        positions = processes.gather(None if checkpoint is None else checkpoint["position"]["step"])
+        positions = processes.gather(None if checkpoint is None else checkpoint["position"]["images"])
         if len(set(positions)) > 1:
             raise SSDDeployError(
                 f"{config.out}: not every machine finds the same checkpoint there; put the run folder where all see it"
@@ -71,19 +72,23 @@ class _Run:
         self.config, self.processes, self.prepared = config, processes, prepared
         self.folder = RunFolder(config.out)
         self.trainer = Trainer(prepared.network, config, processes)
-        self.stream = Stream(
-            num_samples=len(prepared.images),
-            batch_size=config.batch_size * processes.count,
-            epochs=config.epochs,
-            seed=config.seed,
-        )
-        self.settings = kept_settings(config, prepared.network.config.class_names, self.stream)
+        self.settings = kept_settings(config, prepared.network.config.class_names, len(prepared.images))
         self.position = Position()
         if checkpoint is not None:
             self.position = load_checkpoint(checkpoint, self.trainer, self.settings)
             if not self.folder.best_path.is_file():
                 # Another folder than the checkpoint's: the weights of that score are not here.
                 self.position.best = None
+        self.stream = Stream(
+            num_samples=len(prepared.images),
+            batch_size=prepared.batch_size * processes.count,
+            epochs=config.epochs,
+            seed=config.seed,
+            origin_step=self.position.step,
+            origin_image=self.position.images,
+            repeats=prepared.repeats,
+        )
+        self.lr = config.lr * (self.stream.batch_size / config.lr_images if config.lr_images else 1)
         self.report: EvaluationReport | None = None
         self.recorder: RunRecorder | None = None
         if processes.is_first:
@@ -102,13 +107,17 @@ class _Run:
                 writer=None if recorder is None else recorder.metrics,
                 show_progress=show_progress,
             )
-            for epoch in range(stream.epoch_of(position.step), self.config.epochs):
+            for epoch in range(position.epochs, self.config.epochs):
+                if self._is_out_of_patience():
+                    if recorder is not None:
+                        recorder.record_early_stop()
+                    break
                 steps = range(position.step, stream.first_step(epoch + 1))
                 is_stopped = train_one_epoch(self.trainer, loader, steps, self._learning_rate, metric_logger, stop)
                 self._share_bad_images()
                 is_end = position.step == steps.stop
                 if is_end:
-                    values = metric_logger.end_epoch(epoch, self._learning_rate(position.step - 1))
+                    values = metric_logger.end_epoch(self._learning_rate(position.step - 1))
                     if recorder is not None:
                         recorder.record_epoch(epoch, values)
                 self._save_checkpoint()
@@ -150,48 +159,63 @@ class _Run:
         self.position.bad_images = list(dict.fromkeys(bad for part in parts for bad in part))
 
     def _learning_rate(self, step: int) -> float:
-        config = self.config
+        config, stream = self.config, self.stream
+        steps = stream.num_samples * stream.epochs // stream.batch_size
         return learning_rate(
-            step,
-            self.stream.epoch_of(step),
-            self.stream.total_steps,
-            base=config.lr,
+            stream.first_image(step) / stream.batch_size,
+            stream.epoch_of(step),
+            steps,
+            base=self.lr,
             mode=config.lr_mode,
             decay=config.lr_decay,
             decay_epochs=config.lr_decay_epoch,
-            warmup_steps=config.warmup_iters,
+            warmup_steps=max(config.warmup_iters, round(config.warmup_share * steps)),
             warmup_factor=config.warmup_factor,
         )
 
     def _is_validation_due(self, epoch: int) -> bool:
-        return (epoch + 1) % self.prepared.val_interval == 0 or self.position.step == self.stream.total_steps
+        is_its_turn = (epoch + 1) % self.prepared.val_interval == 0 or epoch + 1 == self.config.epochs
+        return self.prepared.is_scored and is_its_turn
+
+    def _is_out_of_patience(self) -> bool:
+        """Whether the validation that was just made comes too long after the best one."""
+        position, patience = self.position, self.config.patience
+        if patience is None or position.best is None or position.validated_epochs < position.epochs:
+            return False
+        return not position.is_amid_epoch and position.epochs - position.best_epochs >= patience
 
     def _catch_up_validation(self, show_progress: ShowProgress) -> None:
         """Validate now where the checkpoint was saved between an epoch's end and its validation."""
-        position = self.position
-        if not position.step:
-            return
-        epoch = self.stream.epoch_of(position.step - 1)
-        is_end = epoch < self.stream.epoch_of(position.step)
+        position, epoch = self.position, self.position.epochs - 1
+        is_end = epoch >= 0 and not position.is_amid_epoch
         if is_end and position.validated_epochs <= epoch and self._is_validation_due(epoch):
             self._validate(epoch, show_progress)
             self._save_checkpoint()
 
     def _validate(self, epoch: int, show_progress: ShowProgress) -> None:
-        network = self.trainer.kept_network
+        network, processes, position = self.trainer.kept_network, self.processes, self.position
+        validation, layout = self.prepared.validation, self.prepared.source.layout
+        loss = ValidationLoss(network, processes.part(validation.samples), layout.training_boxes)
         scored = validate(
             network,
-            self.prepared.validation,
-            self.processes,
-            metric=self.prepared.source.layout.metric,
+            validation,
+            processes,
+            metric=layout.metric,
             batch_size=self.config.test_batch_size,
-            workers=available_workers(self.config.workers, self.processes.local_count) or 1,
-            on_progress=lambda done: show_progress(self.position.step, f"validation, {done} images"),
+            workers=available_workers(self.config.workers, processes.local_count) or 1,
+            on_progress=lambda done: show_progress(position.step, f"validation, {done} images"),
+            on_predictions=loss.add,
         )
-        self.position.validated_epochs = epoch + 1
+        losses = loss.mean(processes)
+        # Every process has to know whether the training goes on.
+        score = processes.gather(None if scored is None else scored[0].headline)[0]
+        is_best = position.best is None or score > position.best
+        if is_best:
+            position.best, position.best_epochs = score, epoch + 1
+        position.validated_epochs = epoch + 1
         if scored is not None and self.recorder is not None:
             self.report, detections = scored
-            self.recorder.record_validation(epoch, network, self.report, detections)
+            self.recorder.record_validation(epoch, network, self.report, detections, losses, is_best=is_best)
 
     def _save_checkpoint(self) -> None:
         if self.processes.is_first:

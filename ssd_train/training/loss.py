@@ -13,12 +13,13 @@ def multibox_loss(
     cls_targets: Tensor,
     box_targets: Tensor,
     num_positives: Tensor | float | None = None,
+    positives_of_empty: Tensor | float = 0,
 ) -> tuple[Tensor, Tensor]:
     """Softmax cross-entropy of matched anchors and the hardest background, smooth L1 of matched anchors.
 
     Both are sums over the batch, divided by the number of matched anchors in it. The hardest background
     anchors, those with the largest loss, are chosen image by image, three for every matched anchor there:
-    an image without objects adds nothing.
+    an image without objects adds nothing, unless `positives_of_empty` lets it.
 
     Args:
         cls_logits: (N, A, C + 1) float32, column 0 is background.
@@ -27,6 +28,8 @@ def multibox_loss(
         box_targets: (N, A, 4) float32.
         num_positives: the number to divide by instead, where the batch is a part of a larger one. Neither is
             less than 1.
+        positives_of_empty: matched anchors that an image without any counts as when its background is chosen; see
+            `empty_images_share`.
 
     Returns:
         The classification and the localisation loss, two scalars.
@@ -34,7 +37,7 @@ def multibox_loss(
     is_positive = cls_targets > 0
     losses = nn.functional.cross_entropy(cls_logits.flatten(0, 1), cls_targets.flatten(), reduction="none")
     losses = losses.view(cls_targets.shape)
-    counts = is_positive | hardest_negatives(losses.detach(), is_positive)
+    counts = is_positive | hardest_negatives(losses.detach(), is_positive, positives_of_empty)
     box_losses = nn.functional.smooth_l1_loss(box_offsets, box_targets, reduction="none").sum(dim=2)
     if num_positives is None:
         num_positives = is_positive.sum()
@@ -45,10 +48,30 @@ def multibox_loss(
     return classification, localisation
 
 
-def hardest_negatives(losses: Tensor, is_positive: Tensor) -> Tensor:
+def hardest_negatives(losses: Tensor, is_positive: Tensor, positives_of_empty: Tensor | float = 0) -> Tensor:
     """Return which background anchors count, (N, A) bool; of equal losses the lower anchor goes first."""
-    wanted = NEGATIVES_PER_POSITIVE * is_positive.sum(dim=1, keepdim=True)
+    positives = is_positive.sum(dim=1, keepdim=True)
+    wanted = NEGATIVES_PER_POSITIVE * torch.where(positives > 0, positives, positives_of_empty)
     # Matched anchors stand behind all others, as their loss of 0 puts them.
     order = torch.where(is_positive, 0, losses).sort(dim=1, descending=True, stable=True).indices
     is_wanted = torch.arange(losses.shape[1], device=losses.device) < wanted
     return torch.zeros_like(is_positive).scatter_(1, order, is_wanted) & ~is_positive
+
+
+def empty_images_share(num_positives: Tensor, num_with: Tensor, num_empty: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what lets images without objects train: they count as an average image of their batch that has some.
+
+    So many hardest background anchors as there are with such an image on average, three for each of its matched
+    anchors, have a share in the loss, and the divisor grows by those matched anchors. The loss thus keeps its scale
+    whatever part of a batch has no objects, a batch of such images alone included, where one matched anchor an image
+    is assumed. An object counts less in a step, and an epoch has as many more steps.
+
+    Args:
+        num_positives: matched anchors of the whole batch, a scalar like the others.
+        num_with, num_empty: images with and without matched anchors in it.
+
+    Returns:
+        `positives_of_empty` and `num_positives` for `multibox_loss`, two scalars, at least 1 each.
+    """
+    positives_of_empty = (num_positives / num_with.clamp(min=1)).clamp(min=1)
+    return positives_of_empty, (num_positives + num_empty * positives_of_empty).clamp(min=1)

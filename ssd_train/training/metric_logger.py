@@ -71,8 +71,9 @@ class MetricLogger:
         """Count a step that is done."""
         position = self.position
         position.step = result.step + 1
+        position.images = self.stream.first_image(position.step)
         position.sums = [total + value for total, value in zip(position.sums, (1, cls_loss, box_loss), strict=True)]
-        epoch = self.stream.epoch_of(result.step)
+        epoch = position.epochs
         self.show_progress(position.step, f"epoch {epoch + 1}, loss {cls_loss:.3f} + {box_loss:.3f}, lr {result.lr:g}")
         if position.step % self.log_step == 0 and self.writer is not None:
             values = {"step": position.step, "epoch": epoch, "cls_loss": cls_loss, "box_loss": box_loss}
@@ -92,11 +93,12 @@ class MetricLogger:
         self._clock_started_at, self._first_step, self._waited_s = result.given_at, self.position.step, 0.0
         return speed
 
-    def end_epoch(self, epoch: int, lr: float) -> dict[str, Any]:
-        """Return the epoch's means with what else its line has, and begin the sums of the next."""
+    def end_epoch(self, lr: float) -> dict[str, Any]:
+        """Return the epoch's means with what else its line has, and begin the next."""
         steps, cls_loss, box_loss = self.position.sums
         self.position.sums = [0.0, 0.0, 0.0]
-        values: dict[str, Any] = {"step": self.position.step, "epoch": epoch}
+        values: dict[str, Any] = {"step": self.position.step, "epoch": self.position.epochs}
+        self.position.epochs += 1
         values |= {"cls_loss": cls_loss / steps, "box_loss": box_loss / steps, "lr": lr}
         if self.position.bad_images:
             values["bad_images"] = len(self.position.bad_images)

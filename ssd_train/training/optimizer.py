@@ -53,7 +53,7 @@ class MXNetSGD(torch.optim.Optimizer):
 
 
 def learning_rate(
-    step: int,
+    step: float,
     epoch: int,
     total_steps: int,
     *,
@@ -67,8 +67,9 @@ def learning_rate(
     """Return the learning rate of a step; it depends on nothing else, so a resumed run goes on as it was.
 
     Args:
-        step, epoch: both from 0.
-        total_steps: of the whole training, for `cos`.
+        step, epoch: both from 0. After steps of another size the first is the images done by those of a step now,
+            which need not be whole.
+        total_steps: of the whole training, as if all were of the present size, for `cos`.
         base: the rate that warm-up leads to.
         mode: `step` multiplies by `decay` at the start of every epoch in `decay_epochs`; `cos` (or `cosine`)
             falls to 0 along half a cosine (Loshchilov and Hutter, SGDR, section 3, without restarts).

@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ssd_train.datasets.dataset import Sample
 from ssd_train.detections import Detections
 from ssd_train.draw import draw, write_picture
+from ssd_train.picture_grid import fit_width, picture_grid
 from ssd_train.spec import DetectorSpec
 from ssd_train.training.batches import Batch, Stream, batches
 from ssd_train.training.config import TrainingConfig
@@ -21,12 +20,8 @@ from ssd_train.training.processes import Processes
 
 PREVIEW_NAME = "augmented.jpg"
 MAX_PREVIEW_IMAGES = 16
-MAX_COLUMNS = 4
 # Lower scores would cover a picture of an untrained network.
 SHOWN_SCORE = 0.3
-PICTURE_WIDTH = 400
-# Of the two pictures of an image together: a JPEG has at most 65500 rows, which a narrow image would exceed.
-MAX_PICTURE_HEIGHT = 2400
 
 
 def preview(config: TrainingConfig) -> Path:
@@ -48,7 +43,7 @@ def load_preview(prepared: Prepared, seed: int) -> Batch:
     """
     images = prepared.images
     count = min(MAX_PREVIEW_IMAGES, len(images))
-    stream = Stream(num_samples=len(images), batch_size=count, epochs=1, seed=seed)
+    stream = Stream(num_samples=len(images), batch_size=count, epochs=1, seed=seed, repeats=prepared.repeats)
     batch = next(batches(images, stream, first_step=0, rank=0, processes=1, workers=0, pin_memory=False))
     images.check_readable(batch)
     return batch
@@ -67,7 +62,7 @@ def write_augmented(path: Path, images: Tensor, boxes: Tensor, labels: Tensor, s
 
     Args:
         path: a PNG or JPEG.
-        images: (N, 3, S, S) float32, normalised.
+        images: (N, 3, H, W) float32, normalised.
         boxes: (N, M, 4) xyxy in pixels of the images.
         labels: (N, M), -1 where a row is padding.
         spec: undoes the normalisation and names the classes.
@@ -79,7 +74,7 @@ def write_augmented(path: Path, images: Tensor, boxes: Tensor, labels: Tensor, s
         known = Detections(own_boxes[real], np.ones(int(real.sum()), np.float32), own_labels[real])
         picture = (255 * image).clip(0, 255).round().astype(np.uint8)
         pictures.append(draw(picture, known, spec.class_names, with_scores=False))
-    write_picture(path, _grid(pictures))
+    write_picture(path, picture_grid(pictures))
 
 
 def write_detections(
@@ -99,24 +94,5 @@ def write_detections(
         annotated = draw(image, known, class_names, with_scores=False)
         detected = draw(image, found.select(found.scores >= SHOWN_SCORE), class_names)
         pair = np.concatenate([annotated, np.full((4, image.shape[1], 3), 255, np.uint8), detected])
-        height, width = pair.shape[:2]
-        scale = min(PICTURE_WIDTH / width, MAX_PICTURE_HEIGHT / height)
-        size = (max(round(width * scale), 1), max(round(height * scale), 1))
-        pictures.append(cv2.resize(pair, size, interpolation=cv2.INTER_AREA).astype(np.uint8))
-    write_picture(path, _grid(pictures))
-
-
-def _grid(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Put pictures side by side on white, row by row, each row as high as its highest."""
-    gap = 4
-    columns = min(MAX_COLUMNS, len(pictures))
-    width = max(picture.shape[1] for picture in pictures)
-    rows = []
-    for start in range(0, len(pictures), columns):
-        own = pictures[start : start + columns]
-        row = np.full((max(picture.shape[0] for picture in own) + gap, columns * (width + gap), 3), 255, np.uint8)
-        for column, picture in enumerate(own):
-            left = column * (width + gap)
-            row[: picture.shape[0], left : left + picture.shape[1]] = picture
-        rows.append(row)
-    return np.concatenate(rows)
+        pictures.append(fit_width(pair))
+    write_picture(path, picture_grid(pictures))

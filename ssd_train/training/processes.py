@@ -3,14 +3,16 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ssd_train.errors import BackendError
+
+Item = TypeVar("Item")
 
 # What the other end's closing looks like to gloo.
 LEFT_ALONE = ("Connection closed by peer", "Connection reset by peer")
@@ -35,6 +37,10 @@ class Processes:
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    def part(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return this process's part of what all share: every so many-th item."""
+        return items[self.rank :: self.count]
 
     def sum(self, values: Tensor) -> Tensor:
         """Add a tensor up over all processes, in place; every process gets the sum."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from typing import Any
 
 from ssd_train.detections import Detections
@@ -18,6 +19,7 @@ from ssd_train.training.run_folder import MetricsWriter, RunFolder
 
 DETECTIONS_NAME = "validation_detections.jpg"
 PICTURED_VALIDATIONS = 8
+MAX_LOGGED_CLASSES = 8
 
 _log = logging.getLogger(__name__)
 
@@ -38,9 +40,9 @@ class RunRecorder:
         self.folder = RunFolder(config.out)
         first_batch = None if position.step else load_preview(prepared, config.seed)
         remove_unfinished(self.folder.path)
-        self.folder.write_config(resolved_values(config, prepared, processes))
-        is_validated = position.step > 0 and position.validated_epochs > stream.epoch_of(position.step - 1)
-        self.folder.keep_metrics_until(position.step, with_validation=is_validated)
+        settings = resolved_values(config, prepared, processes)
+        self.folder.write_config(settings)
+        self.folder.keep_metrics_until(position.step, with_validation=position.validated_epochs == position.epochs)
         source = prepared.source
         _log.info(
             f"{config.network}, {len(prepared.network.config.class_names)} classes, on {processes.count} x "
@@ -50,12 +52,15 @@ class RunRecorder:
         )
         for note in prepared.notes:
             _log.info(f"note: {note}")
+        for warning in prepared.warnings:
+            _log.warning(warning)
         if first_batch is None:
-            _log.info(f"goes on after step {position.step} (epoch {stream.epoch_of(position.step - 1) + 1})")
+            _log.info(f"goes on after step {position.step} (epoch {position.epochs + position.is_amid_epoch})")
         else:
             path = write_preview(self.folder.path, first_batch, prepared)
             _log.info(f"training images as the network gets them: {path}")
-        self.metrics = MetricsWriter(self.folder, f"{config.network} on {prepared.validation.name}", position.step)
+        title = f"{config.network} on {prepared.validation.name}"
+        self.metrics = MetricsWriter(self.folder, title, settings, position.step)
 
     def record_epoch(self, epoch: int, values: dict[str, Any]) -> None:
         """Write and log the numbers of an epoch."""
@@ -67,23 +72,41 @@ class RunRecorder:
         )
 
     def record_validation(
-        self, epoch: int, network: SSD, report: EvaluationReport, detections: list[Detections]
+        self,
+        epoch: int,
+        network: SSD,
+        report: EvaluationReport,
+        detections: list[Detections],
+        losses: dict[str, float],
+        *,
+        is_best: bool,
     ) -> None:
         """Write and log a validation, and keep the network's weights where they are the best so far."""
-        position, score = self.position, report.headline
-        _log.info(f"epoch {epoch + 1}/{self.config.epochs}: {report.headline_name} {100 * score:.2f} %")
-        if position.best is None or score > position.best:
-            position.best = score
-            self.folder.save_best(self._with_provenance(network))
-        self.metrics.write(
-            "validation", {"step": position.step, "epoch": epoch, "best": position.best, "scores": report.numbers}
+        position = self.position
+        # A class's own numbers begin with the one that the headline is a mean of.
+        per_class = {name: next(iter(numbers.values())) for name, numbers in report.per_class.items()}
+        _log.info(
+            f"epoch {epoch + 1}/{self.config.epochs}: {report.headline_name} {100 * report.headline:.2f} % "
+            f"({of_classes(per_class)}), validation loss {losses['cls_loss']:.4f} + {losses['box_loss']:.4f}"
         )
+        if is_best:
+            self.folder.save_best(self._with_provenance(network))
+        values: dict[str, Any] = {"step": position.step, "epoch": epoch, "best": position.best, **losses}
+        self.metrics.write("validation", {**values, "scores": report.numbers, "per_class": per_class})
         self.metrics.draw_curves()
         write_detections(
             self.folder.path / DETECTIONS_NAME,
             self.prepared.validation.samples[:PICTURED_VALIDATIONS],
             detections[:PICTURED_VALIDATIONS],
             network.config.class_names,
+        )
+
+    def record_early_stop(self) -> None:
+        position = self.position
+        assert position.best is not None
+        _log.info(
+            f"ends after {position.epochs} of {self.config.epochs} epochs: none since epoch {position.best_epochs} was "
+            f"better than its {100 * position.best:.2f} % (patience {self.config.patience})"
         )
 
     def record_end(self, network: SSD) -> None:
@@ -109,3 +132,12 @@ class RunRecorder:
 
     def close(self) -> None:
         self.metrics.close()
+
+
+def of_classes(per_class: dict[str, float]) -> str:
+    """Return classes with their AP for a line of the log, lowest first; of many the lowest and highest alone."""
+    known = sorted((ap, name) for name, ap in per_class.items() if not math.isnan(ap))
+    cells = [f"{name} {100 * ap:.1f}" for ap, name in known]
+    if len(cells) > MAX_LOGGED_CLASSES:
+        cells = [*cells[: MAX_LOGGED_CLASSES // 2], "...", *cells[-MAX_LOGGED_CLASSES // 2 :]]
+    return ", ".join(cells)

@@ -13,6 +13,7 @@ from ssd_train.networks.ssd import SSD
 from ssd_train.training.checkpoint import CHECKPOINT_NAME
 from ssd_train.training.config import CONFIG_NAME
 from ssd_train.training.curves import write_curves
+from ssd_train.training.loggers import DEFAULT_LOGGER, LoggedRun, Loggers, is_installed
 from ssd_train.weights.network_file import save_network
 from ssd_train.weights.store import BEST_NAME, LAST_NAME
 
@@ -78,40 +79,36 @@ class RunFolder:
 
 
 class MetricsWriter:
-    """Where the first process's numbers go besides the screen: `metrics.jsonl`, TensorBoard, curves.
+    """Where the first process's numbers go besides the screen: `metrics.jsonl`, loggers, curves.
 
     Args:
         folder: the run's.
         title: of the curves.
-        step: the first one that is to come; TensorBoard drops what an earlier process wrote after it.
+        settings: the configuration as plain values; `logger` in it names the loggers.
+        step: steps done.
+
+    Raises:
+        OwnPartError: a logger cannot be opened.
     """
 
-    def __init__(self, folder: RunFolder, title: str, step: int) -> None:
+    def __init__(self, folder: RunFolder, title: str, settings: dict[str, Any], step: int) -> None:
         self.folder = folder
         self.title = title
         self.has_matplotlib = importlib.util.find_spec("matplotlib") is not None
-        self.board: Any = None
-        if importlib.util.find_spec("tensorboard") is None:
+        self.loggers = Loggers(settings["logger"], LoggedRun(folder=folder.path, settings=settings, step=step))
+        if settings["logger"] == "auto" and not is_installed(DEFAULT_LOGGER):
             _log.info("note: no TensorBoard files, since tensorboard is not installed: pip install 'ssd-deploy[train]'")
-        else:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=step)
         if not self.has_matplotlib:
             _log.info("note: no curves.png, since matplotlib is not installed: pip install 'ssd-deploy[plots]'")
 
     def write(self, kind: str, values: dict[str, Any]) -> None:
-        """Add one line of a kind, `step`, `epoch` or `validation`; every number of it goes to TensorBoard."""
+        """Add one line of a kind, `step`, `epoch` or `validation`; every number of it goes to the loggers."""
         self.folder.append_metrics({"kind": kind, **values})
-        if self.board is None:
-            return
-        try:
-            for name, value in {**values, **values.get("scores", {})}.items():
-                if isinstance(value, float):
-                    self.board.add_scalar(f"{kind}/{name}", value, values["step"])
-            self.board.flush()
-        except OSError as error:
-            raise _cannot_write(self.board.log_dir, error, self.folder.path) from error
+        per_class = {f"per_class/{name}": value for name, value in values.get("per_class", {}).items()}
+        numbers = {**values, **values.get("scores", {}), **per_class}
+        self.loggers.log(
+            {f"{kind}/{name}": value for name, value in numbers.items() if isinstance(value, float)}, values["step"]
+        )
 
     def draw_curves(self) -> None:
         lines = self.folder.read_metrics()
@@ -121,10 +118,7 @@ class MetricsWriter:
             write_curves(self.folder.path / "curves.png", self.title, epochs, validations)
 
     def close(self) -> None:
-        if self.board is not None:
-            # Everything was flushed as it was written, so what fails here has failed and been said before.
-            with contextlib.suppress(OSError):
-                self.board.close()
+        self.loggers.close()
 
 
 def _cannot_write(path: object, error: OSError, folder: Path) -> SSDDeployError:

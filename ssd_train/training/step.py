@@ -13,8 +13,9 @@ from ssd_train.networks.ssd import SSD
 from ssd_train.training.batches import Batch
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.ema import MovingAverage
+from ssd_train.training.freeze import freeze
 from ssd_train.training.input_batch import input_batch
-from ssd_train.training.loss import multibox_loss
+from ssd_train.training.loss import empty_images_share, multibox_loss
 from ssd_train.training.optimizer import MXNetSGD
 from ssd_train.training.processes import Processes
 from ssd_train.training.targets import assign_targets
@@ -62,6 +63,7 @@ class Trainer:
 
     Raises:
         BackendError: a variant that does not work on this device.
+        NetworkError: there is less to freeze than was asked for.
     """
 
     def __init__(self, network: SSD, config: TrainingConfig, processes: Processes) -> None:
@@ -82,6 +84,7 @@ class Trainer:
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         network.to(memory_format=self.memory_format)
         self.amp_type = AMP_TYPES.get(config.amp)
+        self.frozen = freeze(network, config.freeze)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = MXNetSGD(trained, config.lr, config.momentum, config.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, INITIAL_LOSS_SCALE, enabled=config.amp == "fp16")
@@ -91,6 +94,7 @@ class Trainer:
         if processes.count > 1:
             forward = DistributedDataParallel(forward, device_ids=[device] if device.type == "cuda" else None)
         self.forward = forward
+        self.with_negatives = config.negatives
         self.average = MovingAverage(network, config.ema_decay) if config.ema else None
         self._images: Tensor | None = None
 
@@ -98,6 +102,12 @@ class Trainer:
     def kept_network(self) -> SSD:
         """The network that is validated and saved: the moving average, where there is one."""
         return self.network if self.average is None else self.average.network
+
+    def start_training(self) -> None:
+        """Put the network into training mode, but for what is frozen."""
+        self.network.train()
+        for module in self.frozen:
+            module.eval()
 
     def step(self, step: int, batch: Batch, lr: float, *, stop: bool) -> StepResult:
         """Take a step on this process's part of a batch, which is on the CPU; `stop` is what all are to know."""
@@ -110,11 +120,18 @@ class Trainer:
         images = images.contiguous(memory_format=self.memory_format)
         cls_targets, box_targets = assign_targets(batch.boxes, batch.labels, self.network.anchors)
         # All processes divide by the positives of the whole batch. Their gradients are averaged, hence the product.
-        positives = (cls_targets > 0).sum().to(torch.float32)
-        counts = self.processes.sum(torch.stack([positives, torch.full_like(positives, float(stop))]))
+        positives = (cls_targets > 0).sum(dim=1).to(torch.float32)
+        has_some = (positives > 0).to(torch.float32)
+        counted = [positives.sum(), has_some.sum(), (1 - has_some).sum(), torch.full_like(has_some[0], float(stop))]
+        num_positives, num_with, num_empty, stops = self.processes.sum(torch.stack(counted))
+        positives_of_empty: Tensor | float = 0
+        if self.with_negatives:
+            positives_of_empty, num_positives = empty_images_share(num_positives, num_with, num_empty)
         with torch.autocast(device.type, self.amp_type or torch.bfloat16, enabled=self.amp_type is not None):
             cls_logits, box_offsets = self.forward(images)
-        classification, localisation = multibox_loss(cls_logits, box_offsets, cls_targets, box_targets, counts[0])
+        classification, localisation = multibox_loss(
+            cls_logits, box_offsets, cls_targets, box_targets, num_positives, positives_of_empty
+        )
         loss = (classification + localisation) * self.processes.count
 
         for group in self.optimizer.param_groups:
@@ -124,7 +141,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         losses = self.processes.sum(torch.stack([classification.detach(), localisation.detach()]))
-        numbers, copied = _copy_async(torch.cat([losses, counts[1:]]))
+        numbers, copied = _copy_async(torch.cat([losses, stops[None]]))
         if self.average is not None:
             self.average.update(self.network, step)
         return StepResult(step, lr, batch.paths, time.perf_counter(), numbers, copied)

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from ssd_train.networks import resnet_v2
+from ssd_train.networks.config import NetworkConfig
 from ssd_train.networks.vgg_atrous import CONVS_OF_GROUP
-from ssd_train.networks.zoo import NetworkConfig
 
 # How our own prefixes, and those of VGG's older names, begin.
 _OURS = "features.backbone"

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ssd_train.errors import WeightsError
+from ssd_train.networks.config import NetworkConfig
 from ssd_train.networks.ssd import SSD
-from ssd_train.networks.zoo import NetworkConfig
 from ssd_train.weights.layer_names import canonical_name, layer_names, tensor_names
 
 # How many names an error lists before it stops.
@@ -134,12 +134,13 @@ def _anchor_table(levels: list[Tensor], config: NetworkConfig, misfit: Misfit) -
     """Cut each level's stored map (1, 1, rows, columns, 4 * anchors per cell) to its feature map: (A, 4)."""
     table = []
     sizes = zip(levels, config.feature_sizes, config.anchors_per_cell, strict=True)
-    for level, (stored, cells, count) in enumerate(sizes):
+    for level, (stored, (rows, columns), count) in enumerate(sizes):
         shape = tuple(stored.shape)
-        if len(shape) != 5 or shape[:2] != (1, 1) or min(shape[2:4]) < cells or shape[4] != 4 * count:
-            expected = f"(1, 1, {cells} or more, {cells} or more, {4 * count})"
+        is_map = len(shape) == 5 and shape[:2] == (1, 1) and shape[4] == 4 * count
+        if not is_map or shape[2] < rows or shape[3] < columns:
+            expected = f"(1, 1, {rows} or more, {columns} or more, {4 * count})"
             raise misfit(f"anchors of level {level} have shape {shape}, expected {expected}")
-        table.append(stored[0, 0, :cells, :cells].reshape(-1, 4))
+        table.append(stored[0, 0, :rows, :columns].reshape(-1, 4))
     return torch.cat(table).to(torch.float32)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ssd_train.errors import WeightsError
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
-from ssd_train.networks.zoo import find_network, network_config
+from ssd_train.networks.zoo import NETWORKS, find_network, network_config
 from ssd_train.weights.description import BatchNorm, stored_classes
 from ssd_train.weights.mapping import mxnet_state, select
 from ssd_train.weights.packed import PACKED, pack
@@ -58,6 +58,12 @@ def state_for(network: SSD, file: WeightFile, batch_norm: BatchNorm = "auto") ->
             f"{file.path}: batch_norm {batch_norm!r} is for checkpoints of pytorch-cv with batch norms in the added "
             "levels, and this file is none; leave it out",
             arguments=("batch_norm",),
+        )
+    if network.config.name not in NETWORKS and (file.format == "params" or of_pytorch_cv):
+        raise WeightsError(
+            f"{file.path}: comes from another project, which has no {network.config.name}; name the network of the "
+            "table that it was made for, or train this one with init from it",
+            arguments=("network",),
         )
     if file.format == "params":
         return mxnet_state(file.tensors, network, file.path)

@@ -13,15 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from ssd_train.networks.build import build_ssd
+from ssd_train.networks.config import NetworkConfig
 from ssd_train.networks.resnet_v2 import PreActivationBottleneck
 from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
-from ssd_train.networks.zoo import NetworkConfig
 
 # Spread of logits and offsets, and the background's lead, that leave a few hundred candidates an image.
 LOGIT_STD = 1.6
 OFFSET_STD = 0.8
 BACKGROUND_LEAD = 6.0
+
+# Pixels of an input of which several are held at a time.
+LARGEST_BATCHED_INPUT = 512 * 512
 
 # The last convolution of a pre-activation block adds to a sum that nothing normalises: unscaled, 30 blocks
 # double its variance 30 times, past what half precision can hold and what a trained network has.
@@ -61,8 +64,7 @@ def randomise(network: SSD, seed: int) -> None:
     for module in network.modules():
         if isinstance(module, PreActivationBottleneck):
             module.conv3.weight.mul_(RESIDUAL_SCALE)
-    side = network.config.input_size
-    features = network.features(_noise_images(side, generator))
+    features = network.features(_noise_images(network.config.input_size, generator))
     for heads, std in ((network.class_predictors, LOGIT_STD), (network.box_predictors, OFFSET_STD)):
         for head, feature in zip(heads, features, strict=True):
             _scale_output(cast(ConvPredictor, head), feature, std)
@@ -78,15 +80,17 @@ def _scale_output(head: ConvPredictor, feature: Tensor, std: float) -> None:
     head.predictor.weight.mul_(std / float(f"{spread:.3g}"))
 
 
-def _noise_images(side: int, generator: torch.Generator) -> Tensor:
+def _noise_images(input_size: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Noise with the same power in every octave, the constant one too, as natural images roughly have it.
 
-    Returns (4, 3, side, side) with a variance of about 1, like normalised images.
+    Returns (M, 3, H, W) with a variance of about 1, like normalised images; M is 4, or 1 where memory would run short
+    and the last map has several cells to measure.
     """
+    count = 4 if math.prod(input_size) <= LARGEST_BATCHED_INPUT else 1
     octaves = []
-    for octave in range(side.bit_length()):
-        noise = torch.randn(4, 3, 2**octave, 2**octave, generator=generator)
-        octaves.append(nn.functional.interpolate(noise, size=(side, side)))
+    for octave in range(max(input_size).bit_length()):
+        noise = torch.randn(count, 3, 2**octave, 2**octave, generator=generator)
+        octaves.append(nn.functional.interpolate(noise, size=input_size))
     return torch.stack(octaves).sum(dim=0) / len(octaves) ** 0.5
 
 

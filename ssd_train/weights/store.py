@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ssd_train.errors import WeightsError
-from ssd_train.networks.zoo import NetworkConfig
+from ssd_train.networks.config import NetworkConfig
 
 # Where GluonCV looks (`gluoncv/model_zoo/model_store.py`); MXNET_GLUON_REPO names a mirror of it.
 REPOSITORY = "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/"

@@ -8,9 +8,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ssd_train.datasets.coco import load_coco
 from ssd_train.datasets.coco_results import write_results
 from ssd_train.datasets.dataset import Dataset, Sample, make_ground_truth
+from ssd_train.datasets.layouts import find_source
 from ssd_train.detections import Detections
 from ssd_train.evaluation.evaluate import score
 from ssd_train.metrics.protocol import Protocol
@@ -50,7 +50,7 @@ def test_no_detections_make_an_empty_list_and_another_length_is_refused(tmp_path
 
 
 def test_pycocotools_reads_the_file_and_finds_the_same_score(real_data: Path, tmp_path: Path) -> None:
-    dataset = load_coco(real_data / "coco_tiny", None, COCO_CLASSES)
+    dataset = find_source("coco", real_data / "coco_tiny").load(None, COCO_CLASSES)
     rng = np.random.default_rng(0)
     found = []
     for sample in dataset.samples:

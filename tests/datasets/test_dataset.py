@@ -92,6 +92,7 @@ def test_ground_truth_of_no_objects_has_the_right_shapes_and_rows_must_agree() -
     with pytest.raises(ValueError, match="same number of rows"):
         GroundTruth(
             boxes=np.zeros((2, 4)),
+            written_boxes=np.zeros((2, 4)),
             labels=np.zeros(2, np.int64),
             is_difficult=np.zeros(1, np.bool_),
             is_crowd=np.zeros(2, np.bool_),

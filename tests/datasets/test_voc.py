@@ -1,36 +1,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from small_voc import CLASSES, object_xml, write_image, write_list
 
-from ssd_train.datasets.voc import load_voc
+from ssd_train.datasets.layouts import find_source
 from ssd_train.errors import DatasetError
-
-CLASSES = ("cat", "Dog")
-
-
-def object_xml(name: str, xmin: object, ymin: object, xmax: object, ymax: object, extra: str = "") -> str:
-    box = f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
-    return f"<object><name>{name}</name>{extra}<bndbox>{box}</bndbox></object>"
-
-
-SIZE_XML = "<size><width>40</width><height>30</height><depth>3</depth></size>"
-
-
-def write_image(folder: Path, image_id: str, *objects: str, size: str = SIZE_XML, suffix: str = ".jpg") -> None:
-    """Add a 40x30 image with its annotation to a VOC folder."""
-    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(folder / "JPEGImages" / f"{image_id}{suffix}"), np.zeros((30, 40, 3), np.uint8))
-    xml = f"<annotation>{size}{''.join(objects)}</annotation>"
-    (folder / "Annotations" / f"{image_id}.xml").write_text(xml)
-
-
-def write_list(folder: Path, name: str, text: str) -> None:
-    (folder / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
-    (folder / "ImageSets" / "Main" / f"{name}.txt").write_text(text)
 
 
 @pytest.fixture
@@ -43,7 +19,7 @@ def voc(tmp_path: Path) -> Path:
 
 
 def test_inclusive_numbers_from_1_become_continuous_boxes_from_0(voc: Path) -> None:
-    dataset = load_voc(voc, None, CLASSES)
+    dataset = find_source("voc", voc).load(None, CLASSES)
     assert dataset.name == "voc test"
     assert dataset.category_ids == (1, 2)
     assert [sample.image_id for sample in dataset.samples] == ["b", "a"]
@@ -52,7 +28,7 @@ def test_inclusive_numbers_from_1_become_continuous_boxes_from_0(voc: Path) -> N
     assert dataset.samples[1].ground_truth.boxes.tolist() == [[0, 0, 40, 30]]
     assert dataset.samples[1].ground_truth.areas.tolist() == [1200]
     assert dataset.samples[1].image_size == (30, 40)
-    assert dataset.notes == ()
+    assert dataset.notes == ("no objects of these classes: Dog",)
 
 
 def test_names_compare_without_case_or_spaces_and_difficult_is_read(voc: Path) -> None:
@@ -61,10 +37,10 @@ def test_names_compare_without_case_or_spaces_and_difficult_is_read(voc: Path) -
         voc,
         "a",
         object_xml(" dog ", 5.5, 6, 7, 8, difficult(1)),
-        object_xml("CAT", 5, 6, 7, 8, difficult(0)),
+        object_xml("cat", 5, 6, 7, 8, difficult(0)),
         object_xml("cat", 5, 6, 7, 8),
     )
-    truth = load_voc(voc, "test", CLASSES).samples[1].ground_truth
+    truth = find_source("voc", voc).load("test", CLASSES).samples[1].ground_truth
     assert truth.labels.tolist() == [1, 0, 0]
     assert truth.is_difficult.tolist() == [True, False, False]
     assert not truth.is_crowd.any()
@@ -74,7 +50,7 @@ def test_names_compare_without_case_or_spaces_and_difficult_is_read(voc: Path) -
 def test_boxes_of_body_parts_are_not_objects(voc: Path) -> None:
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
     write_image(voc, "a", object_xml("cat", 5, 6, 7, 8, part))
-    assert load_voc(voc, "test", CLASSES).samples[1].ground_truth.boxes.tolist() == [[4, 5, 7, 8]]
+    assert find_source("voc", voc).load("test", CLASSES).samples[1].ground_truth.boxes.tolist() == [[4, 5, 7, 8]]
 
 
 def test_objects_without_area_are_left_out_and_noted(voc: Path) -> None:
@@ -87,22 +63,52 @@ def test_objects_without_area_are_left_out_and_noted(voc: Path) -> None:
         object_xml("cat", -8, 5, 0, 9),
         object_xml("cat", 5, 5, 6, 6),
     )
-    dataset = load_voc(voc, "test", CLASSES)
+    dataset = find_source("voc", voc).load("test", CLASSES)
     assert dataset.samples[1].ground_truth.boxes.tolist() == [[4, 4, 6, 6]]
-    assert dataset.notes == ("left out 4 objects without area inside their image: a.xml (4)",)
+    assert dataset.notes[:2] == (
+        "left out 2 objects without width or height: a.xml (2)",
+        "left out 2 objects that lie wholly outside their image: a.xml (2)",
+    )
 
 
-def test_boxes_that_reach_outside_are_kept_unclipped_and_noted(voc: Path) -> None:
-    write_image(voc, "a", object_xml("cat", 0, 5, 41, 9))
-    dataset = load_voc(voc, "test", CLASSES)
-    assert dataset.samples[1].ground_truth.boxes.tolist() == [[-1, 4, 41, 9]]
-    assert dataset.notes == ("kept 1 objects that reach outside their image, boxes not clipped: a.xml (1)",)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("written", "clipped"),
+    [
+        ((0, 5, 41, 9), (0, 4, 40, 9)),
+        ((0, 0, 40, 30), (0, 0, 40, 30)),
+        ((0.0, 5, 43.4, 9), (0, 4, 40, 9)),
+        ((-7, -7, 100, 100), (0, 0, 40, 30)),
+        ((38.5, 5, 44, 33.4), (37.5, 4, 40, 30)),
+    ],
+)
+def test_boxes_that_reach_outside_are_clipped_and_noted(
+    voc: Path, written: tuple[float, ...], clipped: tuple[float, ...], training: bool
+) -> None:
+    write_image(voc, "a", object_xml("cat", *written))
+    dataset = find_source("voc", voc).load("test", CLASSES, training=training)
+    truth = dataset.samples[1].ground_truth
+    assert truth.boxes.tolist() == [list(clipped)]
+    assert truth.areas.tolist() == [(clipped[2] - clipped[0]) * (clipped[3] - clipped[1])]
+    # What GluonCV's rule is about.
+    assert truth.written_boxes.tolist() == [[written[0] - 1, written[1] - 1, *written[2:]]]
+    assert dataset.notes[0] == "clipped 1 objects that reach outside their image: a.xml"
 
 
-@pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>", "<size><width/></size>"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        "",
+        "<size><width>0</width><height>0</height></size>",
+        "<size><width/></size>",
+        "<size><width>wide</width><height>30</height></size>",
+        "<size><width>-40</width><height>-30</height></size>",
+        "<size><width>nan</width><height>inf</height></size>",
+    ],
+)
 def test_a_size_that_is_missing_or_zero_is_read_from_the_image(voc: Path, size: str) -> None:
     write_image(voc, "b", size=size)
-    dataset = load_voc(voc, "test", CLASSES)
+    dataset = find_source("voc", voc).load("test", CLASSES)
     assert dataset.samples[0].image_size == (30, 40)
     assert "b.xml" in dataset.notes[0]
 
@@ -111,32 +117,31 @@ def test_notes_name_five_files_and_count_the_rest(voc: Path) -> None:
     for index in range(7):
         write_image(voc, str(index), object_xml("cat", 3, 3, 3, 3))
     write_list(voc, "many", "\n".join(map(str, range(7))))
-    (note,) = load_voc(voc, "many", CLASSES).notes
-    assert note.endswith("4.xml (1), and 2 more files")
-    assert "left out 7 objects" in note
+    note = find_source("voc", voc).load("many", CLASSES).notes[0]
+    assert note == "left out 7 objects without width or height: 0.xml, 1.xml, 2.xml, 3.xml, 4.xml, and 2 more"
 
 
-@pytest.mark.parametrize("suffix", [".jpeg", ".png", ".bmp", ".JPG"])
+@pytest.mark.parametrize("suffix", [".jpeg", ".png", ".bmp", ".JPG", ".Jpg", ".webp", ".WebP", ".tif", ".TIFF"])
 def test_other_image_suffixes_are_found(voc: Path, suffix: str) -> None:
     write_image(voc, "c.v1", suffix=suffix)
     write_list(voc, "val", "c.v1")
-    assert load_voc(voc, "val", CLASSES).samples[0].path.name == f"c.v1{suffix}"
+    assert find_source("voc", voc).load("val", CLASSES).samples[0].path.name == f"c.v1{suffix}"
 
 
 def test_a_jpg_is_preferred_to_another_file_of_the_same_name(voc: Path) -> None:
     write_image(voc, "a", suffix=".png")
-    assert load_voc(voc, None, CLASSES).samples[1].path.name == "a.jpg"
+    assert find_source("voc", voc).load(None, CLASSES).samples[1].path.name == "a.jpg"
 
 
 def test_lists_may_have_a_second_column_blank_lines_and_windows_ends(voc: Path) -> None:
     write_list(voc, "cat_test", "a  1\r\n\r\nb -1\r\n")
-    assert [sample.image_id for sample in load_voc(voc, "cat_test", CLASSES).samples] == ["a", "b"]
+    assert [sample.image_id for sample in find_source("voc", voc).load("cat_test", CLASSES).samples] == ["a", "b"]
 
 
 def test_val_stands_in_where_there_is_no_test_list(voc: Path) -> None:
     (voc / "ImageSets" / "Main" / "test.txt").unlink()
     write_list(voc, "val", "a")
-    assert load_voc(voc, None, CLASSES).name == "voc val"
+    assert find_source("voc", voc).load(None, CLASSES).name == "voc val"
 
 
 @pytest.mark.parametrize("inside", ["", "VOCdevkit"])
@@ -146,16 +151,20 @@ def test_year_folders_are_found_beside_each_other_or_in_a_devkit(tmp_path: Path,
         write_image(folder, image_id)
         write_list(folder, "trainval", image_id)
         write_list(folder, "test", image_id)
-    assert load_voc(tmp_path, None, CLASSES).name == "voc 2007_test"
-    both = load_voc(tmp_path, "2007_trainval, 2012_trainval", CLASSES)
+    assert find_source("voc", tmp_path).load(None, CLASSES).name == "voc 2007_test"
+    both = find_source("voc", tmp_path).load("2007_trainval, 2012_trainval", CLASSES)
     assert [sample.image_id for sample in both.samples] == ["000001", "2008_000008"]
     for split in ("test", "2010_test"):
         with pytest.raises(DatasetError, match=f"'{split}' names no year that is here \\(VOC2007, VOC2012\\)"):
-            load_voc(tmp_path, split, CLASSES)
+            find_source("voc", tmp_path).load(split, CLASSES)
 
 
-def unknown_class(voc: Path) -> None:
+def other_classes_only(voc: Path) -> None:
     write_image(voc, "a", object_xml("horse", 1, 1, 4, 4))
+
+
+def shares(voc: Path) -> None:
+    write_image(voc, "a", object_xml("cat", 0.1, 0.2, 0.9, 1.02))
 
 
 def missing_image(voc: Path) -> None:
@@ -190,12 +199,8 @@ def no_name(voc: Path) -> None:
     write_image(voc, "a", "<object></object>")
 
 
-def odd_difficult(voc: Path) -> None:
-    write_image(voc, "a", object_xml("cat", 1, 1, 4, 4, "<difficult>maybe</difficult>"))
-
-
-def odd_size(voc: Path) -> None:
-    write_image(voc, "a", size="<size><width>wide</width><height>30</height></size>")
+def name_of_spaces(voc: Path) -> None:
+    write_image(voc, "a", object_xml("cat", 1, 1, 4, 4), object_xml("  ", 1, 1, 4, 4))
 
 
 def empty_list(voc: Path) -> None:
@@ -208,6 +213,7 @@ def listed_twice(voc: Path) -> None:
 
 def no_list(voc: Path) -> None:
     (voc / "ImageSets" / "Main" / "test.txt").rename(voc / "ImageSets" / "Main" / "other.txt")
+    write_list(voc, "another", "a")
 
 
 def binary_list(voc: Path) -> None:
@@ -218,54 +224,53 @@ def binary_list(voc: Path) -> None:
     ("damage", "message"),
     [
         (
-            unknown_class,
-            r"a\.xml: class 'horse' is not one of the detector's 2 \(cat, dog, ...\); give the data set's",
+            other_classes_only,
+            r"voc test: its objects are of horse, and the detector knows cat, Dog; evaluate a detector of this",
         ),
-        (missing_image, r"a\.jpg: no such image .*test\.txt lists it"),
+        (shares, r"coordinates of all objects lie between 0 and 1 \(the first in a\.xml\), so they are shares"),
+        (missing_image, r"JPEGImages/a: no such image .*test\.txt lists it"),
         (missing_xml, r"a\.xml: no such annotation, but .*test\.txt lists its image"),
         (broken_xml, r"a\.xml: not readable XML"),
         (unknown_encoding, r"a\.xml: not readable XML"),
-        (text_for_a_number, r"a\.xml: an object's bndbox has xmin 'one', expected a number"),
-        (infinite_number, r"a\.xml: an object's bndbox has xmax 'inf'"),
-        (no_box, r"a\.xml: an object's bndbox has xmin ''"),
-        (no_name, r"a\.xml: class ''"),
-        (odd_difficult, r"a\.xml: an object's difficult flag is 'maybe', expected 0 or 1"),
-        (odd_size, r"a\.xml: its size .*wide"),
+        (text_for_a_number, r"a\.xml: object 1 \(cat\): its bndbox has xmin 'one', expected a number"),
+        (infinite_number, r"a\.xml: object 1 \(cat\): its bndbox has xmax 'inf'"),
+        (no_box, r"a\.xml: object 1 \(cat\): its bndbox has xmin ''"),
+        (no_name, r"a\.xml: object 1 has no name; name its class"),
+        (name_of_spaces, r"a\.xml: object 2 has no name; name its class"),
         (empty_list, r"test\.txt: the image list is empty"),
-        (listed_twice, r"test\.txt: image a is listed twice"),
-        (no_list, r"val\.txt: no such image list; .*lists there: other"),
+        (listed_twice, r"voc test: image a is listed twice"),
+        (no_list, r"has no list test or val, only another, other; name a list"),
         (binary_list, r"test\.txt: cannot be read as UTF-8"),
     ],
 )
 def test_damage_is_an_error_that_names_the_file(voc: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(voc)
     with pytest.raises(DatasetError, match=message):
-        load_voc(voc, None, CLASSES)
+        find_source("voc", voc).load(None, CLASSES)
 
 
 def test_a_folder_of_something_else_says_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no Pascal VOC data; expected Annotations, JPEGImages"):
-        load_voc(tmp_path, None, CLASSES)
+        find_source("voc", tmp_path).load(None, CLASSES)
 
 
 @pytest.mark.parametrize("split", ["test,", ",", "test,,val"])
 def test_a_split_with_an_empty_part_is_refused(voc: Path, split: str) -> None:
     with pytest.raises(DatasetError, match="empty part"):
-        load_voc(voc, split, CLASSES)
+        find_source("voc", voc).load(split, CLASSES)
 
 
-def test_classes_that_differ_in_case_only_are_refused(voc: Path) -> None:
-    with pytest.raises(DatasetError, match="'cat' and 'CAT' differ only in case"):
-        load_voc(voc, None, ("cat", "CAT"))
+def test_a_list_that_is_not_there_is_refused_with_those_that_are(voc: Path) -> None:
+    with pytest.raises(DatasetError, match=r"val\.txt: no such image list; .*lists there: test\)") as caught:
+        find_source("voc", voc).load("val", CLASSES)
+    assert "another split" in str(caught.value)
 
 
 def test_blood_cells_load_without_the_two_boxes_that_have_no_size(real_data: Path) -> None:
-    dataset = load_voc(real_data / "bccd", "trainval,test", ("RBC", "WBC", "Platelets"))
+    dataset = find_source("voc", real_data / "bccd").load("trainval, test", ("RBC", "WBC", "Platelets"))
     assert len(dataset.samples) == 364
-    assert dataset.notes == (
-        "left out 2 objects without area inside their image: BloodImage_00338.xml (1), BloodImage_00343.xml (1)",
-    )
+    assert dataset.notes == ("left out 2 objects without width or height: BloodImage_00338.xml, BloodImage_00343.xml",)
     counts = np.bincount(np.concatenate([sample.ground_truth.labels for sample in dataset.samples]))
     # 4,888 boxes as the data's README says, less two RBC; per class counted with grep.
     assert counts.tolist() == [4155 - 2, 372, 361]
-    assert load_voc(real_data / "bccd", None, dataset.class_names).name == "voc test"
+    assert find_source("voc", real_data / "bccd").load(None, dataset.class_names).name == "voc test"

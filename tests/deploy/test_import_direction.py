@@ -12,7 +12,7 @@ TORCH_FREE = [
     f"ssd_train/{name}"
     for name in (
         "boxes.py", "class_list.py", "datasets", "detections.py", "draw.py", "errors.py", "evaluation", "files.py",
-        "image_files.py", "metrics", "preprocess.py", "requirements.py", "spec.py",
+        "image_files.py", "metrics", "picture_grid.py", "preprocess.py", "requirements.py", "spec.py",
     )
 ]  # fmt: skip
 
@@ -70,6 +70,14 @@ def test_what_a_deployment_runs_on_imports_nothing_heavy_and_no_network(module: 
     later = ("ssd_train.networks", "ssd_train.weights", "ssd_train.training")
     names = {name for names in imports_of(module).values() for name in names if name.startswith(later)}
     assert not names
+
+
+def test_a_check_of_data_imports_nothing_heavy_and_of_networks_their_table_alone() -> None:
+    assert offenders("ssd_train/data_check", {"torch", "torchvision", "safetensors", "onnx", "tensorboard"}) == []
+    names = {name for names in imports_of("ssd_train/data_check").values() for name in names}
+    modules = {".".join(name.split(".")[:3]) for name in names if name.startswith("ssd_train.networks.")}
+    assert modules == {"ssd_train.networks.anchors", "ssd_train.networks.zoo"}
+    assert not [name for name in names if name.startswith(("ssd_train.weights", "ssd_train.training"))]
 
 
 def test_packages_and_tests_import_from_no_benchmark_and_no_test() -> None:

@@ -18,8 +18,9 @@ from ssd_deploy.backends.base import CUDA_EVENTS, DeviceTimed
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError
+from ssd_train.networks.config import NetworkConfig
 from ssd_train.networks.ssd import SSD
-from ssd_train.networks.zoo import NetworkConfig
+from ssd_train.networks.zoo import squares
 from ssd_train.precisions import in_precision
 from ssd_train.preprocess import preprocess
 
@@ -46,12 +47,12 @@ def tiny_ssd() -> SSD:
     config = NetworkConfig(
         name="tiny",
         backbone="two maps",
-        input_size=64,
+        input_size=(64, 64),
         class_names=("a", "b", "c"),
-        feature_sizes=(8, 4),
+        feature_sizes=squares(8, 4),
         sizes=(16.0, 32.0, 48.0),
         ratios=((1.0, 2.0, 0.5), (1.0, 2.0, 0.5)),
-        steps=(8, 16),
+        steps=squares(8, 16),
     )
     torch.manual_seed(0)
     return SSD(config, TwoMaps()).eval()

@@ -102,9 +102,9 @@ def test_the_light_environment_has_no_heavy_package_and_all_of_the_light_ones(li
 def test_everything_torch_free_imports(light: Light) -> None:
     code = """
 import importlib, pkgutil
-shared = "boxes class_list detections draw errors files image_files preprocess spec"
+shared = "boxes class_list detections draw errors files image_files picture_grid preprocess spec"
 names = ["ssd_train." + name for name in shared.split()]
-for package in ("datasets", "evaluation", "metrics"):
+for package in ("data_check", "datasets", "evaluation", "metrics"):
     path = importlib.import_module("ssd_train." + package).__path__
     names += [info.name for info in pkgutil.walk_packages(path, f"ssd_train.{package}.")]
 ours = ("backends.base backends.cuda_open backends.onnxruntime backends.tensorrt benchmark.chart benchmark.run cli "
@@ -141,6 +141,14 @@ def test_doctor_says_that_torch_is_missing_and_onnxruntime_works(light: Light) -
     rows = {line[: line.index(")") + 1]: line for line in done.stdout.splitlines() if ")  " in line}
     assert " no " in rows["torch (cpu)"] and "pip install 'ssd-deploy[export]'" in rows["torch (cpu)"]
     assert " yes " in rows["onnxruntime (cpu)"]
+
+
+def test_data_are_checked_and_charts_name_the_extra_that_draws_them(light: Light, tmp_path: Path) -> None:
+    assert light("-m", "ssd_deploy", "shapes", "--out", "shapes", "--train", 6, "--val", 4).returncode == 0
+    done = light("-m", "ssd_deploy", "check", "shapes", "--network", "ssd_512_mobilenet1.0_custom")
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'ssd-deploy[plots]'" in done.stdout
+    assert [path.name for path in (tmp_path / "runs" / "check" / "shapes").iterdir()] == ["samples.jpg"]
 
 
 def test_an_exported_file_detects(light: Light, model_path: Path, voc_root: Path, tmp_path: Path) -> None:

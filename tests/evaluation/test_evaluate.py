@@ -2,17 +2,17 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ssd_train.datasets.coco import load_coco
 from ssd_train.datasets.dataset import Dataset, Sample, make_ground_truth
-from ssd_train.datasets.voc import load_voc
+from ssd_train.datasets.layouts import find_source
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.errors import DatasetError
-from ssd_train.evaluation.evaluate import score
+from ssd_train.evaluation.evaluate import has_objects, score
 from ssd_train.evaluation.loop import Predict, run_detector
 from ssd_train.files import write_json
 from ssd_train.metrics.protocol import Protocol
@@ -61,6 +61,47 @@ def test_a_voc_report_holds_the_score_and_what_it_means() -> None:
     assert (report.detections, report.capped_images) == (2, 1)
     assert report.notes == ("left out 1 objects",)
     assert report.postprocess["nms_iou_threshold"] == 0.45
+
+
+def without_objects(**changes: Any) -> Dataset:
+    dataset, _ = scored_dataset(("took the size from the file",))
+    empty = make_ground_truth([])
+    samples = tuple(dataclasses.replace(sample, ground_truth=empty) for sample in dataset.samples)
+    return dataclasses.replace(dataset, samples=samples, **changes)
+
+
+def nothing_but_difficult_and_crowd() -> Dataset:
+    dataset, _ = scored_dataset()
+    samples = [
+        dataclasses.replace(
+            sample, ground_truth=dataclasses.replace(sample.ground_truth, **{flag: sample.ground_truth.labels >= 0})
+        )
+        for sample, flag in zip(dataset.samples, ("is_difficult", "is_crowd"), strict=True)
+    ]
+    return dataclasses.replace(dataset, samples=tuple(samples))
+
+
+@pytest.mark.parametrize("protocol", list(Protocol))
+@pytest.mark.parametrize("metric", ["voc", "coco"])
+@pytest.mark.parametrize(
+    ("dataset", "reason"),
+    [
+        (without_objects(), "no image has an object that counts"),
+        (nothing_but_difficult_and_crowd(), "no image has an object that counts"),
+        (without_objects(is_annotated=False), "there are no annotations"),
+    ],
+)
+def test_where_there_is_nothing_to_find_there_is_no_score_and_the_reason(
+    dataset: Dataset, reason: str, metric: str, protocol: Protocol, tmp_path: Path
+) -> None:
+    assert not has_objects(dataset) and has_objects(scored_dataset()[0])
+    report = score(dataset, scored_dataset()[1], SPEC, metric=metric, protocol=protocol)
+    assert (report.numbers, report.per_class, report.images, report.detections) == ({}, {}, 2, 2)
+    assert np.isnan(report.headline)
+    assert report.notes == (*dataset.notes, f"no score, since {reason}")
+    assert report.lines()[0] == f"{report.headline_name} n/a  tiny on voc test"
+    write_json(tmp_path / "report.json", report.to_dict())
+    assert json.loads((tmp_path / "report.json").read_text())["headline"] is None
 
 
 def test_a_gluoncv_report_notes_the_objects_its_rule_leaves_out() -> None:
@@ -175,7 +216,7 @@ def answers_of(dataset: Dataset, spec: DetectorSpec) -> Predict:
 
 def test_a_detector_that_knows_the_answers_scores_one_on_real_coco_images(real_data: Path) -> None:
     spec = DetectorSpec(network="oracle", class_names=COCO_CLASSES, input_size=(300, 300))
-    dataset = load_coco(real_data / "coco_tiny", None, COCO_CLASSES)
+    dataset = find_source("coco", real_data / "coco_tiny").load(None, COCO_CLASSES)
     found = run_detector(dataset.samples, answers_of(dataset, spec), spec)
     report = score(dataset, found, spec, metric="coco", protocol=Protocol.STANDARD)
     assert report.headline == pytest.approx(1, abs=1e-9)
@@ -187,7 +228,7 @@ def test_a_detector_that_knows_the_answers_scores_one_on_real_coco_images(real_d
 @pytest.mark.parametrize("protocol", list(Protocol))
 def test_a_detector_that_knows_the_answers_scores_one_on_real_voc_images(real_data: Path, protocol: Protocol) -> None:
     spec = DetectorSpec(network="oracle", class_names=("RBC", "WBC", "Platelets"), input_size=(300, 300))
-    dataset = load_voc(real_data / "bccd", "test", spec.class_names).limited(20)
+    dataset = find_source("voc", real_data / "bccd").load("test", spec.class_names).limited(20)
     found = run_detector(dataset.samples, answers_of(dataset, spec), spec)
     report = score(dataset, found, spec, metric="voc", protocol=protocol)
     assert report.headline == pytest.approx(1, abs=1e-9)

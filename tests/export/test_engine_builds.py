@@ -1,8 +1,8 @@
 """Every network of the table is exported and really built, in float, half and int8, with TensorRT for RTX.
 
-The whole table takes minutes, so that rows are marked `engines` and left out by `make test`; three of them, a network
-of each kind, are marked `engines_ci` too, for CI.
-Rows are built in processes of their own, one a core, since tracing and building use one core each.
+Two rectangles are, too. All of them take minutes, so that they are marked `engines` and left out by `make test`; four,
+a network of each kind and a rectangle, are marked `engines_ci` too, for CI.
+Networks are built in processes of their own, one a core, since tracing and building use one core each.
 """
 
 import concurrent.futures
@@ -19,7 +19,7 @@ import pytest
 from export.engine.file import BuildOptions, EngineInfo, TensorInfo, read_info
 from ssd_train.datasets.generated_files import write_shapes
 from ssd_train.files import sha256_of_file
-from ssd_train.networks.zoo import NETWORKS
+from ssd_train.networks.zoo import NETWORKS, find_network
 from ssd_train.spec import IMAGENET_MEAN
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
@@ -28,16 +28,19 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 PRECISIONS = ("fp32", "int8", "fp16")
 CALIBRATION_PICTURES = 2
 CUSTOM_CLASSES = ("bolt", "nut", "washer")
+# VGG's last level has a border of its own at sizes that are not in the table.
+RECTANGLES = ("ssd_160x96_mobilenet0.25_custom", "ssd_160x96_vgg16_atrous_custom")
+NAMES = (*NETWORKS, *RECTANGLES)
 # Turing, which the portable default leaves out, then one of every later generation.
 TARGETS = (75, 86, 89, 120)
-TARGET_OF = {name: TARGETS[index % len(TARGETS)] for index, name in enumerate(NETWORKS)}
+TARGET_OF = {name: TARGETS[index % len(TARGETS)] for index, name in enumerate(NAMES)}
 
-# One of each kind: plain convolutions, residual sums, depthwise convolutions.
-CI_ROWS = ("ssd_300_vgg16_atrous_voc", "ssd_512_resnet18_v1_custom", "ssd_300_mobilenet0.25_custom")
+# One of each kind: plain convolutions, residual sums, depthwise convolutions; and the small rectangle.
+CI_ROWS = ("ssd_300_vgg16_atrous_voc", "ssd_512_resnet18_v1_custom", "ssd_300_mobilenet0.25_custom", RECTANGLES[0])
 
-# The first row of a backbone and size is compared with PyTorch on all batches of an ordinary export. The others
+# The first network of a backbone and size is compared with PyTorch on all batches of an ordinary export. The others
 # differ in their anchors and in the channels of the predictors alone, so that one untraced batch tells the same.
-FULLY_CHECKED = {(config.backbone, config.input_size): name for name, config in reversed(NETWORKS.items())}
+FULLY_CHECKED = {(find_network(name).backbone, find_network(name).input_size): name for name in reversed(NAMES)}
 ONE_BATCH = (1,)
 
 # The parser's only remark: labels are int64, which TensorRT supports. All others would be about lost precision.
@@ -80,7 +83,7 @@ def build_row(name: str, options: tuple[BuildOptions, ...], folder: Path) -> lis
     write_shapes(pictures, train=CALIBRATION_PICTURES, val=1, seed=0)
     try:
         network = build_network(
-            name, weights="random", classes=CUSTOM_CLASSES if not NETWORKS[name].class_names else None
+            name, weights="random", classes=CUSTOM_CLASSES if not find_network(name).class_names else None
         )
         for precision in PRECISIONS:
             if precision == "int8":
@@ -157,9 +160,9 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.engines
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.engines_ci if name in CI_ROWS else ()) for name in NETWORKS]
+    "name", [pytest.param(name, marks=pytest.mark.engines_ci if name in CI_ROWS else ()) for name in NAMES]
 )
-def test_a_network_of_the_table_builds_in_every_precision(name: str, rows: Rows) -> None:
+def test_a_network_builds_in_every_precision(name: str, rows: Rows) -> None:
     built = rows.built(name)
     assert [(each.precision, each.options) for each in built] == [
         (precision, options) for precision in PRECISIONS for options in options_of(precision, every_option(name))
@@ -178,7 +181,7 @@ def test_a_network_of_the_table_builds_in_every_precision(name: str, rows: Rows)
 
 
 def assert_is_right(built: Built, name: str) -> None:
-    config, info = NETWORKS[name], built.info
+    config, info = find_network(name), built.info
     assert not built.from_cache
     assert built.plan_size == info.size_bytes > 1 << 20
     assert built.plan_sha256 == info.plan_sha256 and built.onnx_sha256 == info.onnx_sha256
@@ -189,8 +192,7 @@ def assert_is_right(built: Built, name: str) -> None:
     assert info.options == built.options and info.layer_precisions is None and info.build_seconds > 0
     assert (info.spec.network, info.spec.precision, info.spec.mean) == (name, built.precision, IMAGENET_MEAN)
     assert info.spec.class_names == (config.class_names or CUSTOM_CLASSES)
-    side = config.input_size
-    assert info.inputs == {"images": TensorInfo(dtype="FLOAT", shape=(-1, 3, side, side))}
+    assert info.inputs == {"images": TensorInfo(dtype="FLOAT", shape=(-1, 3, *config.input_size))}
     assert info.outputs == {
         "boxes": TensorInfo(dtype="FLOAT", shape=(-1, 100, 4)),
         "scores": TensorInfo(dtype="FLOAT", shape=(-1, 100)),
@@ -200,6 +202,6 @@ def assert_is_right(built: Built, name: str) -> None:
 
 
 def test_every_target_is_built_for_and_every_row_has_one() -> None:
-    assert set(TARGET_OF) == set(NETWORKS) and set(TARGET_OF.values()) == set(TARGETS)
-    assert set(CI_ROWS) <= set(NETWORKS)
-    assert set(FULLY_CHECKED.values()) <= set(NETWORKS) and len(FULLY_CHECKED) == 10
+    assert set(TARGET_OF) == set(NAMES) and set(TARGET_OF.values()) == set(TARGETS)
+    assert set(CI_ROWS) <= set(NAMES)
+    assert set(FULLY_CHECKED.values()) <= set(NAMES) and len(FULLY_CHECKED) == 12

@@ -117,6 +117,24 @@ def test_the_file_gives_pytorchs_detections_at_any_batch_size(network, path, bat
     assert (labels >= 0).any()
 
 
+# Two backbones whose last level is another than in the table.
+@pytest.mark.parametrize("backbone", ["vgg16_atrous", "resnet34_v1b"])
+def test_a_rectangles_file_gives_pytorchs_detections(backbone, tmp_path):
+    network = build_network(f"ssd_160x96_{backbone}_custom", weights="random", classes=["a", "b", "c"])
+    path = export_onnx(network, tmp_path)
+    assert shapes(onnx.load(path, load_external_data=False).graph.input) == {"images": ["N", 3, 96, 160]}
+    images = np.random.default_rng(2).normal(size=(2, 3, 96, 160)).astype(np.float32)
+    found = np.dstack([value.reshape(2, 100, -1) for value in run(path, images)])
+    with torch.inference_mode():
+        raw = network(torch.from_numpy(images))
+        expected = Postprocess(PostprocessSettings())(*raw, network.anchors)
+    expected = np.dstack([value.numpy().reshape(2, 100, -1) for value in expected])
+    # Box, score and label of each row beside every other's: scores that are equal but for rounding may change places.
+    near = (np.abs(found[:, :, None] - expected[:, None]) < [1e-2, 1e-2, 1e-2, 1e-2, 1e-5, 0.5]).all(axis=3)
+    assert near.any(axis=1).all() and near.any(axis=2).all()
+    assert (found[..., 5] >= 0).sum() > 50
+
+
 def test_each_image_of_a_batch_is_treated_alone(path):
     images = images_of(3)
     together = run(path, images)

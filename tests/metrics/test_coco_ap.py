@@ -8,8 +8,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ssd_train.datasets.coco import load_coco
 from ssd_train.datasets.dataset import Dataset, GroundTruth, make_ground_truth
+from ssd_train.datasets.layouts import find_source
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
 from ssd_train.metrics.coco_ap import NUMBER_NAMES, coco_average_precision
@@ -18,7 +18,7 @@ from ssd_train.networks.zoo import COCO_CLASSES
 
 @pytest.fixture(scope="module")
 def tiny(real_data: Path) -> Dataset:
-    return load_coco(real_data / "coco_tiny", None, COCO_CLASSES)
+    return find_source("coco", real_data / "coco_tiny").load(None, COCO_CLASSES)
 
 
 def perfect(dataset: Dataset) -> list[Detections]:

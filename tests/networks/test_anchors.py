@@ -1,5 +1,7 @@
 """Anchors against sums and corner values of GluonCV's own tables."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -38,3 +40,30 @@ def test_cells_run_along_rows_first():
     anchors = generate_anchors(NETWORKS["ssd_300_vgg16_atrous_voc"])
     np.testing.assert_array_equal(anchors[4, :2], [12, 4])
     np.testing.assert_array_equal(anchors[4 * 38, :2], [4, 12])
+
+
+# SHA-256 of the bytes, written down before networks of other sizes existed.
+HASHES = {
+    "d08081e34c156a84": {"ssd_300_vgg16_atrous_voc"},
+    "770c226f0153934c": {
+        *(f"ssd_300_vgg16_atrous_{data}" for data in ("coco", "custom")),
+        *(f"ssd_300_resnet34_v1b_{data}" for data in ("voc", "coco", "custom")),
+    },
+    "4008dde94fe9efbe": {f"ssd_512_vgg16_atrous_{data}" for data in ("voc", "coco", "custom")},
+    "831c54e44a069ad3": {
+        *(f"ssd_512_{name}_voc" for name in ("resnet50_v1", "resnet50_v1s", "resnet18_v1", "resnet101_v2")),
+        *(f"ssd_512_mobilenet1.0_{data}" for data in ("voc", "coco", "custom")),
+        *(f"ssd_512_resnet18_v1_{data}" for data in ("coco", "custom")),
+        "ssd_512_resnet101_v2_custom",
+    },
+    "92cf5f446e01b133": {"ssd_512_resnet50_v1_coco", "ssd_512_resnet50_v1_custom", "ssd_512_resnet50_v1s_custom"},
+    "b27a2da1769ba0e1": {f"ssd_300_mobilenet0.25_{data}" for data in ("voc", "coco", "custom")},
+    "8ae96277cbc6367a": {"ssd_512_mobilenet0.25_custom"},
+}
+
+
+def test_the_tables_anchors_are_what_they_were_to_the_byte():
+    hashes = {}
+    for name, config in NETWORKS.items():
+        hashes.setdefault(hashlib.sha256(generate_anchors(config).tobytes()).hexdigest()[:16], set()).add(name)
+    assert hashes == HASHES

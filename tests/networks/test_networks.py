@@ -42,10 +42,10 @@ def test_the_table_has_every_network():
 def test_every_network_gives_logits_offsets_and_maps_of_its_row(name):
     network = on_meta(name)
     config = network.config
-    side = config.input_size
-    maps = network.features(torch.empty(2, 3, side, side, device="meta"))
-    assert [tuple(each.shape[2:]) for each in maps] == [(size, size) for size in config.feature_sizes]
-    cls_logits, box_offsets = network(torch.empty(2, 3, side, side, device="meta"))
+    images = torch.empty(2, 3, *config.input_size, device="meta")
+    maps = network.features(images)
+    assert tuple(tuple(each.shape[2:]) for each in maps) == config.feature_sizes
+    cls_logits, box_offsets = network(images)
     assert cls_logits.shape == (2, config.num_anchors, len(config.class_names) + 1)
     assert box_offsets.shape == (2, config.num_anchors, 4)
     assert network.anchors.shape == (config.num_anchors, 4)

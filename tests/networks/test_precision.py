@@ -60,8 +60,7 @@ def with_worn_norms(network):
 
 
 def images_of(network, count=1, seed=0):
-    side = network.config.input_size
-    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(count, 3, *network.config.input_size, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.inference_mode()

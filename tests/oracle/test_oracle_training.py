@@ -271,7 +271,7 @@ def sampled(reference: Arrays) -> Arrays:
     """Draw one case with our code; return arrays named and shaped as the reference's, of more runs."""
     rng = np.random.default_rng(SEED)
     height, width = reference["image_size"].tolist()
-    boxes, input_size = reference["boxes"], int(reference["input_size"])
+    boxes, input_size = reference["boxes"], (int(reference["input_size"]),) * 2
     runs = [
         sample_geometry(rng, (height, width), boxes.copy(), input_size)
         for _ in range(len(reference["crop"]) * RUNS_FOR_ONE)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ssd_train.datasets.voc import load_voc
+from ssd_train.datasets.layouts import find_source
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.evaluation.evaluate import score
 from ssd_train.metrics.protocol import Protocol
@@ -33,7 +33,7 @@ def spec(reference: dict[str, NDArray[Any]]) -> DetectorSpec:
 def test_objects_are_those_that_gluoncv_reads(
     oracle_dir: Path, reference: dict[str, NDArray[Any]], spec: DetectorSpec
 ) -> None:
-    dataset = load_voc(oracle_dir / "voc", "2007_test", VOC_CLASSES)
+    dataset = find_source("voc", oracle_dir / "voc").load("2007_test", VOC_CLASSES)
     assert [sample.image_id for sample in dataset.samples] == list(reference["image_ids"])
     for sample, rows in zip(dataset.samples, reference["truth"], strict=True):
         rows = rows[rows[:, 4] >= 0]
@@ -53,7 +53,7 @@ def test_objects_are_those_that_gluoncv_reads(
 def test_average_precisions_are_gluoncv_s(
     oracle_dir: Path, reference: dict[str, NDArray[Any]], spec: DetectorSpec
 ) -> None:
-    dataset = load_voc(oracle_dir / "voc", "2007_test", VOC_CLASSES)
+    dataset = find_source("voc", oracle_dir / "voc").load("2007_test", VOC_CLASSES)
     padded = PaddedDetections(reference["bboxes"], reference["scores"], reference["ids"].astype(np.int64))
     detections = [
         Detections.from_padded(padded, row, spec.input_size, sample.image_size)

@@ -27,6 +27,7 @@ from ssd_train.training.epoch import validate
 from ssd_train.training.initialise import initialise
 from ssd_train.training.processes import Processes, joined
 from ssd_train.training.step import Trainer
+from ssd_train.training.validation_loss import ValidationLoss
 
 # Without batch norms, whose statistics each process has of its own.
 WITHOUT_BATCH_NORM = "ssd_300_vgg16_atrous_custom"
@@ -52,14 +53,30 @@ def two_images(first: int = 0, last: int = 2) -> Batch:
     return Batch(*(part[first:last] for part in whole), paths=("a.jpg", "b.jpg")[first:last], bad=())
 
 
-def step_result(processes: Processes, batch: Batch, out: Path) -> dict[str, Any]:
-    """Take one step; returns losses, gradients and weights."""
+def step_result(processes: Processes, batch: Batch, out: Path, *, negatives: bool = False) -> dict[str, Any]:
+    """Take one step; returns losses, gradients and weights. With negatives the second image has no objects."""
+    if negatives:
+        batch.labels[torch.tensor([path == "b.jpg" for path in batch.paths])] = -1
     network = build_ssd(network_config(WITHOUT_BATCH_NORM, SHAPE_CLASSES))
     initialise(network, 1)
-    trainer = Trainer(network.train(), small_config(Path("unused"), out), processes)
+    trainer = Trainer(network.train(), small_config(Path("unused"), out, negatives=negatives), processes)
     losses = trainer.step(0, batch, 1e-3, stop=processes.rank == 1).values()
     gradients = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.requires_grad}
     return {"losses": losses, "gradients": gradients, "weights": sums(network.state_dict())}
+
+
+def frozen_step(processes: Processes, batch: Batch, out: Path) -> dict[str, Any]:
+    """Take two steps with a frozen backbone; returns what of it changed, and the weights."""
+    network = build_ssd(network_config(NETWORK, SHAPE_CLASSES))
+    initialise(network, 1)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    trainer = Trainer(network, small_config(Path("unused"), out, freeze="backbone"), processes)
+    for step in range(2):
+        trainer.start_training()
+        trainer.step(step, batch, 1e-3, stop=False)
+    after = network.state_dict()
+    changed = [name for name, value in after.items() if not torch.equal(value, before[name])]
+    return {"changed": changed, "weights": sums(dict(network.named_parameters()))}
 
 
 def sums(tensors: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
@@ -77,7 +94,12 @@ def validated(network: SSD, processes: Processes, shapes: Path, count: int) -> d
     dataset = find_source("voc", shapes).load("val", SHAPE_CLASSES)
     dataset = dataclasses.replace(dataset, samples=dataset.samples[:count])
     seen: list[int] = []
-    scored = validate(network, dataset, processes, metric="voc", batch_size=2, workers=1, on_progress=seen.append)
+    loss = ValidationLoss(network, processes.part(dataset.samples), lambda truth, image_size: truth)
+    scored = validate(
+        network, dataset, processes, metric="voc", batch_size=2, workers=1, on_progress=seen.append,
+        on_predictions=loss.add,
+    )  # fmt: skip
+    losses = loss.mean(processes)
     total = sum(processes.gather(seen[-1] if seen else 0))
     if scored is None:
         return None
@@ -85,6 +107,7 @@ def validated(network: SSD, processes: Processes, shapes: Path, count: int) -> d
     rows = [np.column_stack([found.boxes, found.scores, found.labels]) for found in detections]
     return {
         "images": total,
+        "losses": losses,
         "report": report.to_dict(),
         "detections": [torch.from_numpy(row.astype(np.float64)) for row in rows],
     }
@@ -116,6 +139,8 @@ def main(shapes: Path, bad_shapes: Path, out: Path, ports: list[str]) -> None:
         rank = processes.rank
         assert processes.count == 2
         results["step"] = step_result(processes, two_images(rank, rank + 1), out)
+        results["negatives"] = step_result(processes, two_images(rank, rank + 1), out, negatives=True)
+        results["frozen"] = frozen_step(processes, two_images(), out)
         network = scoring_network()
         if rank == 1:
             # Batch norm statistics of its own, as every process has after its last step.
@@ -125,6 +150,9 @@ def main(shapes: Path, bad_shapes: Path, out: Path, ports: list[str]) -> None:
     results["bad image"] = command(ports[1], small_options(bad_shapes, out / "run", limit=None, epochs=1))
     skipping = small_options(bad_shapes, out / "skipped", limit=None, epochs=1, skip_bad_images=True)
     results["skipped"] = command(ports[2], skipping)
+    # A rate at which nothing changes but the statistics of batch norms.
+    patient = small_options(shapes, out / "patient", limit=4, epochs=5, val_interval=1, patience=1, lr=1e-12)
+    results["patient"] = command(ports[3], patient)
     torch.save(results, out / f"rank{rank}.pt")
 
 

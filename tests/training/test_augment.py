@@ -12,9 +12,16 @@ from numpy.typing import NDArray
 
 from ssd_train.preprocess import load_image
 from ssd_train.training.augment import Geometry, _cropped, _kept, render, sample_colour, sample_geometry
+from ssd_train.training.augmentation import Augmentation
 
 # Small, so that even eightfold reduction needs no large pictures.
 SIDE = 32
+SQUARE = (SIDE, SIDE)
+
+# GluonCV's range of crops.
+SCALES = (0.3, 1.0)
+# Neither expansion nor crop.
+WHOLE = Augmentation(max_expansion=1.0, crop=False)
 
 
 def random_boxes(rng: np.random.Generator, image_size: tuple[int, int], count: int) -> NDArray[np.float64]:
@@ -60,9 +67,9 @@ def test_boxes_go_where_their_pixels_go(image_size: tuple[int, int]) -> None:
     for seed in range(80):
         rng = np.random.default_rng(seed)
         boxes = random_boxes(rng, image_size, 3)
-        geometry = sample_geometry(rng, image_size, boxes, SIDE)
+        geometry = sample_geometry(rng, image_size, boxes, SQUARE)
         picture = decoded_at(painted(image_size, boxes), geometry.reduction)
-        result = render(picture, geometry, SIDE)
+        result = render(picture, geometry, SQUARE)
         flips.add(geometry.is_flipped)
         reductions.add(geometry.reduction)
         for number, box in zip(geometry.kept.tolist(), geometry.boxes, strict=True):
@@ -77,6 +84,37 @@ def test_boxes_go_where_their_pixels_go(image_size: tuple[int, int]) -> None:
     assert max(reductions) == 8 or max(image_size) < 8 * SIDE
 
 
+@pytest.mark.parametrize("input_size", [(20, 56), (56, 20)])
+def test_boxes_go_where_their_pixels_go_in_a_rectangular_input(input_size: tuple[int, int]) -> None:
+    boxes_seen, flips = 0, set()
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        boxes = random_boxes(rng, (151, 203), 3)
+        geometry = sample_geometry(rng, (151, 203), boxes, input_size)
+        result = render(decoded_at(painted((151, 203), boxes), geometry.reduction), geometry, input_size)
+        assert result.shape == (*input_size, 3)
+        flips.add(geometry.is_flipped)
+        for number, box in zip(geometry.kept.tolist(), geometry.boxes, strict=True):
+            assert 0 <= box[0] < box[2] <= input_size[1] and 0 <= box[1] < box[3] <= input_size[0]
+            if (box[2:] - box[:2]).min() >= 3:
+                found = bright_extent(result[:, :, number])
+                np.testing.assert_allclose(found, box, atol=PIXELS_TOLERANCE, err_msg=f"seed {seed}, {geometry}")
+                boxes_seen += 1
+    assert boxes_seen > 60 and flips == {True, False}
+
+
+def test_a_whole_image_fills_a_rectangular_input_each_side_by_its_own_scale() -> None:
+    """40 x 80 pixels into 20 x 160: heights halve and widths double."""
+    boxes = np.array([[10, 4, 30, 20]], np.float64)
+    seen = set()
+    for seed in range(8):
+        found = sample_geometry(np.random.default_rng(seed), (40, 80), boxes, (20, 160), WHOLE)
+        assert found.place == (0, 0, 160, 20)
+        assert found.boxes.tolist() == ([[100, 2, 140, 10]] if found.is_flipped else [[20, 2, 60, 10]])
+        seen.add(found.is_flipped)
+    assert seen == {True, False}
+
+
 def test_a_reduced_jpeg_from_disk_puts_pixels_where_the_boxes_say(tmp_path: Path) -> None:
     image_size = (259, 261)
     boxes = np.array([[20, 15, 130, 155], [60, 100, 261, 259], [0, 0, 255, 65]], np.float64)
@@ -87,8 +125,8 @@ def test_a_reduced_jpeg_from_disk_puts_pixels_where_the_boxes_say(tmp_path: Path
     decoded = {reduction: load_image(path, reduction=reduction) for reduction in (1, 2, 4, 8)}
     compared = set()
     for seed in range(120):
-        geometry = sample_geometry(np.random.default_rng(seed), image_size, boxes, SIDE)
-        result = render(decoded[geometry.reduction], geometry, SIDE)
+        geometry = sample_geometry(np.random.default_rng(seed), image_size, boxes, SQUARE)
+        result = render(decoded[geometry.reduction], geometry, SQUARE)
         for number, box in zip(geometry.kept.tolist(), geometry.boxes, strict=True):
             if (box[2:] - box[:2]).min() >= 3:
                 found = bright_extent(result[:, :, number])
@@ -115,7 +153,7 @@ def test_boxes_are_those_of_the_plain_formulas_to_a_pixel(image_size: tuple[int,
     for seed in range(200):
         rng = np.random.default_rng(seed)
         boxes = random_boxes(rng, image_size, 5)
-        geometry = sample_geometry(rng, image_size, boxes, SIDE)
+        geometry = sample_geometry(rng, image_size, boxes, SQUARE)
         # Half a pixel where the image's edge moves to a whole one, half where the source's moves to a reduced one.
         np.testing.assert_allclose(geometry.boxes, straight(geometry, boxes)[geometry.kept], atol=1.01)
 
@@ -124,7 +162,7 @@ def test_an_image_that_is_not_moved_keeps_its_boxes_exactly() -> None:
     boxes = np.array([[3, 5, 20, 30], [0, 0, 32, 32]], np.float64)
     seen = 0
     for seed in range(300):
-        geometry = sample_geometry(np.random.default_rng(seed), (32, 32), boxes, SIDE)
+        geometry = sample_geometry(np.random.default_rng(seed), (32, 32), boxes, SQUARE)
         if geometry.canvas_size == (32, 32) and geometry.crop == (0, 0, 32, 32):
             expected = [[12, 5, 29, 30], [0, 0, 32, 32]] if geometry.is_flipped else boxes
             np.testing.assert_array_equal(geometry.boxes, expected)
@@ -141,7 +179,7 @@ def test_kept_boxes_have_their_centre_in_the_crop_and_an_area_in_the_input(
     for seed in range(30):
         rng = np.random.default_rng(seed)
         boxes = random_boxes(rng, image_size, count)
-        geometry = sample_geometry(rng, image_size, boxes, SIDE)
+        geometry = sample_geometry(rng, image_size, boxes, SQUARE)
         left, top, width, height = geometry.crop
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2 + geometry.image_offset[::-1]
         inside = ((centres >= [left, top]) & (centres < [left + width, top + height])).all(axis=1)
@@ -156,7 +194,7 @@ def test_kept_boxes_have_their_centre_in_the_crop_and_an_area_in_the_input(
 def test_a_box_too_thin_for_float32_is_left_out() -> None:
     boxes = np.array([[10, 10, 10 + 1e-12, 30], [10, 10, 30, 30]], np.float64)
     for seed in range(60):
-        geometry = sample_geometry(np.random.default_rng(seed), (32, 32), boxes, SIDE)
+        geometry = sample_geometry(np.random.default_rng(seed), (32, 32), boxes, SQUARE)
         single = geometry.boxes.astype(np.float32)
         assert (single[:, :2] < single[:, 2:]).all()
         # Nothing is left where a crop keeps the thin one alone.
@@ -167,11 +205,11 @@ def test_a_box_too_thin_for_float32_is_left_out() -> None:
 def test_an_image_without_boxes_gets_a_random_crop(image_size: tuple[int, int]) -> None:
     crops = set()
     for seed in range(60):
-        geometry = sample_geometry(np.random.default_rng(seed), image_size, np.zeros((0, 4)), SIDE)
+        geometry = sample_geometry(np.random.default_rng(seed), image_size, np.zeros((0, 4)), SQUARE)
         assert geometry.boxes.shape == (0, 4) and geometry.kept.shape == (0,)
         crops.add(geometry.crop)
         image = np.full((*image_size, 3), 200, np.uint8)
-        assert render(image, geometry, SIDE).shape == (SIDE, SIDE, 3)
+        assert render(image, geometry, SQUARE).shape == (SIDE, SIDE, 3)
     assert len(crops) > 5
 
 
@@ -181,8 +219,8 @@ def test_the_target_is_what_the_image_fills_and_the_rest_stays_zero(image_size: 
     smallest = SIDE * SIDE
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        geometry = sample_geometry(rng, image_size, random_boxes(rng, image_size, 2), SIDE)
-        result = render(decoded_at(image, geometry.reduction), geometry, SIDE)
+        geometry = sample_geometry(rng, image_size, random_boxes(rng, image_size, 2), SQUARE)
+        result = render(decoded_at(image, geometry.reduction), geometry, SQUARE)
         left, top, right, bottom = geometry.place
         if geometry.is_flipped:
             left, right = SIDE - right, SIDE - left
@@ -198,10 +236,10 @@ def test_the_picture_is_mirrored_only_where_the_geometry_says_so() -> None:
     image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     seen = set()
     for seed in range(300):
-        geometry = sample_geometry(np.random.default_rng(seed), (SIDE, SIDE), np.array([[0.0, 0, SIDE, SIDE]]), SIDE)
+        geometry = sample_geometry(np.random.default_rng(seed), SQUARE, np.array([[0.0, 0, SIDE, SIDE]]), SQUARE)
         if geometry.source == geometry.place == (0, 0, SIDE, SIDE):
             expected = image[:, ::-1] if geometry.is_flipped else image
-            np.testing.assert_array_equal(render(image, geometry, SIDE), expected)
+            np.testing.assert_array_equal(render(image, geometry, SQUARE), expected)
             seen.add(geometry.is_flipped)
     assert seen == {True, False}
 
@@ -211,7 +249,7 @@ def test_a_reduction_leaves_at_least_as_many_pixels_as_are_filled() -> None:
     for seed in range(300):
         rng = np.random.default_rng(seed)
         image_size = (int(rng.integers(1, 450)), int(rng.integers(1, 450)))
-        geometry = sample_geometry(rng, image_size, random_boxes(rng, image_size, 1), SIDE)
+        geometry = sample_geometry(rng, image_size, random_boxes(rng, image_size, 1), SQUARE)
         x0, y0, x1, y1 = geometry.source
         u0, v0, u1, v1 = geometry.place
         assert 0 <= x0 < x1 <= image_size[1] and 0 <= y0 < y1 <= image_size[0]
@@ -231,7 +269,7 @@ def test_the_same_seed_gives_the_same_geometry_and_another_seed_another() -> Non
 
     def drawn(seed: int) -> str:
         rng = np.random.default_rng(seed)
-        return repr((sample_geometry(rng, (97, 131), boxes, SIDE), sample_colour(rng)))
+        return repr((sample_geometry(rng, (97, 131), boxes, SQUARE), sample_colour(rng)))
 
     assert [drawn(seed) for seed in range(20)] == [drawn(seed) for seed in range(20)]
     assert len({drawn(seed) for seed in range(20)}) == 20
@@ -240,7 +278,7 @@ def test_the_same_seed_gives_the_same_geometry_and_another_seed_another() -> Non
 def test_the_boxes_that_are_given_are_not_changed() -> None:
     boxes = np.array([[10, 20, 90, 80]], np.float64)
     for seed in range(20):
-        sample_geometry(np.random.default_rng(seed), (97, 131), boxes, SIDE)
+        sample_geometry(np.random.default_rng(seed), (97, 131), boxes, SQUARE)
     assert boxes.tolist() == [[10, 20, 90, 80]]
 
 
@@ -252,7 +290,7 @@ RUNS = 1000
 @pytest.fixture(scope="module")
 def many() -> list[Geometry]:
     boxes = np.array([[100, 50, 300, 350]], np.float64)
-    return [sample_geometry(np.random.default_rng(seed), (400, 600), boxes, SIDE) for seed in range(RUNS)]
+    return [sample_geometry(np.random.default_rng(seed), (400, 600), boxes, SQUARE) for seed in range(RUNS)]
 
 
 def assert_rate(happened: Sequence[bool], probability: float) -> None:
@@ -293,7 +331,9 @@ def test_the_largest_canvas_is_a_choice(max_expansion: float, largest: float) ->
     ratios = []
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        geometry = sample_geometry(rng, (400, 600), np.array([[100.0, 50, 300, 350]]), SIDE, max_expansion)
+        geometry = sample_geometry(
+            rng, (400, 600), np.array([[100.0, 50, 300, 350]]), SQUARE, Augmentation(max_expansion=max_expansion)
+        )
         ratios.append(geometry.canvas_size[0] / 400)
     assert largest - 0.05 < max(ratios) <= largest
 
@@ -301,7 +341,7 @@ def test_the_largest_canvas_is_a_choice(max_expansion: float, largest: float) ->
 def test_the_image_may_lie_at_either_end_of_the_canvas() -> None:
     ends = {"first": 0, "last": 0}
     for seed in range(400):
-        geometry = sample_geometry(np.random.default_rng(seed), (1, 2), np.array([[0.0, 0, 2, 1]]), SIDE)
+        geometry = sample_geometry(np.random.default_rng(seed), (1, 2), np.array([[0.0, 0, 2, 1]]), SQUARE)
         room = geometry.canvas_size[0] - 1
         ends["first"] += room > 0 and geometry.image_offset[0] == 0
         ends["last"] += room > 0 and geometry.image_offset[0] == room
@@ -312,7 +352,7 @@ def test_crops_keep_to_their_ranges_of_scale_and_aspect() -> None:
     shares, aspects = [], []
     # A box over nearly nothing, so that every crop is as likely; large, so that whole pixels hardly matter.
     for seed in range(600):
-        (left, top, width, height), _, _ = _cropped(np.random.default_rng(seed), (4000, 6000), np.zeros((0, 4)))
+        (left, top, width, height), _, _ = _cropped(np.random.default_rng(seed), (4000, 6000), np.zeros((0, 4)), SCALES)
         assert 0 <= left <= 6000 - width and 0 <= top <= 4000 - height
         shares.append(math.sqrt(width / 6000 * height / 4000))
         aspects.append((width / 6000) / (height / 4000))
@@ -368,7 +408,7 @@ def test_a_crop_is_the_one_that_a_trial_by_trial_search_finds(image_size: tuple[
     crops = set()
     for seed in range(25):
         boxes = random_boxes(np.random.default_rng(seed), image_size, count)
-        crop, kept, clipped = _cropped(np.random.default_rng(1000 + seed), image_size, boxes)
+        crop, kept, clipped = _cropped(np.random.default_rng(1000 + seed), image_size, boxes, SCALES)
         expected = plain_crop(np.random.default_rng(1000 + seed), image_size, boxes.tolist())
         assert list(crop) == expected[0]
         assert kept.tolist() == expected[1]
@@ -388,7 +428,7 @@ def test_clipping_to_a_crop_is_that_of_the_golden_vector() -> None:
 def test_boxes_that_no_crop_keeps_stay_with_the_whole_image() -> None:
     # Wholly outside: the rule of last resort.
     boxes = np.array([[200, 200, 220, 220]], np.float64)
-    crop, kept, clipped = _cropped(np.random.default_rng(0), (50, 60), boxes)
+    crop, kept, clipped = _cropped(np.random.default_rng(0), (50, 60), boxes, SCALES)
     assert (crop, kept.tolist(), clipped.tolist()) == ((0, 0, 60, 50), [0], boxes.tolist())
 
 
@@ -497,7 +537,7 @@ def test_without_crop_and_expansion_the_whole_image_is_resized_and_every_box_sta
     boxes = np.array([[0, 0, 40, 30], [100, 50, 200, 100], [150, 80, 199, 99]], np.float64)
     flips = set()
     for seed in range(20):
-        found = sample_geometry(np.random.default_rng(seed), (100, 200), boxes, 300, 1.0, with_crop=False)
+        found = sample_geometry(np.random.default_rng(seed), (100, 200), boxes, (300, 300), WHOLE)
         assert found.canvas_size == (100, 200) and found.crop == (0, 0, 200, 100)
         assert found.source == (0, 0, 200, 100) and found.place == (0, 0, 300, 300)
         assert found.kept.tolist() == [0, 1, 2]
@@ -507,3 +547,100 @@ def test_without_crop_and_expansion_the_whole_image_is_resized_and_every_box_sta
         np.testing.assert_allclose(found.boxes, scaled, atol=1e-9)
         flips.add(found.is_flipped)
     assert flips == {True, False}
+
+
+# --- ranges and switches ---
+
+
+def test_the_defaults_draw_what_they_drew_before_there_was_a_choice() -> None:
+    """Numbers noted down from the code that had no ranges and switches."""
+    rng = np.random.default_rng(12)
+    geometry = sample_geometry(rng, (97, 131), np.array([[10.0, 20, 90, 80]]), SQUARE)
+    drawn = (geometry.canvas_size, geometry.image_offset, geometry.crop, geometry.is_flipped, geometry.interpolation)
+    assert drawn == ((372, 503), (17, 70), (35, 31, 463, 338), False, 0)
+    assert geometry.boxes.tolist() == [[2.687022900763359, 0.3950617283950617, 8.18320610687023, 6.320987654320987]]
+    expected = [
+        [0.8475020527839661, 0.12769798934459686, 0.024799950420856476, 19.19349479675293],
+        [0.06504548341035843, 0.9101545810699463, 0.024799950420856476, 19.19349479675293],
+        [0.06504548341035843, 0.12769798934459686, 0.8072565197944641, 19.19349479675293],
+    ]
+    # Products of three matrices, which another BLAS may add up in another order.
+    np.testing.assert_allclose(sample_colour(rng), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("input_size", [SQUARE, (20, 56)])
+def test_boxes_go_with_their_pixels_upside_down_too(input_size: tuple[int, int]) -> None:
+    boxes_seen, turns = 0, set()
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        boxes = random_boxes(rng, (151, 103), 3)
+        geometry = sample_geometry(rng, (151, 103), boxes, input_size, Augmentation(vertical_flip=0.5))
+        result = render(decoded_at(painted((151, 103), boxes), geometry.reduction), geometry, input_size)
+        turns.add((geometry.is_flipped, geometry.is_upside_down))
+        for number, box in zip(geometry.kept.tolist(), geometry.boxes, strict=True):
+            if (box[2:] - box[:2]).min() >= 3:
+                found = bright_extent(result[:, :, number])
+                np.testing.assert_allclose(found, box, atol=PIXELS_TOLERANCE, err_msg=f"seed {seed}, {geometry}")
+                boxes_seen += 1
+    assert boxes_seen > 40 and len(turns) == 4
+
+
+def test_the_place_of_an_image_is_mirrored_with_it() -> None:
+    image = np.full((97, 131, 3), 200, np.uint8)
+    for seed in range(30):
+        geometry = sample_geometry(
+            np.random.default_rng(seed), (97, 131), np.zeros((0, 4)), (20, 56), Augmentation(flip=1, vertical_flip=1)
+        )
+        expected = np.zeros((20, 56, 3), np.uint8)
+        left, top, right, bottom = geometry.flipped_place((20, 56))
+        expected[top:bottom, left:right] = 200
+        np.testing.assert_array_equal(render(decoded_at(image, geometry.reduction), geometry, (20, 56)), expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_the_shares_of_mirrored_images_are_choices(share: float) -> None:
+    boxes = np.array([[100.0, 50, 300, 350]])
+    for name, shown in (("flip", "is_flipped"), ("vertical_flip", "is_upside_down")):
+        augmentation = Augmentation(**{name: share})
+        drawn = [
+            sample_geometry(np.random.default_rng(s), (400, 600), boxes, SQUARE, augmentation) for s in range(RUNS)
+        ]
+        assert_rate([getattr(geometry, shown) for geometry in drawn], share)
+
+
+def test_crops_keep_to_the_range_that_is_chosen() -> None:
+    augmentation = Augmentation(max_expansion=1, min_crop=0.6, max_crop=0.7)
+    shares = []
+    for seed in range(200):
+        geometry = sample_geometry(np.random.default_rng(seed), (4000, 6000), np.zeros((0, 4)), SQUARE, augmentation)
+        shares.append(math.sqrt(geometry.crop[2] / 6000 * geometry.crop[3] / 4000))
+    assert 0.599 < min(shares) < 0.61 and 0.69 < max(shares) <= 0.7
+
+
+def test_without_colours_the_map_is_the_identity() -> None:
+    for augmentation in (Augmentation(colour=False), Augmentation(brightness=0, contrast=0, saturation=0, hue=0)):
+        for seed in range(20):
+            np.testing.assert_array_equal(sample_colour(np.random.default_rng(seed), augmentation), np.eye(3, 4))
+
+
+def test_each_colour_step_has_a_range_of_its_own() -> None:
+    off = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+
+    def maps(**ranges: float) -> NDArray[np.float64]:
+        augmentation = Augmentation(**off | ranges)
+        return np.stack([sample_colour(np.random.default_rng(seed), augmentation) for seed in range(300)]).astype(float)
+
+    shifts = maps(brightness=5.0)
+    assert 4.8 < np.abs(shifts[:, :, 3]).max() <= 5 and (shifts[:, :, :3] == np.eye(3)).all()
+    factors = maps(contrast=0.25)[:, [0, 1, 2], [0, 1, 2]]
+    assert 0.75 <= factors.min() < 0.76 and 1.24 < factors.max() <= 1.25
+    # A saturation of s keeps grey, and (1 - s) of the luma goes to the other channels.
+    saturated = maps(saturation=0.5)
+    np.testing.assert_allclose(saturated[:, :, :3].sum(axis=2), 1, atol=1e-6)
+    amounts = 1 - saturated[:, 0, 1] / 0.587
+    assert 0.5 <= amounts.min() < 0.52 and 1.48 < amounts.max() <= 1.501
+    # A hue turn of at most 0.1 half turns: the chroma of any colour turns by up to 18 degrees.
+    turned = maps(hue=0.1)[:, :, :3] @ np.array([1.0, 0, 0])
+    i, q = turned @ [0.596, -0.274, -0.321], turned @ [0.211, -0.523, 0.311]
+    angles = np.degrees(np.arctan2(q, i)) - math.degrees(math.atan2(0.211, 0.596))
+    assert 17 < np.abs(angles).max() < 18.5

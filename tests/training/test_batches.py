@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ssd_train.datasets.dataset import Sample, make_ground_truth
+from ssd_train.training.augmentation import Augmentation
 from ssd_train.training.batches import (
     AugmentedImages,
     Batch,
@@ -23,6 +24,7 @@ from ssd_train.training.batches import (
 )
 
 SIDE = 32
+SQUARE = (SIDE, SIDE)
 COUNT = 7
 # Samples and images a step: fewer, as many, with and without a rest, a batch of all.
 PAIRS = [(1, 1), (5, 1), (5, 2), (6, 3), (7, 3), (7, 7), (10, 4), (97, 8), (13, 12)]
@@ -73,6 +75,31 @@ def test_starting_at_a_step_gives_the_rest_of_the_stream(first_step: int) -> Non
     whole = list(stream.keys(0))
     assert len(whole) == 12
     assert list(stream.keys(first_step)) == whole[first_step:]
+
+
+@pytest.mark.parametrize(
+    ("first_size", "steps", "then_size"), [(2, 3, 5), (4, 4, 1), (3, 5, 4), (10, 2, 7), (1, 9, 10)]
+)
+def test_steps_of_another_size_go_on_where_those_before_ended(first_size: int, steps: int, then_size: int) -> None:
+    """Every sample still comes once an epoch, in the order that it would have come in anyway."""
+    first = stream_of(10, first_size)
+    then = Stream(
+        num_samples=10, batch_size=then_size, epochs=5, seed=0, origin_step=steps, origin_image=steps * first_size
+    )
+    keys = [*itertools.chain(*list(first.keys(0))[:steps]), *itertools.chain(*then.keys(steps))]
+    assert keys == list(itertools.chain(*stream_of(10, 1).keys(0)))[: len(keys)]
+    assert 50 - then_size < len(keys) <= 50
+    assert then.total_steps == steps + (50 - steps * first_size) // then_size
+    for step, of_step in enumerate(then.keys(steps), start=steps):
+        assert then.epoch_of(step) == of_step[-1].epoch
+
+
+def test_an_origin_that_steps_of_the_same_size_led_to_changes_nothing() -> None:
+    whole = stream_of(10, 4)
+    moved = Stream(num_samples=10, batch_size=4, epochs=5, seed=0, origin_step=3, origin_image=12)
+    assert list(moved.keys(3)) == list(whole.keys(3)) and moved.total_steps == whole.total_steps
+    for epoch in range(1, 6):
+        assert moved.first_step(epoch) == whole.first_step(epoch)
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -143,28 +170,47 @@ def assert_same(one: Example, other: Example) -> None:
 
 def test_an_example_depends_on_seed_epoch_and_sample_alone(samples: list[Sample]) -> None:
     keys = [Key(epoch, sample) for epoch in range(2) for sample in range(COUNT)]
-    straight, backwards = AugmentedImages(samples, SIDE, 5), AugmentedImages(samples, SIDE, 5)
+    straight, backwards = AugmentedImages(samples, SQUARE, 5), AugmentedImages(samples, SQUARE, 5)
     expected = {key: straight[key] for key in keys}
     np.random.seed(0)
     for key in reversed(keys):
         assert_same(backwards[key], expected[key])
         assert_same(backwards[key], expected[key])
     assert len({example.colour.tobytes() + example.image.tobytes() for example in expected.values()}) == len(keys)
-    other_seed = AugmentedImages(samples, SIDE, 6)[keys[0]]
+    other_seed = AugmentedImages(samples, SQUARE, 6)[keys[0]]
     assert not np.array_equal(other_seed.image, expected[keys[0]].image)
+
+
+def test_copies_of_a_sample_in_an_epoch_are_augmented_each_by_itself(samples: list[Sample]) -> None:
+    images = AugmentedImages(samples, SQUARE, 5)
+    one, other = images[Key(0, 2, 1)], images[Key(0, 2, 2)]
+    assert_same(images[Key(0, 2)], images[Key(0, 2, 0)])
+    assert_same(images[Key(0, 2, 1)], one)
+    seen = {example.colour.tobytes() + example.image.tobytes() for example in (images[Key(0, 2)], one, other)}
+    assert len(seen) == 3
 
 
 def test_the_largest_expansion_is_passed_on(samples: list[Sample]) -> None:
     """A picture that is not expanded fills the whole input, for its crops never leave it."""
-    images = AugmentedImages(samples, SIDE, 5, max_expansion=1.0)
-    expanded = AugmentedImages(samples, SIDE, 5)
+    images = AugmentedImages(samples, SQUARE, 5, augmentation=Augmentation(max_expansion=1.0))
+    expanded = AugmentedImages(samples, SQUARE, 5)
     keys = [Key(epoch, 0) for epoch in range(12)]
     assert {images[key].place for key in keys} == {(0, 0, SIDE, SIDE)}
     assert len({expanded[key].place for key in keys}) > 1
 
 
+def test_a_rectangular_input_has_its_image_and_boxes_in_rows_and_columns(samples: list[Sample]) -> None:
+    """Without crop and expansion the image fills 16 rows and 48 columns, mirrored or not."""
+    images = AugmentedImages(samples, (16, 48), 0, augmentation=Augmentation(max_expansion=1.0, crop=False))
+    batch = collate([images[Key(0, number)] for number in range(COUNT)])
+    assert batch.images.shape == (COUNT, 16, 48, 3)
+    assert batch.places.tolist() == [[0, 0, 48, 16]] * COUNT
+    # The first object of every sample is the whole image.
+    np.testing.assert_allclose(batch.boxes[:, 0], [[0, 0, 48, 16]] * COUNT, atol=1e-5)
+
+
 def test_an_example_has_its_types_and_the_labels_of_its_boxes(samples: list[Sample]) -> None:
-    images = AugmentedImages(samples, SIDE, 0)
+    images = AugmentedImages(samples, SQUARE, 0)
     assert len(images) == COUNT
     for number in range(COUNT):
         example = images[Key(3, number)]
@@ -231,34 +277,34 @@ def test_a_batch_moves_with_all_its_parts() -> None:
 
 
 def test_a_broken_image_is_named_instead_of_an_example(broken: list[Sample]) -> None:
-    example = AugmentedImages(broken, SIDE, 0)[Key(0, 3)]
+    example = AugmentedImages(broken, SQUARE, 0)[Key(0, 3)]
     assert example.path == "" and len(example.bad) == 1
     assert str(broken[3].path) in example.bad[0]
 
 
 def test_skipping_takes_the_next_sample_that_can_be_read_and_says_so(broken: list[Sample]) -> None:
-    images = AugmentedImages(broken, SIDE, 0, skip_bad=True)
+    images = AugmentedImages(broken, SQUARE, 0, skip_bad=True)
     example = images[Key(1, 3)]
     assert [str(broken[3].path) in sentence for sentence in example.bad] == [True, True]
     assert_same(example._replace(bad=()), images[Key(1, 5)])
 
 
 def test_skipping_goes_on_with_the_first_sample_after_the_last(broken: list[Sample]) -> None:
-    images = AugmentedImages([*broken[5:], *broken[2:4]], SIDE, 0, skip_bad=True)
+    images = AugmentedImages([*broken[5:], *broken[2:4]], SQUARE, 0, skip_bad=True)
     example = images[Key(0, 3)]
     assert len(example.bad) == 1
     assert_same(example._replace(bad=()), images[Key(0, 0)])
 
 
 def test_where_no_image_can_be_read_each_is_named_once(broken: list[Sample]) -> None:
-    example = AugmentedImages(broken[3:5], SIDE, 0, skip_bad=True)[Key(0, 1)]
+    example = AugmentedImages(broken[3:5], SQUARE, 0, skip_bad=True)[Key(0, 1)]
     assert example.path == "" and len(example.bad) == 2
     assert len(collate([example]).images) == 0
 
 
 def test_an_image_of_another_size_than_annotated_counts_as_broken(samples: list[Sample]) -> None:
     wrong = Sample(image_id=0, path=samples[0].path, image_size=(31, 50), ground_truth=samples[0].ground_truth)
-    example = AugmentedImages([wrong], SIDE, 0)[Key(0, 0)]
+    example = AugmentedImages([wrong], SQUARE, 0)[Key(0, 0)]
     assert "50x30 pixels, but its annotation says 50x31" in example.bad[0]
 
 
@@ -268,7 +314,7 @@ STREAM = stream_of(COUNT, 4, epochs=3, seed=9)
 
 
 def loaded(samples: list[Sample], workers: int, first_step: int = 0, rank: int = 0, processes: int = 1) -> list[Batch]:
-    images = AugmentedImages(samples, SIDE, 9)
+    images = AugmentedImages(samples, SQUARE, 9)
     found: Iterator[Batch] = batches(
         images, STREAM, first_step=first_step, rank=rank, processes=processes, workers=workers, pin_memory=False
     )
@@ -289,7 +335,7 @@ def whole(samples: list[Sample]) -> list[Batch]:
 
 
 def test_batches_are_the_examples_of_the_stream(samples: list[Sample], whole: list[Batch]) -> None:
-    images = AugmentedImages(samples, SIDE, 9)
+    images = AugmentedImages(samples, SQUARE, 9)
     assert_same_batches(whole, [collate([images[key] for key in keys]) for keys in STREAM.keys(0)])
     assert len(whole) == 5
 
@@ -325,7 +371,7 @@ def test_loading_leaves_the_global_generators_alone(samples: list[Sample]) -> No
 def test_a_broken_image_comes_back_from_a_worker_as_a_sentence(broken: list[Sample]) -> None:
     batch = next(
         batches(
-            AugmentedImages(broken[3:4], SIDE, 0), stream_of(1, 1, epochs=1),
+            AugmentedImages(broken[3:4], SQUARE, 0), stream_of(1, 1, epochs=1),
             first_step=0, rank=0, processes=1, workers=1, pin_memory=False,
         )
     )  # fmt: skip

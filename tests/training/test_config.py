@@ -8,6 +8,7 @@ import pytest
 
 from ssd_train.errors import SSDDeployError
 from ssd_train.options import about
+from ssd_train.training.augmentation import Augmentation
 from ssd_train.training.config import FIELDS, TrainingConfig, read_config, resolve, resolve_run
 
 NEEDED: dict[str, Any] = {"network": "ssd_300_mobilenet0.25_custom", "dataset": "voc", "out": Path("run")}
@@ -41,11 +42,14 @@ NAN, INFINITY = float("nan"), float("inf")
         ("val_interval", [0]),
         ("limit", [0]),
         ("gpus", [0]),
+        ("patience", [0]),
+        ("lr_images", [0]),
+        ("freeze", ["", "all", "stages", "stages=0", "stages=-1", "stages=2.5", "stages="]),
         ("workers", [-1]),
         ("warmup_iters", [-1]),
         # PyTorch's generators take no more.
         ("seed", [-1, 2**63]),
-        ("data_shape", [0, 299, 1024]),
+        ("data_shape", [0, -300]),
         ("lr", [0.0, -0.1, NAN, INFINITY]),
         ("max_expansion", [0.99, 0.0, NAN, INFINITY]),
         ("lr_decay", [0.0, 1.01, NAN]),
@@ -57,6 +61,15 @@ NAN, INFINITY = float("nan"), float("inf")
         ("lr_mode", ["poly", "", "Step"]),
         ("amp", ["on", "fp32", ""]),
         ("device", ["gpu", "cuda:", "cuda:x"]),
+        ("logger", ["", "clearml", "wandb;mlflow", "tensorboard,none"]),
+        ("brightness", [-1.0, 256.0, NAN]),
+        ("contrast", [-0.1, 1.1]),
+        ("saturation", [-0.1, 1.1]),
+        ("hue", [-0.1, INFINITY]),
+        ("min_crop", [0.0, 1.1]),
+        ("max_crop", [0.0, 1.1]),
+        ("flip", [-0.1, 1.1, NAN]),
+        ("vertical_flip", [-0.1, 1.1]),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(name: str, values: list[Any]) -> None:
@@ -73,9 +86,12 @@ def test_values_out_of_range_are_refused_by_name(name: str, values: list[Any]) -
         ("batch_size", [1]),
         ("val_interval", [None, 1]),
         ("limit", [None, 1]),
+        ("patience", [None, 1]),
+        ("lr_images", [None, 1]),
+        ("freeze", ["none", "backbone", "stages=1", "stages=12"]),
         ("workers", [0]),
         ("seed", [0, 2**63 - 1]),
-        ("data_shape", [None, 300, 512]),
+        ("data_shape", [None, 300, 512, 640]),
         ("lr", [1e-9, 10.0]),
         ("max_expansion", [1.0]),
         ("lr_decay", [1e-9, 1.0]),
@@ -86,6 +102,13 @@ def test_values_out_of_range_are_refused_by_name(name: str, values: list[Any]) -
         ("lr_mode", ["step", "cos", "cosine"]),
         ("amp", ["off", "fp16", "bf16"]),
         ("device", ["auto", "cpu", "cuda", "cuda:1"]),
+        ("logger", ["auto", "none", "tensorboard", "wandb, mlflow"]),
+        ("brightness", [0.0, 255.0]),
+        ("contrast", [0.0, 1.0]),
+        ("hue", [0.0]),
+        ("min_crop", [1e-3, 1.0]),
+        ("flip", [0.0, 1.0]),
+        ("vertical_flip", [0.0, 1.0]),
     ],
 )
 def test_the_ends_of_the_ranges_are_taken(name: str, values: list[Any]) -> None:
@@ -93,10 +116,22 @@ def test_the_ends_of_the_ranges_are_taken(name: str, values: list[Any]) -> None:
         assert getattr(config_of(**{name: value}), name) == value
 
 
+def test_the_smallest_crop_is_not_larger_than_the_largest() -> None:
+    with pytest.raises(SSDDeployError, match=r"^min_crop 0\.8 is larger than max_crop 0\.5; swap them$") as caught:
+        config_of(min_crop=0.8, max_crop=0.5)
+    assert caught.value.arguments == ("min_crop", "max_crop")
+
+
+def test_the_augmentation_of_a_training_has_its_fields() -> None:
+    assert config_of().augmentation == Augmentation()
+    changed = config_of(colour=False, max_expansion=2.0, vertical_flip=0.5).augmentation
+    assert changed == Augmentation(colour=False, max_expansion=2.0, vertical_flip=0.5)
+
+
 def test_taking_classes_along_needs_a_file_to_take_them_from() -> None:
     with pytest.raises(SSDDeployError, match="reuse_classes takes predictors along from the weights in init"):
         config_of(reuse_classes=True)
-    assert config_of(reuse_classes=True, init=Path("a.safetensors")).reuse_classes
+    assert config_of(reuse_classes=True, init="a.safetensors").reuse_classes
 
 
 # One value for every field, none of them its default.
@@ -108,9 +143,12 @@ OTHER: dict[str, Any] = {
     "epochs": 6, "workers": 0, "amp": "bf16", "ema": True, "ema_decay": 0.99, "sync_bn": True, "compile": True,
     "channels_last": True, "max_expansion": 2.0, "crop": False, "anchor_steps": "even", "resume": "auto",
     "pretrained_backbone": "none",
-    "init": Path("a.safetensors"),
+    "init": "a.safetensors", "shrink_batch": True, "lr_images": 4, "patience": 7, "freeze": "stages=2",
     "reuse_classes": True, "val_interval": 2, "seed": 1, "log_step": 1, "skip_bad_images": True, "device": "cuda",
-    "gpus": 2, "limit": 40,
+    "gpus": 2, "limit": 40, "negatives": True, "balance": True, "logger": "none", "warmup_share": 0.1, "val_share": 0.2,
+    "annotations": Path("a.json"), "images": Path("i"), "val_annotations": Path("b.json"), "val_images": Path("j"),
+    "colour": False, "brightness": 8.0, "contrast": 0.25, "saturation": 0.0, "hue": 0.1,
+    "min_crop": 0.5, "max_crop": 0.75, "flip": 0.0, "vertical_flip": 0.25,
 }  # fmt: skip
 
 
@@ -184,7 +222,8 @@ def test_whole_numbers_stand_for_fractions_and_null_for_nothing(tmp_path: Path) 
         ({"ema": "false"}, r"ema is 'false', expected bool"),
         ({"network": 5}, r"network is 5, expected str"),
         ({"out": 5}, r"out is 5, expected Path"),
-        ({"init": ["a"]}, r"init is \['a'\], expected Path"),
+        ({"init": ["a"]}, r"init is \['a'\], expected str"),
+        ({"classes": ["a"]}, r"classes is \['a'\], expected Path"),
         ({"lr_decay_epoch": 160}, r"lr_decay_epoch is 160, expected array, got int; mend it"),
         ({"lr_decay_epoch": "160,200"}, r"lr_decay_epoch is '160,200', expected array, got str"),
         ({"lr_decay_epoch": [160, "200"]}, r"expected int, got str - at \$\[1\]"),

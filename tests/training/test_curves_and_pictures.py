@@ -16,7 +16,7 @@ from ssd_train.draw import write_picture
 from ssd_train.errors import SSDDeployError
 from ssd_train.spec import DetectorSpec
 from ssd_train.training.curves import write_curves
-from ssd_train.training.pictures import _grid, write_augmented, write_detections
+from ssd_train.training.pictures import write_augmented, write_detections
 
 pytestmark = pytest.mark.slow  # real trainings
 
@@ -58,6 +58,19 @@ def test_curves_are_a_png_that_is_not_blank(tmp_path: Path, count: int, validate
     assert green[:, width // 2 :].any() == validated and not green[:, : width // 2].any()
 
 
+def test_losses_of_validation_are_drawn_beside_those_of_training(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plain_scores = [{"epoch": n, "scores": {"mAP": 0.5}} for n in range(40)]
+    with_losses = [{**line, "cls_loss": 2.5, "box_loss": 2.0} for line in plain_scores]
+    blue = []
+    for scores in (plain_scores, with_losses):
+        write_curves(tmp_path / "curves.png", "a run", epochs_of(40), scores)
+        axes = read(tmp_path / "curves.png")[:380]
+        blue.append(int((axes == (0x00, 0x72, 0xB2)).all(axis=2).sum()))
+    # A dashed line across half of the picture.
+    assert blue[1] > blue[0] + 100
+
+
 def test_numbers_that_are_missing_leave_a_gap(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     epochs = epochs_of(3)
@@ -67,37 +80,11 @@ def test_numbers_that_are_missing_leave_a_gap(tmp_path: Path) -> None:
     assert read(tmp_path / "curves.png").shape == (495, 1210, 3)
 
 
-# --- grid ---
+# --- pictures ---
 
 
 def plain(height: int, width: int, value: int) -> NDArray[np.uint8]:
     return np.full((height, width, 3), value, np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "shape", "corners"),
-    [
-        # Gaps of 4 to the right and below; pictures in rows of at most four.
-        ([(10, 20)], (14, 24), [(0, 0)]),
-        ([(10, 20), (10, 20)], (14, 48), [(0, 0), (0, 24)]),
-        ([(10, 20), (6, 8), (8, 5)], (14, 72), [(0, 0), (0, 24), (0, 48)]),
-        ([(10, 20)] * 5, (28, 96), [(0, 0), (0, 24), (0, 48), (0, 72), (14, 0)]),
-        # Each row is as high as its highest.
-        ([(5, 20), (10, 20), (1, 1), (2, 2), (30, 9)], (48, 96), [(0, 0), (0, 24), (0, 48), (0, 72), (14, 0)]),
-    ],
-)
-def test_pictures_stand_in_rows_of_four_on_white(
-    sizes: list[tuple[int, int]], shape: tuple[int, int], corners: list[tuple[int, int]]
-) -> None:
-    grid = _grid([plain(*size, value) for value, size in enumerate(sizes)])
-    assert grid.shape == (*shape, 3)
-    expected = plain(*shape, 255)
-    for value, ((height, width), (top, left)) in enumerate(zip(sizes, corners, strict=True)):
-        expected[top : top + height, left : left + width] = value
-    np.testing.assert_array_equal(grid, expected)
-
-
-# --- pictures ---
 
 
 def grey_input(count: int, value: int) -> torch.Tensor:

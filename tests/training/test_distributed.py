@@ -17,6 +17,7 @@ from training_runs import (
     assert_same_bits,
     is_filled,
     metrics,
+    run_cli,
     small_options,
     start,
     tensors,
@@ -55,19 +56,27 @@ def of_two(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[
     bad = Path(shutil.copytree(shapes, out / "bad"))
     path = bad / "JPEGImages" / f"shapes0_{bad_image_of_the_second_process():07d}.jpg"
     path.write_bytes(path.read_bytes()[:3000])
-    process = start(*TORCHRUN, Path(__file__).with_name("distributed_checks.py"), shapes, bad, out, *free_ports(3))
+    process = start(*TORCHRUN, Path(__file__).with_name("distributed_checks.py"), shapes, bad, out, *free_ports(4))
     try:
         printed, errors = process.communicate(timeout=120)
     finally:
         process.terminate()
     assert process.returncode == 0, printed + errors
     results = [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
-    return [result | {"metrics": metrics(out / "skipped")} for result in results]
+    written = {
+        "metrics": metrics(out / "skipped"),
+        "skipped folder": str(out / "skipped"),
+        "patient metrics": metrics(out / "patient"),
+    }
+    return [result | written for result in results]
 
 
-def test_two_halves_of_a_batch_give_the_gradients_of_the_whole(of_two: list[dict[str, Any]], tmp_path: Path) -> None:
-    first, second = (results["step"] for results in of_two)
-    whole = step_result(ALONE, two_images(), tmp_path)
+@pytest.mark.parametrize("kind", ["step", "negatives"])
+def test_two_halves_of_a_batch_give_the_gradients_of_the_whole(
+    of_two: list[dict[str, Any]], tmp_path: Path, kind: str
+) -> None:
+    first, second = (results[kind] for results in of_two)
+    whole = step_result(ALONE, two_images(), tmp_path, negatives=kind == "negatives")
     assert first["gradients"].keys() == whole["gradients"].keys()
     for name, expected in whole["gradients"].items():
         # Of float32 sums in another order.
@@ -87,9 +96,32 @@ def test_validation_in_two_parts_is_validation(of_two: list[dict[str, Any]], sha
         assert of_two[1]["validations"][index] is None
         expected = validated(network, ALONE, shapes, count)
         assert expected is not None and found["images"] == expected["images"] == count
+        assert found["losses"] == pytest.approx(expected["losses"], rel=1e-6)
         assert json.dumps(found["report"]) == json.dumps(expected["report"])
         assert sum(len(rows) for rows in expected["detections"]) > 10 * count
         assert_same_bits(found["detections"], expected["detections"])
+
+
+def test_a_frozen_backbone_stays_in_every_process(of_two: list[dict[str, Any]]) -> None:
+    first, second = (results["frozen"] for results in of_two)
+    assert first["changed"] and not [name for name in first["changed"] if name.startswith("features.backbone.")]
+    assert second == first
+
+
+def test_all_processes_lose_patience_together(of_two: list[dict[str, Any]], shapes: Path, tmp_path: Path) -> None:
+    assert [results["patient"] for results in of_two] == [{"code": 0, "mistakes": []}] * 2
+    lines = of_two[0]["patient metrics"]
+    validations = [line for line in lines if line["kind"] == "validation"]
+    assert len(validations) < 5 and validations[-1]["scores"]["VOC07 mAP"] <= validations[-1]["best"]
+
+
+def test_one_process_goes_on_with_what_two_began(of_two: list[dict[str, Any]], shapes: Path, tmp_path: Path) -> None:
+    """Two took 6 steps of 4 images each, which are all 24; one takes 12 of 2."""
+    folder = Path(shutil.copytree(of_two[0]["skipped folder"], tmp_path / "run"))
+    code, output = run_cli("train", folder, "--resume", "--epochs", 2)
+    assert code == 0, output
+    assert "goes on after step 6 (epoch 1)" in output and "18 steps of 2 images in 2 epochs" in output
+    assert [line["step"] for line in metrics(folder) if line["kind"] == "epoch"] == [6, 18]
 
 
 def test_a_mistake_in_the_options_is_printed_once(of_two: list[dict[str, Any]]) -> None:

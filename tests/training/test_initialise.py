@@ -283,10 +283,10 @@ def as_gluoncv_saves_it(network: SSD, scheme: str, prefix: str = "") -> dict[str
             arrays[prefix + own + suffix] = tensor
     offset = 0
     sizes = zip(network.config.feature_sizes, network.config.anchors_per_cell, (128, 64, 32, 16, 16, 16), strict=True)
-    for level, (cells, count, stored_cells) in enumerate(sizes):
+    for level, ((rows, columns), count, stored_cells) in enumerate(sizes):
         stored = torch.zeros(1, 1, stored_cells, stored_cells, 4 * count)
-        stop = offset + cells * cells * count
-        stored[0, 0, :cells, :cells] = network.anchors[offset:stop].view(cells, cells, -1)
+        stop = offset + rows * columns * count
+        stored[0, 0, :rows, :columns] = network.anchors[offset:stop].view(rows, columns, -1)
         offset = stop
         dotted, legacy = f"anchor_generators.{level}.anchors", f"{prefix}ssdanchorgenerator{level}_anchor_{level}"
         arrays[dotted if scheme == "dotted" else legacy] = stored
@@ -359,3 +359,46 @@ def test_a_file_that_is_no_detector_points_to_the_option_for_backbones(tmp_path:
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"missing\.safetensors"):
         start_from(network_of("cat"), tmp_path / "missing.safetensors", reuse_classes=False)
+
+
+# --- start_from, other input sizes ---
+
+RECTANGLE = "ssd_160x96_mobilenet0.25_custom"
+
+
+def test_weights_of_another_input_size_start_all_but_the_anchors(donor: tuple[SSD, Path]) -> None:
+    network = network_of(*OLD, name=RECTANGLE, seed=2)
+    anchors = network.anchors.clone()
+    assert start_from(network, donor[1], reuse_classes=False) == f"started from {donor[1]}, class predictors included"
+    theirs = donor[0].state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in network.state_dict().items() if name != "anchors")
+    assert torch.equal(network.anchors, anchors) and len(anchors) != len(donor[0].anchors)
+
+
+def test_a_network_of_the_table_starts_from_a_rectangle(tmp_path: Path) -> None:
+    source, network = with_biases(network_of(*OLD, name=RECTANGLE, seed=1)), network_of(*NEW, seed=2)
+    save_network(source, tmp_path / "wide.safetensors")
+    anchors, theirs = network.anchors.clone(), source.state_dict()
+    assert "cow, cat reused, 2 fresh" in start_from(network, tmp_path / "wide.safetensors", reuse_classes=True)
+    assert all(torch.equal(value, theirs[name]) for name, value in state_of(network).items() if "box_pred" in name)
+    assert torch.equal(network.anchors, anchors)
+
+
+def test_gluoncvs_files_start_other_input_sizes(tmp_path: Path) -> None:
+    source = with_biases(network_of(name="ssd_300_mobilenet0.25_voc", seed=1))
+    path = tmp_path / "voc.params"
+    path.write_bytes(params_file(as_gluoncv_saves_it(source, "dotted")))
+    network = network_of("cat", "whale", name=RECTANGLE, seed=2)
+    anchors, theirs = network.anchors.clone(), source.state_dict()
+    assert "class predictors of cat reused, 1 fresh" in start_from(network, path, reuse_classes=True)
+    assert all(torch.equal(value, theirs[name]) for name, value in state_of(network).items() if "box_pred" in name)
+    assert torch.equal(network.anchors, anchors)
+
+
+def test_vgg_at_300_has_a_level_less_than_at_other_sizes(tmp_path: Path) -> None:
+    from ssd_train.weights.weight_file import write_safetensors
+
+    path = tmp_path / "vgg.safetensors"
+    write_safetensors(path, {"a": torch.ones(1)}, {"network": "ssd_300_vgg16_atrous_coco"})
+    with pytest.raises(WeightsError, match="cannot start from, since its backbone or its levels are others"):
+        start_from(network_of("cat", name="ssd_96_vgg16_atrous_custom"), path, reuse_classes=False)

@@ -81,8 +81,11 @@ def test_metrics_have_a_line_a_step_an_epoch_and_a_validation_in_the_order_of_ev
             of_epoch = [step[name] for step in steps if step["epoch"] == line["epoch"]]
             assert line[name] == pytest.approx(statistics.fmean(of_epoch), rel=1e-12)
     for line in validations:
-        assert line.keys() == {"kind", "step", "epoch", "best", "scores"}
+        assert line.keys() == {"kind", "step", "epoch", "best", "cls_loss", "box_loss", "scores", "per_class"}
         assert line["scores"].keys() == {"VOC07 mAP", "VOC12 mAP"}
+        assert set(line["per_class"]) <= set(CLASSES)
+        known = [ap for ap in line["per_class"].values() if ap is not None]
+        assert statistics.fmean(known) == pytest.approx(line["scores"]["VOC07 mAP"], abs=1e-12)
     scores = [line["scores"]["VOC07 mAP"] for line in validations]
     assert [line["best"] for line in validations] == [scores[0], max(scores)]
     assert unbroken.result.best == max(scores)
@@ -100,8 +103,15 @@ def test_tensorboard_gets_the_same_numbers(unbroken: Run) -> None:
         found = {event.step: event.value for event in board.Scalars(f"{kind}/{name}")}
         # Event files hold float32.
         assert found == pytest.approx(expected, rel=1e-6)
-    expected = {line["step"]: line["scores"]["VOC07 mAP"] for line in lines if line["kind"] == "validation"}
-    assert {event.step: event.value for event in board.Scalars("validation/VOC07 mAP")} == pytest.approx(expected)
+    validations = {line["step"]: line for line in lines if line["kind"] == "validation"}
+    expected = {
+        "VOC07 mAP": {step: line["scores"]["VOC07 mAP"] for step, line in validations.items()},
+        "cls_loss": {step: line["cls_loss"] for step, line in validations.items()},
+        "per_class/star": {step: line["per_class"]["star"] for step, line in validations.items()},
+    }
+    for name, values in expected.items():
+        found = {event.step: event.value for event in board.Scalars(f"validation/{name}")}
+        assert found == pytest.approx(values, rel=1e-6), name
 
 
 def test_what_is_logged_says_what_is_trained_on_and_how_it_goes(unbroken: Run) -> None:
@@ -228,24 +238,16 @@ def test_a_full_disk_is_a_sentence_and_the_earlier_checkpoint_stays(
     assert {path.name for path in copied.iterdir()} == FILES
 
 
-# A board's lines are longer than those of metrics.jsonl, and a checkpoint is longer than the weights: to get to the
-# second of two, the first is not written here.
-@pytest.mark.parametrize(("size_bytes", "name"), [(1000, "tensorboard"), (5_000_000, "best.safetensors")])
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+# A checkpoint is longer than the weights: to get to the second of two, the first is not written here.
 def test_a_disk_that_fills_up_amid_other_files_is_a_sentence_too(
-    shapes: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    largest_file: Callable[[int], None],
-    size_bytes: int,
-    name: str,
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest_file: Callable[[int], None]
 ) -> None:
     monkeypatch.setattr(recorder, "write_preview", lambda folder, batch, prepared: folder)
     monkeypatch.setattr(checkpoint, "write_checkpoint", lambda path, state: None)
-    options = small_options(shapes, tmp_path / "run", limit=2 if size_bytes > 1000 else 5)
-    largest_file(size_bytes)
+    options = small_options(shapes, tmp_path / "run", limit=2)
+    largest_file(5_000_000)
     line = mistake("train", *options)
-    assert str(tmp_path / "run" / name) in line and "make room" in line
+    assert str(tmp_path / "run" / "best.safetensors") in line and "make room" in line
     assert not (tmp_path / "run" / "best.safetensors").exists()
 
 

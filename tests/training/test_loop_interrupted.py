@@ -71,6 +71,7 @@ def is_plain(lines: str) -> bool:
         "preparing ",
         NETWORK,
         "note: ",
+        "warning: lr_decay_epoch 160,200 lies beyond the last of ",
         "goes on after step ",
         "training images as ",
         "epoch ",
@@ -132,6 +133,22 @@ def test_a_stopped_training_goes_on_to_the_same_weights_and_metrics(
 
 
 @pytest.mark.usefixtures("without_pictures")
+def test_a_training_with_negatives_and_balance_goes_on_to_the_same_weights(
+    own_shapes: Path, train_to_the_end: Callable[..., Run], tmp_path: Path
+) -> None:
+    annotations = sorted((own_shapes / "Annotations").glob("shapes0_0*.xml"))[:2]
+    for path in annotations:
+        text = path.read_text()
+        path.write_text(text[: text.index("<object>")] + "</annotation>")
+    changes = {"negatives": True, "balance": True, "val_interval": 1}
+    whole = train_to_the_end(own_shapes, tmp_path / "whole", **changes)
+    assert "note: 2 of 24 images have no objects and train as negatives" in whole.lines
+    assert any(line.startswith("note: balance") for line in whole.lines)
+    train_to_the_end(own_shapes, tmp_path / "parts", **changes, epochs=1)
+    train_to_the_end(own_shapes, tmp_path / "parts", **changes, resume="auto")
+    assert_same_outcome(tmp_path / "parts", whole.folder)
+
+
 def test_the_moving_average_goes_on_too_and_is_what_is_kept(
     unbroken_average: Run, unbroken: Run, shapes: Path, tmp_path: Path
 ) -> None:
@@ -309,12 +326,14 @@ def test_a_folder_that_holds_a_training_is_left_alone_without_resume(copied: Pat
     ("changes", "words"),
     [
         ({"seed": 7}, ("seed 233", "7")),
-        ({"batch_size": 3}, ("images a step 2", "3")),
+        ({"freeze": "stages=1"}, ("freeze none", "stages=1")),
         ({"limit": 6}, ("training images 5", "6")),
         ({"classes": "more.txt"}, ("classes", "hexagon")),
         ({"network": "ssd_512_mobilenet1.0_custom"}, ("network ssd_300_mobilenet0.25_custom",)),
         ({"ema": True}, ("ema False", "True")),
         ({"amp": "bf16"}, ("amp off", "bf16")),
+        ({"flip": 0.25}, ("flip 0.5", "0.25")),
+        ({"balance": True}, ("balance False", "True")),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssd_train.training.loss import hardest_negatives, multibox_loss
+from ssd_train.training.loss import empty_images_share, hardest_negatives, multibox_loss
 
 # float32 sums of some dozen terms.
 TOLERANCE = 1e-5
@@ -161,3 +161,79 @@ def test_the_hardest_negatives_are_three_for_each_positive(
     is_positive = torch.zeros(1, len(losses), dtype=torch.bool)
     is_positive[0, positives] = True
     assert hardest_negatives(torch.tensor([losses]), is_positive)[0].nonzero().flatten().tolist() == expected
+
+
+# --- Images without objects ---
+
+
+def share_of(counts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    numbers = (sum(counts), sum(count > 0 for count in counts), sum(count == 0 for count in counts))
+    return empty_images_share(*(torch.tensor(float(number)) for number in numbers))
+
+
+@pytest.mark.parametrize(
+    ("counts", "of_empty", "divisor"),
+    [
+        # An average image has 4 matched anchors.
+        ((3, 5), 4, 8),
+        ((3, 5, 0), 4, 12),
+        ((3, 0, 5, 0), 4, 16),
+        ((2, 3, 0), 2.5, 7.5),
+        # One anchor an image where there is nothing to go by.
+        ((0, 0, 0), 1, 3),
+        ((0,), 1, 1),
+    ],
+)
+def test_an_image_without_objects_counts_as_an_average_one(
+    counts: tuple[int, ...], of_empty: float, divisor: float
+) -> None:
+    found = share_of(counts)
+    assert [value.item() for value in found] == [of_empty, divisor]
+
+
+def test_the_hardest_anchors_of_an_image_without_objects_count_by_hand() -> None:
+    """One image with two matched anchors, one without any: six of its anchors count, and the divisor is 4."""
+    logits, offsets, classes, boxes = random_case(0, (2, 0))
+    of_empty, divisor = share_of((2, 0))
+    found = [loss.item() for loss in multibox_loss(logits, offsets, classes, boxes, divisor, of_empty)]
+    losses = -logits[1].double().log_softmax(dim=1)[:, 0]
+    with_objects = multibox_loss(logits[:1], offsets[:1], classes[:1], boxes[:1])
+    hardest = sorted(losses.tolist(), reverse=True)[:6]
+    assert found[0] == pytest.approx((2 * with_objects[0].item() + sum(hardest)) / 4, rel=TOLERANCE)
+    assert found[1] == pytest.approx(2 * with_objects[1].item() / 4, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("counts", [(0,), (0, 0, 0, 0), (4, 0, 0, 0, 0, 0), (30, 0), (3, 5)])
+def test_the_loss_of_equal_anchors_is_the_same_whatever_part_of_the_batch_has_no_objects(
+    counts: tuple[int, ...],
+) -> None:
+    """All logits 0: every anchor costs ln 4. A matched anchor and its three negatives make 4 ln 4, an image without
+    objects 3 ln 4 for each that it counts as."""
+    _, _, classes, _ = random_case(1, counts, anchors=200)
+    zeros = torch.zeros(len(counts), 200, 4)
+    of_empty, divisor = share_of(counts)
+    classification, localisation = multibox_loss(zeros, zeros, classes, zeros, divisor, of_empty)
+    with_some = sum(count > 0 for count in counts) / len(counts)
+    expected = math.log(4) * (4 * with_some + 3 * (1 - with_some))
+    assert classification.item() == pytest.approx(expected, rel=TOLERANCE) and localisation.item() == 0
+
+
+def test_a_batch_without_any_object_teaches_background_in_finite_steps() -> None:
+    logits, offsets, classes, boxes = random_case(2, (0, 0))
+    logits.requires_grad_()
+    of_empty, divisor = share_of((0, 0))
+    multibox_loss(logits, offsets, classes, boxes, divisor, of_empty)[0].backward()
+    assert logits.grad is not None and bool(logits.grad.isfinite().all())
+    assert logits.grad.any(dim=2).sum(dim=1).tolist() == [3, 3]
+    # The background's logit is to rise wherever it counts, by at most 1 / divisor each.
+    assert (logits.grad[:, :, 0] <= 0).all() and logits.grad.abs().max() <= 1 / 2
+
+
+def test_parts_of_a_batch_with_images_without_objects_add_up_to_the_whole() -> None:
+    counts = (3, 0, 5, 0, 7)
+    case = random_case(3, counts)
+    of_empty, divisor = share_of(counts)
+    whole = [loss.item() for loss in multibox_loss(*case, divisor, of_empty)]
+    halves = (slice(0, 2), slice(2, 5))
+    parts = [multibox_loss(*(value[half] for value in case), divisor, of_empty) for half in halves]
+    assert [sum(part[number].item() for part in parts) for number in (0, 1)] == pytest.approx(whole, rel=TOLERANCE)

@@ -1,6 +1,7 @@
 """Training boxes by GluonCV's rules (spec 7.4)."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from ssd_train.datasets.layouts import DataSource, find_source
-from ssd_train.errors import DatasetError
-from ssd_train.training.prepare import load_training_samples
+from ssd_train.errors import DatasetError, SSDDeployError
+from ssd_train.training.config import TrainingConfig
+from ssd_train.training.prepare import fitted_batch_size, load_training_samples, schedule_warnings
+from ssd_train.training.processes import Processes
 
 CLASSES = ("cat", "dog")
 HEIGHT, WIDTH = 30, 40
@@ -63,22 +67,24 @@ def write_coco(root: Path, annotations: Sequence[dict[str, Any]], split: str = "
         ((5, 6, 20, 25), [4, 5, 19, 24]),
         # Fractions are kept.
         ((5.5, 6, 20.25, 25), [4.5, 5, 19.25, 24]),
-        # The whole picture as VOC counts it, and as far as the rule lets it go beyond.
+        # The whole picture as VOC counts it, and what reaches over its edges.
         ((1, 1, 40, 30), [0, 0, 39, 29]),
-        ((1, 1, 41, 31), [0, 0, 40, 30]),
+        ((1, 1, 41, 31), [0, 0, 39, 29]),
+        ((0, 1, 40, 30), [0, 0, 39, 29]),
+        ((0, 0, 43.4, 90), [0, 0, 39, 29]),
         ((39, 29, 40, 30), [38, 28, 39, 29]),
-        # Outside at one side each.
-        ((0, 1, 40, 30), None),
-        ((1, 0, 40, 30), None),
-        ((1, 1, 42, 30), None),
-        ((1, 1, 40, 32), None),
+        ((-5, 4, 8, 9.5), [0, 3, 7, 8.5]),
+        # Outside, or less than a pixel of it inside.
         ((41, 1, 42, 30), None),
+        ((1, -8, 40, 0), None),
+        ((-8, 1, 1, 30), None),
+        ((40.5, 1, 60, 30), None),
         # Without an area.
         ((5, 6, 5, 25), None),
         ((5, 6, 20, 6), None),
     ],
 )
-def test_voc_boxes_are_the_written_numbers_less_one_if_they_are_in_bounds(
+def test_voc_boxes_are_the_written_numbers_less_one_clipped_to_the_last_pixel(
     tmp_path: Path, written: tuple[float, ...], expected: list[float] | None
 ) -> None:
     other: XMLObject = ("dog", (2, 2, 9, 9), False)
@@ -98,18 +104,40 @@ def test_difficult_objects_are_objects_like_others(tmp_path: Path) -> None:
 
 
 def test_voc_images_without_an_object_are_left_out_and_counted(tmp_path: Path) -> None:
-    outside: XMLObject = ("cat", (0, 0, 9, 9), False)
+    outside: XMLObject = ("cat", (41, 1, 49, 9), False)
     source = write_voc(tmp_path, [[], [("cat", (2, 2, 9, 9), False)], [outside], [("dog", (2, 2, 9, 9), True)]])
     samples, notes = load_training_samples(source, CLASSES)
     assert [sample.image_id for sample in samples] == ["1", "3"]
-    assert "left out 2 images without objects" in notes
-    assert "left out 1 objects in training, which break GluonCV's bounds rule" in notes
+    assert "left out 1 images without objects, which negatives would let train as background" in notes
+    assert "left out 1 images of which every object is left out" in notes
+    assert "left out 1 objects that lie wholly outside their image: 2.xml" in notes
 
 
-@pytest.mark.parametrize("rows", [[], [("cat", (0, 0, 9, 9), False)]])
-def test_a_split_without_any_object_is_refused(tmp_path: Path, rows: list[XMLObject]) -> None:
+def test_as_negatives_images_without_an_object_are_kept_but_not_those_whose_objects_are_left_out(
+    tmp_path: Path,
+) -> None:
+    outside: XMLObject = ("cat", (41, 1, 49, 9), False)
+    source = write_voc(tmp_path, [[], [("cat", (2, 2, 9, 9), False)], [outside], [("dog", (2, 2, 9, 9), True)], []])
+    samples, notes = load_training_samples(source, CLASSES, negatives=True)
+    assert [(sample.image_id, len(sample.ground_truth)) for sample in samples] == [
+        ("0", 0), ("1", 1), ("3", 1), ("4", 0),
+    ]  # fmt: skip
+    assert "2 of 4 images have no objects and train as negatives" in notes
+    assert "left out 1 images of which every object is left out" in notes
+    assert not any("without objects" in note for note in notes)
+
+
+def test_images_of_other_classes_alone_are_negatives(tmp_path: Path) -> None:
+    source = write_voc(tmp_path, [[("cat", (2, 2, 9, 9), False)], [("dog", (2, 2, 9, 9), False)]])
+    samples, _ = load_training_samples(source, ("cat",), negatives=True)
+    assert [(sample.image_id, len(sample.ground_truth)) for sample in samples] == [("0", 1), ("1", 0)]
+
+
+@pytest.mark.parametrize("negatives", [False, True])
+@pytest.mark.parametrize("rows", [[], [("cat", (41, 1, 49, 9), False)]])
+def test_a_split_without_any_object_is_refused(tmp_path: Path, rows: list[XMLObject], negatives: bool) -> None:
     with pytest.raises(DatasetError, match="none of its 1 images has an object to learn"):
-        load_training_samples(write_voc(tmp_path, [rows]), CLASSES)
+        load_training_samples(write_voc(tmp_path, [rows]), CLASSES, negatives=negatives)
 
 
 def test_validation_keeps_the_boxes_of_every_evaluation_and_empty_images(tmp_path: Path) -> None:
@@ -158,9 +186,9 @@ def test_coco_boxes_end_a_pixel_earlier_and_in_the_last_pixel(
 
 @pytest.mark.parametrize(
     ("others", "is_kept"),
-    [({}, True), ({"iscrowd": 1}, True), ({"ignore": 0}, True), ({"ignore": 1}, False), ({"area": 0}, False)],
+    [({}, True), ({"iscrowd": 1}, True), ({"ignore": 0}, True), ({"ignore": 1}, False), ({"area": 0}, True)],
 )
-def test_crowds_are_learnt_and_ignored_or_arealess_objects_are_not(
+def test_crowds_and_areas_of_zero_are_learnt_and_ignored_objects_are_not(
     tmp_path: Path, others: dict[str, Any], is_kept: bool
 ) -> None:
     source = write_coco(tmp_path, [coco_object((5, 6, 10, 12), **others), coco_object((1, 1, 9, 9))])
@@ -173,4 +201,77 @@ def test_coco_images_without_an_object_are_left_out_and_the_rest_comes_by_id(tmp
     rows = [coco_object((5, 6, 10, 12), image_id=number, **others) for number, others in ((3, {}), (2, {"ignore": 1}))]
     samples, notes = load_training_samples(write_coco(tmp_path, [*rows, coco_object((1, 1, 9, 9))]), CLASSES)
     assert [sample.image_id for sample in samples] == [1, 3]
-    assert "left out 1 images without objects" in notes
+    assert "left out 1 images of which every object is left out" in notes
+
+
+# --- Batches and schedules ---
+
+
+def config_of(**values: Any) -> TrainingConfig:
+    return TrainingConfig(**{"network": "a_network", "dataset": "voc", "out": Path("run"), **values})
+
+
+def fitted(images: int, asked: int, processes: int, least: int, *, shrink: bool = False) -> int:
+    these = Processes(rank=0, count=processes, device=torch.device("cpu"))
+    return fitted_batch_size(config_of(batch_size=asked, shrink_batch=shrink), images, these, least=least)
+
+
+@pytest.mark.parametrize(
+    ("images", "asked", "processes", "least", "message"),
+    [
+        (5, 6, 1, 2, "5 training images do not fill a batch of 6; use a batch_size of 2 to 5"),
+        (5, 3, 2, 2, "5 training images do not fill a batch of 6; use a batch_size of 2"),
+        (5, 1, 1, 2, "a_network has batch norms, which need 2 images a step; use a batch_size of 2 to 5"),
+        (2, 1, 1, 2, "a_network has batch norms, which need 2 images a step; use a batch_size of 2"),
+        (1, 2, 1, 1, "1 training images do not fill a batch of 2; use a batch_size of 1"),
+        (1, 1, 1, 2, "1 training images are too few for a_network, which needs 2 in a step; add images, or choose"),
+        (1, 32, 1, 2, "1 training images are too few for a_network, which needs 2 in a step; add images, or choose"),
+        (
+            3,
+            32,
+            2,
+            2,
+            "3 training images are too few for a_network, which needs 2 in a step on each of 2 processes; add",
+        ),
+    ],
+)
+@pytest.mark.parametrize("least_is_tried", [True, False])
+def test_a_refused_batch_size_leads_to_one_that_is_taken(
+    images: int, asked: int, processes: int, least: int, message: str, least_is_tried: bool
+) -> None:
+    with pytest.raises(SSDDeployError) as caught:
+        fitted(images, asked, processes, least)
+    assert str(caught.value).startswith(message)
+    sizes = re.findall(r"\d+", str(caught.value).partition("use a batch_size of ")[2])
+    if sizes:
+        size = int(sizes[0 if least_is_tried else -1])
+        assert fitted(images, size, processes, least) == size
+    else:
+        # No size would do, and none is named.
+        for size in range(1, 40):
+            with pytest.raises(SSDDeployError, match="too few"):
+                fitted(images, size, processes, least, shrink=True)
+
+
+def test_a_batch_that_may_shrink_is_what_the_images_fill() -> None:
+    assert [fitted(images, 4, 1, 2, shrink=True) for images in (2, 3, 4, 9)] == [2, 3, 4, 4]
+    assert fitted(7, 4, 2, 2, shrink=True) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"epochs": 160},
+            "lr_decay_epoch 160,200 lies beyond the last of 160 epochs, so the learning rate never falls",
+        ),
+        ({"epochs": 200}, "lr_decay_epoch 200 lies beyond the last of 200 epochs, so it never falls there"),
+        ({"epochs": 201}, None),
+        ({"epochs": 20, "lr_mode": "cos"}, None),
+        ({"epochs": 20, "lr_decay_epoch": ()}, None),
+        ({"epochs": 20, "lr_decay_epoch": (12, 19)}, None),
+    ],
+)
+def test_decays_that_never_come_are_a_warning(values: dict[str, Any], words: str | None) -> None:
+    warnings = schedule_warnings(config_of(**values))
+    assert len(warnings) == (words is not None) and all(warning.startswith(words or "") for warning in warnings)

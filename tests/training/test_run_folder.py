@@ -99,7 +99,7 @@ def saved(value: Any) -> bytes:
         (saved(Harmful()), "is no whole checkpoint of a training"),
         (saved({"version": 1, "network": Harmful()}), "is no whole checkpoint of a training"),
         (saved({"features.weight": torch.ones(1)}), "is no checkpoint of a training by this version"),
-        (saved({"version": 2}), "is no checkpoint of a training by this version"),
+        (saved({"version": 3}), "is no checkpoint of a training by this version"),
         (saved([1, 2]), "is no checkpoint of a training by this version"),
         (saved(torch.ones(3)), "is no checkpoint of a training by this version"),
     ],

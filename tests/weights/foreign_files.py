@@ -31,12 +31,12 @@ def params_of(network, scheme):
     state = network.state_dict()
     arrays = {name: state[ours].clone() for ours, name in foreign_names(network, scheme).items()}
     offset = 0
-    for level, (cells, count) in enumerate(
+    for level, ((rows, columns), count) in enumerate(
         zip(network.config.feature_sizes, network.config.anchors_per_cell, strict=True)
     ):
         stored = torch.full((1, 1, STORED_CELLS[level], STORED_CELLS[level], 4 * count), -7.0)
-        size = cells * cells * count
-        stored[0, 0, :cells, :cells] = network.anchors[offset : offset + size].reshape(cells, cells, -1)
+        size = rows * columns * count
+        stored[0, 0, :rows, :columns] = network.anchors[offset : offset + size].reshape(rows, columns, -1)
         offset += size
         name = (
             f"anchor_generators.{level}.anchors" if scheme == "dotted" else f"ssdanchorgenerator{level}_anchor_{level}"

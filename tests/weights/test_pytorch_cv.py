@@ -75,15 +75,15 @@ def a_network(name):
 
 
 def noise(network):
-    side = network.config.input_size
-    return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(7))
+    return torch.randn(1, 3, *network.config.input_size, generator=torch.Generator().manual_seed(7))
 
 
 @torch.inference_mode()
 def predictions_of(network):
     logits, offsets = network(noise(network))
     config = network.config
-    counts = [cells**2 * count for cells, count in zip(config.feature_sizes, config.anchors_per_cell, strict=True)]
+    maps = zip(config.feature_sizes, config.anchors_per_cell, strict=True)
+    counts = [rows * columns * count for (rows, columns), count in maps]
     return torch.cat([part.flatten() for kind in (logits, offsets) for part in kind.split(counts, dim=1)])
 
 
