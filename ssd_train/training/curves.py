@@ -63,7 +63,7 @@ def write_curves(
         axes.spines[["top", "right"]].set_visible(False)
     rates.spines[["top"]].set_visible(False)
     handles = [handle for axes in (losses, rates, scores) for handle in axes.get_legend_handles_labels()[0]]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(title, fontsize=12, fontweight="bold")
     with written_atomically(path) as temporary:
         figure.savefig(temporary, format="png")
