@@ -234,6 +234,8 @@ def _numbers(bbox: Any, *, has_polygon: bool) -> tuple[str, list[float]]:
         return f"bbox is {json.dumps(bbox)}", []
     if len(bbox) != 4:
         return f"bbox has {len(bbox)} numbers", []
+    if {float, int}.issuperset(map(type, bbox)) and all(map(math.isfinite, bbox)):  # nearly all are
+        return "", bbox
     numbers = [number for value in bbox if (number := _number(value)) is not None]
     return ("", numbers) if len(numbers) == 4 else (f"bbox is {json.dumps(bbox)}", [])
 

@@ -33,13 +33,15 @@ class FileIndex:
             for name in names:
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() in suffixes:
-                    found.append((suffixes.index(suffix.lower()), _composed(parent + stem), suffix, parent + name))
+                    found.append((suffixes.index(suffix.lower()), parent + stem, suffix))
         self.paths: dict[str, Path] = {}
         self._whole: dict[str, Path] = {}
-        for _, stem, suffix, name in sorted(found, key=lambda each: each[0]):
-            path = folder / name
-            self.paths.setdefault(stem, path)
-            self._whole[stem + suffix] = path
+        self._ids: dict[Path, str] = {}
+        for _, stem, suffix in sorted(found, key=lambda each: each[0]):
+            path = folder / f"{stem}{suffix}"
+            self.paths.setdefault(_composed(stem), path)
+            self._whole[_composed(f"{stem}{suffix}")] = path
+            self._ids[path] = stem
 
     def find(self, name: str) -> Path | None:
         """Return the file of a name: its path in the folder, without its suffix or with it."""
@@ -50,8 +52,8 @@ class FileIndex:
         return self.paths.get(name) or self._whole.get(name) or without
 
     def id_of(self, path: Path) -> str:
-        """Return the path in the folder without suffix, with forward slashes."""
-        return path.relative_to(self.folder).with_suffix("").as_posix()
+        """Return a found file's path in the folder without suffix, with forward slashes."""
+        return self._ids[path]
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
@@ -106,8 +108,9 @@ def find_file(name: str, bases: Iterable[Path], root: Path) -> tuple[Path | None
     if forward.startswith("/") or (PureWindowsPath(name).drive and "/" in forward):
         return None, f"the name is absolute, but names are relative to {root}"
     is_outside, may_lead_out = False, ".." in forward.split("/")
+    variants = dict.fromkeys((name, forward)) | ({} if name.isascii() else spellings(forward))
     for base in bases:
-        for variant in {**dict.fromkeys((name, forward)), **spellings(forward)}:
+        for variant in variants:
             path = inside(base / variant, root) if may_lead_out else base / variant
             is_outside = is_outside or path is None
             # Unlike `Path.is_file`, it takes a name that is too long for one that is not there.

@@ -59,13 +59,14 @@ class ListedImage:
         image_id: its path in the folder of images, without suffix.
         path: the image file.
         xml_path: its annotation; None where there is none.
-        missing: what to say then.
+        folder, list_name: where it is named.
     """
 
     image_id: str
     path: Path
     xml_path: Path | None
-    missing: str
+    folder: VocFolder
+    list_name: str
 
 
 def is_voc(folder: Path) -> bool:
@@ -316,22 +317,16 @@ def _without_column(line: str) -> str:
 
 def _image_of(folder: VocFolder, line: str, name: str, findings: Findings) -> ListedImage | None:
     """Return the image of a list's line: of the whole line if there is such an image, else of the first column."""
-    list_file = folder.main / f"{name}.txt"
     for candidate in dict.fromkeys((line, _without_column(line))):
         for written in dict.fromkeys((candidate, candidate.replace("\\", "/"))):
             path = folder.images.find(written.removeprefix("./").removeprefix("JPEGImages/"))
             if path is not None:
                 image_id = folder.images.id_of(path)
-                return ListedImage(
-                    image_id=image_id,
-                    path=path,
-                    xml_path=folder.annotations.find(image_id),
-                    missing=f"{folder.annotations.folder / image_id}.xml: no such annotation, but {list_file} lists "
-                    "its image; add it or take the image off the list",
-                )
+                xml_path = folder.annotations.find(image_id)
+                return ListedImage(image_id=image_id, path=path, xml_path=xml_path, folder=folder, list_name=name)
     findings.stop(
-        f"{folder.images.folder / line}: no such image in {folder.images.folder}, but {list_file} lists it; add the "
-        "image or take it off the list",
+        f"{folder.images.folder / line}: no such image in {folder.images.folder}, but {folder.main / name}.txt lists "
+        "it; add the image or take it off the list",
         place=line,
     )
     return None
@@ -342,7 +337,11 @@ def _annotated_image(listed: ListedImage, is_annotated: bool, findings: Findings
     if listed.xml_path is not None:
         return read_annotated_image(listed.image_id, listed.path, listed.xml_path, findings)
     if is_annotated:
-        findings.stop(listed.missing, place=f"{listed.image_id}.xml")
+        findings.stop(
+            f"{listed.folder.annotations.folder / listed.image_id}.xml: no such annotation, but "
+            f"{listed.folder.main / listed.list_name}.txt lists its image; add it or take the image off the list",
+            place=f"{listed.image_id}.xml",
+        )
         return None
     size = known_size(listed.path, findings)
     if size is None:
