@@ -60,8 +60,8 @@ def test_a_stage_ends_where_the_next_layer_halves_the_map(backbone: str) -> None
         last = next(module for module in reversed(stage) if not hasattr(module, "scale"))
         last.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[-1]))
     with torch.no_grad():
-        network(torch.zeros(1, 3, network.config.input_size, network.config.input_size))
-    strides = [round(network.config.input_size / size) for size in sizes]
+        network(torch.zeros(1, 3, *network.config.input_size))
+    strides = [round(network.config.input_size[1] / size) for size in sizes]
     # VGG's last group is dilated in the place of a stride; the pooling of a ResNet is the second stage's.
     assert strides == ([1, 2, 4, 8, 16, 16] if backbone == "vgg16_atrous" else [2, 4, 8, 16, 32])
 

@@ -49,7 +49,7 @@ def test_it_is_the_loss_of_all_images_in_one_batch(network: SSD, source: DataSou
     dataset = dataclasses.replace(dataset, samples=(*dataset.samples[:4], empty))
     found = losses_of(network, dataset, source, batch_size=2)
 
-    size = network.config.input_size
+    size, _ = network.config.input_size
     images, boxes, labels = [], torch.zeros(4, 20, 4), torch.full((4, 20), -1)
     for row, sample in enumerate(dataset.samples[:4]):
         truth = source.layout.training_boxes(sample.ground_truth, sample.image_size)
