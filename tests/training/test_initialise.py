@@ -395,10 +395,13 @@ def test_gluoncvs_files_start_other_input_sizes(tmp_path: Path) -> None:
     assert torch.equal(network.anchors, anchors)
 
 
-def test_vgg_at_300_has_a_level_less_than_at_other_sizes(tmp_path: Path) -> None:
-    from ssd_train.weights.weight_file import write_safetensors
-
+def test_vgg_at_300_has_a_level_less_and_gives_its_backbone_alone(tmp_path: Path) -> None:
     path = tmp_path / "vgg.safetensors"
-    write_safetensors(path, {"a": torch.ones(1)}, {"network": "ssd_300_vgg16_atrous_coco"})
-    with pytest.raises(WeightsError, match="cannot start from, since its backbone or its levels are others"):
-        start_from(network_of("cat", name="ssd_96_vgg16_atrous_custom"), path, reuse_classes=False)
+    source = network_of(*OLD, name="ssd_300_vgg16_atrous_custom", seed=1)
+    save_network(source, path)
+    network = network_of(*OLD, name="ssd_96_vgg16_atrous_custom", seed=2)
+    before, theirs = state_of(network), source.state_dict()
+    assert "started from the backbone of" in start_from(network, path, reuse_classes=False)
+    for name, value in network.state_dict().items():
+        is_backbone = name.startswith("features.") and ".extras." not in name
+        assert torch.equal(value, (theirs if is_backbone else before)[name]), name
