@@ -94,7 +94,7 @@ def nothing_but_difficult_and_crowd() -> Dataset:
 def test_where_there_is_nothing_to_find_there_is_no_score_and_the_reason(
     dataset: Dataset, reason: str, metric: str, protocol: Protocol, tmp_path: Path
 ) -> None:
-    assert not has_objects(dataset) and has_objects(scored_dataset()[0])
+    assert not has_objects(dataset.samples) and has_objects(scored_dataset()[0].samples)
     report = score(dataset, scored_dataset()[1], SPEC, metric=metric, protocol=protocol)
     assert (report.numbers, report.per_class, report.images, report.detections) == ({}, {}, 2, 2)
     assert np.isnan(report.headline)
