@@ -17,6 +17,9 @@ from ssd_train.errors import DatasetError
 
 Entry = dict[str, Any]
 
+# A number beyond it may be an integer that no float can hold.
+_FAR = 1e300
+
 
 def read_coco(path: Path, folders: Sequence[Path], root: Path, findings: Findings) -> Annotations:
     """Read an annotation file.
@@ -234,7 +237,7 @@ def _numbers(bbox: Any, *, has_polygon: bool) -> tuple[str, list[float]]:
         return f"bbox is {json.dumps(bbox)}", []
     if len(bbox) != 4:
         return f"bbox has {len(bbox)} numbers", []
-    if {float, int}.issuperset(map(type, bbox)) and all(map(math.isfinite, bbox)):  # nearly all are
+    if {float, int}.issuperset(map(type, bbox)) and all(-_FAR < number < _FAR for number in bbox):  # nearly all are
         return "", bbox
     numbers = [number for value in bbox if (number := _number(value)) is not None]
     return ("", numbers) if len(numbers) == 4 else (f"bbox is {json.dumps(bbox)}", [])

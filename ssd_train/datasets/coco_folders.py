@@ -1,5 +1,6 @@
 """Where COCO files and their images lie: as COCO has them, and as CVAT, Roboflow and Label Studio write them."""
 
+import os
 from pathlib import Path
 
 from ssd_train.datasets.annotations import Annotations
@@ -95,13 +96,13 @@ def read_coco_split(root: Path, split: str, findings: Findings) -> Annotations:
         raise DatasetError(f"{root}: no such folder; name the COCO folder", arguments=("data_root",))
     folders = [root / split, root / "images" / split, root / split.replace("-dev", ""), root / "images", root]
     # The likeliest first: in errors, it is where images are missing.
-    folders.sort(key=lambda folder: not folder.is_dir())
+    folders.sort(key=lambda folder: not os.path.isdir(folder))
     return read_coco(annotation_file(root, split), [*folders, root / "annotations"], root, findings)
 
 
 def annotation_file(root: Path, split: str) -> Path:
     paths = [root / "annotations" / f"{prefix}{split}.json" for prefix in PREFIXES]
-    return next((path for path in paths if path.is_file()), paths[0])
+    return next((path for path in paths if os.path.isfile(path)), paths[0])
 
 
 def class_names(root: Path, split: str) -> tuple[str, ...]:

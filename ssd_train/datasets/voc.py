@@ -1,6 +1,7 @@
 """Pascal VOC folders: JPEGImages, Annotations and ImageSets/Main; one of them, or one a year."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -288,7 +289,7 @@ def _of_year(base: Path, part: str, years: list[Path]) -> tuple[VocFolder, str]:
 def _lines(folder: VocFolder, name: str) -> list[str]:
     """Return the lines of a list, of a class's lists put together, or the ids of all annotated images."""
     path = folder.main / f"{name}.txt"
-    if path.is_file():
+    if os.path.isfile(path):  # which takes a name that is too long for one that is not there
         return _read_list(path)
     of_classes = [each for each in sorted(folder.main.glob(f"*_{name}.txt")) if not each.name.startswith(".")]
     if of_classes:

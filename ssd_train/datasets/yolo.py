@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -70,8 +71,8 @@ def find_split(root: Path, part: str) -> str:
     found = next((name for name in SPLIT_FOLDERS[part] if name in present), None)
     if found is None:
         raise DatasetError(
-            f"{root}: names no images for {part}, only {', '.join(present)}; name a split, or hold a part of the "
-            "training images out, for example val_share 0.1",
+            f"{root}: names no images for {part}, only {', '.join(present) or 'none'}; name a split, or hold a part of "
+            "the training images out, for example val_share 0.1",
             arguments=(f"{part}_split", "val_share"),
         )
     return found
@@ -188,7 +189,7 @@ def _base(root: Path, written: Any) -> Path:
     """
     if isinstance(written, str) and written.strip():
         path = inside(root / written.replace("\\", "/"), root)
-        if path is not None and path.is_dir():
+        if path is not None and os.path.isdir(path):
             return path
     return root
 
@@ -225,9 +226,9 @@ def _images_of(folder: YoloFolder, written: str, findings: Findings) -> list[Pat
             path = inside(base / name, folder.root)
             if path is None:
                 continue
-            if path.is_dir():
+            if os.path.isdir(path):  # which takes a name that is too long for one that is not there
                 return list(FileIndex(path).paths.values())
-            if path.is_file() and path.suffix == ".txt":
+            if os.path.isfile(path) and path.suffix == ".txt":
                 return _listed(folder, path, findings)
     why = "which leads out of it" if forward.startswith("/") or forward.startswith("..") else "which is not there"
     findings.stop(

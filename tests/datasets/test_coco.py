@@ -199,6 +199,10 @@ def box_in_words(content: dict[str, Any]) -> None:
     content["annotations"][1]["bbox"] = [1, 2, "wide", 4]
 
 
+def box_beyond_all_floats(content: dict[str, Any]) -> None:
+    content["annotations"][1]["bbox"] = [1, 2, 10**400, 4]
+
+
 def box_without_id(content: dict[str, Any]) -> None:
     del content["annotations"][2]["id"]
     content["annotations"][2]["bbox"] = []
@@ -232,6 +236,7 @@ def image_not_there(content: dict[str, Any]) -> None:
         (nan_box, r"instances_val2017\.json: annotation 1 of image 7\.jpg: bbox is \[NaN"),
         (polygon_alone, r"annotation 2 of image 3\.jpg: it has no bbox, only a polygon, expected x, y"),
         (box_in_words, r"annotation 2 of image 3\.jpg: bbox is \[1, 2, \"wide\", 4\]"),
+        (box_beyond_all_floats, r"annotation 2 of image 3\.jpg: bbox is \[1, 2, 1000"),
         (box_without_id, r"annotations\[2\] of image 7\.jpg: bbox has 0 numbers"),
         (image_not_there, r"elsewhere\.jpg: there is no such file, but .*instances_val2017\.json lists this image"),
     ],

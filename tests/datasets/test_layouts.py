@@ -108,10 +108,19 @@ def test_what_is_neither_a_layout_nor_a_folder_is_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_missing_folder_is_named(tmp_path: Path, name: str) -> None:
-    for split in (None, "some", "2007_test"):
+    for split in (None, "some", "2007_test", "x" * 400):
         with pytest.raises(DatasetError, match=r"nowhere: no such folder") as caught:
             find_source(name, tmp_path / "nowhere").load(split, ("thing",))
         assert caught.value.arguments == ("data", "data_root")
+
+
+@pytest.mark.parametrize("split", ["x" * 400, "a\0b"])
+@pytest.mark.parametrize("files", [["ImageSets/Main/val.txt"], ["annotations/instances_val.json"]])
+def test_a_split_that_no_file_can_be_called_is_one_that_is_not_there(
+    tmp_path: Path, files: list[str], split: str
+) -> None:
+    with pytest.raises(DatasetError, match="choose another split|not JSON"):
+        find_source(touch(tmp_path, *files)).load(split, ("thing",))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -189,6 +189,7 @@ def test_names_are_a_list_or_numbers_and_names(tmp_path: Path, names: str, expec
         ("names: [cat]\nval: 3", "val is 3, expected a folder or list of images"),
         ("names: [cat]\nval: [images/val, null]", "val is .*, expected a folder or list of images"),
         ("names: &a [*a]\nval: images/val", "data.yaml"),
+        ("names: [cat]\nval: !!python/object/apply:os.getcwd []", "cannot be read as YAML"),
     ],
 )
 def test_a_yaml_file_that_is_none_is_refused_by_name(tmp_path: Path, yaml: str, message: str) -> None:
@@ -244,6 +245,7 @@ def test_a_split_may_be_several_folders_or_a_list_of_images(tmp_path: Path) -> N
         ("/elsewhere/images", "said to be in /elsewhere/images, which leads out"),
         ("../../elsewhere", "which leads out"),
         ("data.yaml", "which is not there"),
+        ("x" * 400, "which is not there"),
     ],
 )
 def test_a_split_whose_images_are_not_there_is_refused_and_may_be_held_out(

@@ -14,7 +14,7 @@ import torch
 from ssd_train.datasets.layouts import DataSource, find_source
 from ssd_train.errors import DatasetError, SSDDeployError
 from ssd_train.training.config import TrainingConfig
-from ssd_train.training.prepare import fitted_batch_size, load_training_samples, schedule_warnings
+from ssd_train.training.prepare import fitted_batch_size, load_training_samples, prepare, schedule_warnings
 from ssd_train.training.processes import Processes
 
 CLASSES = ("cat", "dog")
@@ -145,6 +145,29 @@ def test_validation_keeps_the_boxes_of_every_evaluation_and_empty_images(tmp_pat
     dataset = source.load(source.val_split, CLASSES)
     assert [len(sample.ground_truth) for sample in dataset.samples] == [0, 1]
     assert dataset.samples[1].ground_truth.boxes.tolist() == [[4, 5, 20, 25]]
+
+
+def test_a_validation_without_the_classes_of_the_training_is_noted_and_no_fault(tmp_path: Path) -> None:
+    write_voc(tmp_path, [[("horse", (2, 2, 9, 9), False)]], split="val")
+    for name in ("Annotations", "JPEGImages"):
+        for path in (tmp_path / name).iterdir():
+            path.rename(path.with_stem("v"))
+    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("v")
+    write_voc(tmp_path, [[("cat", (2, 2, 9, 9), False)]] * 2, split="train")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    config = TrainingConfig(
+        network="ssd_300_mobilenet0.25_custom",
+        dataset=str(tmp_path),
+        out=tmp_path / "run",
+        classes=tmp_path / "classes.txt",
+        batch_size=2,
+        workers=0,
+    )
+    processes = Processes(rank=0, count=1, device=torch.device("cpu"))
+    prepared = prepare(config, processes, with_weights=False, with_check=False)
+    assert not prepared.is_scored
+    assert [len(sample.ground_truth) for sample in prepared.validation.samples] == [0]
+    assert "validation: left out 1 objects of classes that the detector does not know: horse" in prepared.notes
 
 
 # --- COCO ---
