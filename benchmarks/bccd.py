@@ -44,7 +44,7 @@ from ssd_deploy.progress import image_progress
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
 from ssd_train.datasets.dataset import Dataset, Sample
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.detections import Detections
 from ssd_train.evaluation.evaluate import score
 from ssd_train.files import write_json

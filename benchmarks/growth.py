@@ -32,7 +32,7 @@ from ssd_deploy.benchmark.measure import wait_until_idle
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
 from ssd_train.datasets.generated_files import write_shapes
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.evaluation.loop import run_detector
 from ssd_train.files import write_json, written_atomically
 from ssd_train.preprocess import preprocess

@@ -29,7 +29,7 @@ from _common.asked_process import ORACLE_PYTHON, AskedProcess
 from _common.turns import median_ratio, recorded_environment, take_turns, test_data
 from ssd_deploy.text_table import text_table
 from ssd_train.datasets.dataset import Sample
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.files import write_json
 from ssd_train.spec import IMAGENET_MEAN, IMAGENET_STD
 from ssd_train.training.batches import AugmentedImages, Batch, Key, collate

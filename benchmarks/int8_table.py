@@ -29,7 +29,7 @@ from ssd_train import build_network
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.datasets.generated import SHAPE_CLASSES
 from ssd_train.datasets.generated_files import write_shapes
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.evaluation.evaluate import score
 from ssd_train.evaluation.loop import run_detector
 from ssd_train.files import write_json

@@ -22,7 +22,7 @@ from ssd_deploy.parity.report import ParityOutcome
 from ssd_deploy.parity.run import run as run_parity
 from ssd_deploy.progress import image_progress
 from ssd_train import build_network
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.files import write_json
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.precisions import in_precision

@@ -28,7 +28,7 @@ from _common.flops import counted_flops, training_gflops
 from _common.turns import median_ratio, recorded_environment, take_turns, test_data
 from ssd_deploy.text_table import text_table
 from ssd_train.datasets.dataset import Sample
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.files import write_json
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD

@@ -21,7 +21,7 @@ from ssd_deploy.backends import BACKENDS
 from ssd_deploy.cli import app
 from ssd_train import build_network
 from ssd_train.datasets.generated import SHAPE_CLASSES
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.networks import build, zoo
 from ssd_train.precisions import PRECISIONS
 from ssd_train.preprocess import load_image

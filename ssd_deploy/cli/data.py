@@ -1,6 +1,5 @@
 """Look at data before anything is trained on them."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -8,28 +7,11 @@ import typer
 
 from ssd_train.command_line import Result, check_results
 from ssd_train.datasets.layouts import LAYOUTS
-from ssd_train.options import option
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingData:
-    """What a training would read of a data set, by the names of its options."""
-
-    data_root: Path | None = option(None, "Folder of a data set that is named by its layout.")
-    annotations: Path | None = option(None, "A COCO file instead of DATA; with --images.")
-    images: Path | None = option(None, "Folder of the images that --annotations lists.")
-    val_annotations: Path | None = option(None, "A COCO file to validate on, beside --annotations.")
-    val_images: Path | None = option(None, "Its images; default those of --images.")
-    val_share: float | None = option(
-        None, "Part of the training images that a training with this --val-share holds out.", above=0, below=1
-    )
-    train_split: str | None = option(None, "Split to train on; default the layout's.")
-    val_split: str | None = option(None, "Split to validate on; default the layout's.")
-    classes: Path | None = option(None, "Class list: a text file, a name a line; default the data set's own.")
+from ssd_train.datasets.source import DataNames
 
 
 def check(
-    reading: TrainingData,
+    names: DataNames,
     data: Annotated[
         str | None,
         typer.Argument(help=f"{', '.join(LAYOUTS)}, or a folder in such a layout.", show_default=False),
@@ -55,19 +37,8 @@ def check(
     from ssd_train.class_list import read_class_list
     from ssd_train.data_check.check import check_data
     from ssd_train.data_check.pictures import SHEET_NAME, write_pictures
-    from ssd_train.datasets.layouts import find_source
 
-    source = find_source(
-        data,
-        reading.data_root,
-        annotations=reading.annotations,
-        images=reading.images,
-        val_annotations=reading.val_annotations,
-        val_images=reading.val_images,
-        train_split=reading.train_split,
-        val_split=reading.val_split,
-        val_share=reading.val_share,
-    )
+    source = names.source_of(data)
     folder = out or Path("runs") / "check" / source.root.resolve().name
     if not quick:
         check_results(folder / SHEET_NAME)
@@ -75,7 +46,7 @@ def check(
         report = check_data(
             source,
             network=network,
-            class_names=read_class_list(reading.classes) if reading.classes else None,
+            class_names=read_class_list(names.classes) if names.classes else None,
             with_images=not quick,
             workers=workers,
             on_progress=on_progress,

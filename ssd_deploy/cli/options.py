@@ -203,7 +203,7 @@ class Data:
             class_names: the detector's.
             images: folder of the images that `annotations` lists.
         """
-        from ssd_train.datasets.layouts import find_source
+        from ssd_train.datasets.source import find_source
 
         if self.data is not None and self.dataset is not None:
             raise typer.BadParameter(f"{self.data} and {self.dataset} are two data sets; name one")

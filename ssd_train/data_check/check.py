@@ -18,7 +18,7 @@ from ssd_train.data_check.objects import (
 from ssd_train.data_check.reading import Split, find_class_names, read_splits
 from ssd_train.data_check.report import CheckReport, SplitRow, merged
 from ssd_train.datasets.findings import Effect, Finding, Findings
-from ssd_train.datasets.layouts import DataSource
+from ssd_train.datasets.source import DataSource
 from ssd_train.errors import DatasetError
 from ssd_train.networks.zoo import find_network, network_config
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from ssd_train.datasets.dataset import Dataset, Sample
 from ssd_train.datasets.findings import Finding, Findings
-from ssd_train.datasets.layouts import DataSource
+from ssd_train.datasets.source import DataSource
 from ssd_train.errors import DatasetError, ImageError
 
 # Of one split alone; `objects.find_lacking_classes` looks at all of them together.

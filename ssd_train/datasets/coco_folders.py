@@ -7,8 +7,7 @@ from ssd_train.datasets.annotations import Annotations
 from ssd_train.datasets.coco import find_class_names as class_names_of_file
 from ssd_train.datasets.coco import read_coco
 from ssd_train.datasets.findings import Findings
-from ssd_train.datasets.voc import ALL
-from ssd_train.datasets.xml_folders import SPLIT_FOLDERS, named_split
+from ssd_train.datasets.splits import ALL, SPLIT_NAMES, named_split
 from ssd_train.errors import DatasetError
 
 # The published trainings' own.
@@ -111,8 +110,7 @@ def class_names(root: Path, split: str) -> tuple[str, ...]:
 
 def roboflow_splits(root: Path) -> tuple[str, ...]:
     """Return the folders that hold a file of Roboflow's, in the order of training, validation, test."""
-    names = [name for known in SPLIT_FOLDERS.values() for name in known]
-    return tuple(name for name in names if (root / name / ROBOFLOW_NAME).is_file())
+    return tuple(name for name in SPLIT_NAMES if (root / name / ROBOFLOW_NAME).is_file())
 
 
 def roboflow_split(root: Path, part: str) -> str:

@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
@@ -14,15 +13,13 @@ from ssd_train.datasets.class_names import Spellings
 from ssd_train.datasets.dataset import GroundTruth
 from ssd_train.datasets.findings import Findings
 from ssd_train.datasets.image_paths import FileIndex, known_size
+from ssd_train.datasets.splits import ALL, no_lists
 from ssd_train.datasets.voc_xml import class_names_in, read_annotated_image
 from ssd_train.errors import DatasetError
 
 # The published trainings' own, of a folder with one VOC<year> folder for each year.
 YEAR_TRAIN_SPLIT = "2007_trainval,2012_trainval"
 YEAR_TEST_SPLIT = "2007_test"
-
-# All images of a folder without lists.
-ALL = "all"
 
 XML_SUFFIXES = (".xml",)
 
@@ -122,9 +119,7 @@ def train_split(root: Path) -> str:
     Raises:
         DatasetError: there are annotations, but no such list.
     """
-    names = split_names(root)
-    if _is_without_lists(names):
-        no_lists(root)
+    names = _existing_lists(root)
     if _is_by_year(names):
         return YEAR_TRAIN_SPLIT
     return _first(root, names, ("train", "trainval") if "val" in names else ("trainval", "train"), "train")
@@ -136,9 +131,7 @@ def val_split(root: Path) -> str:
     Raises:
         DatasetError: there are annotations, but no such list.
     """
-    names = split_names(root)
-    if _is_without_lists(names):
-        no_lists(root)
+    names = _existing_lists(root)
     if _is_by_year(names):
         return YEAR_TEST_SPLIT
     return _first(root, names, ("val", "test"), "val")
@@ -160,13 +153,10 @@ def eval_split(root: Path) -> str:
     return names[0] if len(names) == 1 else _first(root, names, ("test", "val"), "val")
 
 
-def no_lists(root: Path) -> NoReturn:
-    """Raise DatasetError where a training finds images, but nothing says which ones to validate on."""
-    raise DatasetError(
-        f"{root}: has no lists of images to train and to validate on; hold a part of them out, for example "
-        "val_share 0.1",
-        arguments=("val_share",),
-    )
+def _existing_lists(root: Path) -> tuple[str, ...]:
+    """Return the lists of a folder; raise DatasetError where there are annotations alone."""
+    names = split_names(root)
+    return no_lists(root) if _is_without_lists(names) else names
 
 
 def _first(root: Path, names: Sequence[str], wanted: Sequence[str], part: str) -> str:
@@ -266,7 +256,10 @@ def _resolved(root: Path, split: str) -> list[tuple[VocFolder, str]]:
             folder = VocFolder.open(base)
             return [(folder, part) for part in parts]
         if years := _years(base):
-            return [_of_year(base, part, years) for part in parts]
+            named = [_of_year(base, part, years) for part in parts]
+            # Each folder is listed once, however many of its lists are wanted.
+            folders = {year: VocFolder.open(year) for year in dict.fromkeys(year for year, _ in named)}
+            return [(folders[year], name) for year, name in named]
     raise DatasetError(
         f"{root}: no Pascal VOC data; expected Annotations, JPEGImages and ImageSets/Main, or folders like "
         "VOC2007, or VOCdevkit; name the right folder",
@@ -274,7 +267,8 @@ def _resolved(root: Path, split: str) -> list[tuple[VocFolder, str]]:
     )
 
 
-def _of_year(base: Path, part: str, years: list[Path]) -> tuple[VocFolder, str]:
+def _of_year(base: Path, part: str, years: list[Path]) -> tuple[Path, str]:
+    """Return the folder and the list that a part of a split names."""
     match = re.fullmatch(r"(\d{4})_(.+)", part)
     root = base / f"VOC{match[1]}" if match else None
     if match is None or root is None or root not in years:
@@ -283,7 +277,7 @@ def _of_year(base: Path, part: str, years: list[Path]) -> tuple[VocFolder, str]:
             f"{base}: split {part!r} names no year that is here ({present}); "
             "write it as <year>_<list>, for example 2007_test"
         )
-    return VocFolder.open(root), match[2]
+    return root, match[2]
 
 
 def _lines(folder: VocFolder, name: str) -> list[str]:

@@ -1,21 +1,14 @@
 """XML of Pascal VOC's kind without VOC's folders: as LabelImg and Roboflow leave it."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from ssd_train.datasets.annotations import Annotations
 from ssd_train.datasets.findings import Findings
 from ssd_train.datasets.image_paths import FileIndex
-from ssd_train.datasets.voc import ALL, XML_SUFFIXES, classes_of_files, is_voc
+from ssd_train.datasets.splits import ALL, SPLIT_NAMES, named_split
+from ssd_train.datasets.voc import XML_SUFFIXES, classes_of_files, is_voc
 from ssd_train.datasets.voc_xml import read_annotated_image
 from ssd_train.errors import DatasetError
-
-# Folders of a split, as people and tools call them, the usual name first.
-SPLIT_FOLDERS: Mapping[str, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("valid", "val", "validation"),
-    "test": ("test", "testing"),
-}
 
 
 def is_labelimg(folder: Path) -> bool:
@@ -30,28 +23,11 @@ def is_roboflow_voc(folder: Path) -> bool:
 
 def split_folders(root: Path) -> tuple[str, ...]:
     """Return the folders that hold a split's images and XML, in the order of training, validation, test."""
-    names = [name for known in SPLIT_FOLDERS.values() for name in known]
-    return tuple(name for name in names if any(map(_is_annotation, (root / name).glob("*"))))
+    return tuple(name for name in SPLIT_NAMES if any(map(_is_annotation, (root / name).glob("*"))))
 
 
 def _is_annotation(path: Path) -> bool:
     return path.suffix.lower() in XML_SUFFIXES and not path.name.startswith(".")
-
-
-def named_split(root: Path, present: tuple[str, ...], part: str) -> str:
-    """Return which of a data set's folders is for training, validation or test.
-
-    Raises:
-        DatasetError: none is.
-    """
-    found = next((name for name in SPLIT_FOLDERS[part] if name in present), None)
-    if found is None:
-        raise DatasetError(
-            f"{root}: has no folder {' or '.join(SPLIT_FOLDERS[part])}, only {', '.join(present) or 'none'}; name a "
-            "split, or hold out a part of the training images",
-            arguments=(f"{part}_split", "val_share"),
-        )
-    return found
 
 
 def find_split(root: Path, part: str) -> str:

@@ -12,8 +12,7 @@ import yaml
 from ssd_train.datasets.annotations import AnnotatedImage, AnnotatedObject, Annotations
 from ssd_train.datasets.findings import Findings
 from ssd_train.datasets.image_paths import FileIndex, find_file, inside, known_size, spellings
-from ssd_train.datasets.voc import ALL
-from ssd_train.datasets.xml_folders import SPLIT_FOLDERS
+from ssd_train.datasets.splits import ALL, SPLIT_NAMES, find_part
 from ssd_train.errors import DatasetError
 
 NAMES_FILE = "classes.txt"
@@ -68,7 +67,7 @@ def find_split(root: Path, part: str) -> str:
         DatasetError: there is none.
     """
     present = split_names(root)
-    found = next((name for name in SPLIT_FOLDERS[part] if name in present), None)
+    found = find_part(present, part)
     if found is None:
         raise DatasetError(
             f"{root}: names no images for {part}, only {', '.join(present) or 'none'}; name a split, or hold a part of "
@@ -122,9 +121,7 @@ def open_folder(root: Path) -> YoloFolder:
     number = content.get("nc")
     if isinstance(number, int) and number != len(names):
         raise DatasetError(f"{path}: nc is {number}, but there are {len(names)} names; mend one of them")
-    parts = {
-        key: _texts(content[key], key, path) for known in SPLIT_FOLDERS.values() for key in known if content.get(key)
-    }
+    parts = {key: _texts(content[key], key, path) for key in SPLIT_NAMES if content.get(key)}
     return YoloFolder(
         root=root, names=names, parts=parts, base=_base(root, content.get("path")), has_keypoints="kpt_shape" in content
     )
@@ -143,7 +140,7 @@ def _yaml_of(folder: Path) -> Path | None:
             if path.stem == "data":
                 return path  # whoever reads it says what is wrong
             continue
-        if "names" in content and any(key in content for known in SPLIT_FOLDERS.values() for key in known):
+        if "names" in content and any(key in content for key in SPLIT_NAMES):
             return path
     return None
 
@@ -211,7 +208,7 @@ def _without_yaml(root: Path) -> YoloFolder:
     while lines and not lines[-1].strip():
         lines.pop()
     names = _names(lines, path)
-    splits = [name for known in SPLIT_FOLDERS.values() for name in known if (root / "images" / name).is_dir()]
+    splits = [name for name in SPLIT_NAMES if (root / "images" / name).is_dir()]
     parts = {name: (f"images/{name}",) for name in splits} or {ALL: ("images",)}
     return YoloFolder(root=root, names=names, parts=parts, base=root)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssd_train.datasets.layouts import DataSource, find_source
+from ssd_train.datasets.source import DataNames, DataSource
 from ssd_train.errors import SSDDeployError
 from ssd_train.options import option
 from ssd_train.training.augmentation import Augmentation
@@ -19,12 +19,12 @@ CONFIG_NAME = "config.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig(Augmentation):
+class TrainingConfig(DataNames, Augmentation):
     """One training; the defaults are GluonCV's recipe (Liu et al., SSD, section 3.1, after its schedule).
 
-    `resolve` puts another recipe's values in their place. Each field says itself what it means; those of `Augmentation`
-    are fields here too. `optimizer.learning_rate` has more about the fields of the learning rate, `optimizer.MXNetSGD`
-    about momentum and weight decay, `freeze` about the stages of backbones.
+    `resolve` puts another recipe's values in their place. Each field says itself what it means; those of `DataNames`
+    and `Augmentation` are fields here too. `optimizer.learning_rate` has more about the fields of the learning rate,
+    `optimizer.MXNetSGD` about momentum and weight decay, `freeze` about the stages of backbones.
 
     Raises:
         SSDDeployError: a value outside its range, or two that exclude each other.
@@ -35,17 +35,6 @@ class TrainingConfig(Augmentation):
         None, "voc, coco, or a folder of your own in a known layout.", names=("--dataset", "--data")
     )
     out: Path = option(dataclasses.MISSING, "Run folder; default runs/<network>.")
-    data_root: Path | None = option(None, "Folder of voc or coco; default ~/.torch/datasets/voc or coco.")
-    annotations: Path | None = option(None, "A COCO file instead of a data set; with images.")
-    images: Path | None = option(None, "Folder of the images that annotations lists.")
-    val_annotations: Path | None = option(None, "A COCO file to validate on, beside annotations.")
-    val_images: Path | None = option(None, "Its images; default those of images.")
-    val_share: float | None = option(
-        None, "Hold this part of the training images out for validation, by a hash of their names.", above=0, below=1
-    )
-    train_split: str | None = option(None, "Default 2007_trainval,2012_trainval, train2017, or a folder's own train.")
-    val_split: str | None = option(None, "Default 2007_test, val2017, or a folder's own val.")
-    classes: Path | None = option(None, "Class list of a _custom network; default the data set's own classes.")
     data_shape: int | None = option(None, "Side that the network's square input must have.", least=1)
     negatives: bool = option(False, "Train on images without objects too, as background.")
     balance: bool = option(False, "Show images of rare classes more often (repeat factors of LVIS).")
@@ -142,17 +131,7 @@ class TrainingConfig(Augmentation):
 
     def source(self) -> DataSource:
         """Find the data set. Raises DatasetError."""
-        return find_source(
-            self.dataset,
-            self.data_root,
-            annotations=self.annotations,
-            images=self.images,
-            val_annotations=self.val_annotations,
-            val_images=self.val_images,
-            train_split=self.train_split,
-            val_split=self.val_split,
-            val_share=self.val_share,
-        )
+        return self.source_of(self.dataset)
 
     @property
     def augmentation(self) -> Augmentation:
@@ -166,10 +145,14 @@ class TrainingConfig(Augmentation):
 
 
 AUGMENTATION_FIELDS = tuple(field.name for field in dataclasses.fields(Augmentation))
-# In a reader's order: a base class's fields would come first.
+_DATA_FIELDS = tuple(field.name for field in dataclasses.fields(DataNames))
+# In a reader's order: the base classes' fields would come first.
 FIELDS = {
     field.name: field
-    for field in sorted(dataclasses.fields(TrainingConfig), key=lambda field: field.name in AUGMENTATION_FIELDS)
+    for field in sorted(
+        dataclasses.fields(TrainingConfig),
+        key=lambda field: (field.name in AUGMENTATION_FIELDS, field.name in _DATA_FIELDS),
+    )
 }
 TYPES = typing.get_type_hints(TrainingConfig)
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ssd_train.class_list import read_class_list
 from ssd_train.data_check.before_training import training_warnings
 from ssd_train.datasets.dataset import Dataset, Sample
-from ssd_train.datasets.layouts import LAYOUTS, DataSource
+from ssd_train.datasets.layouts import LAYOUTS
+from ssd_train.datasets.source import DataSource
 from ssd_train.errors import DatasetError, ImageError, NetworkError
 from ssd_train.evaluation.evaluate import has_objects
 from ssd_train.networks.anchors import covered_share, generate_anchors, needs_even_steps, with_even_steps

@@ -10,7 +10,7 @@ from ssd_train.boxes import iou
 from ssd_train.data_check.anchors import Cover, advice, best_anchor_iou, better_input, cover, covers
 from ssd_train.data_check.check import check_data
 from ssd_train.data_check.objects import Objects
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.networks.anchors import generate_anchors, with_even_steps
 from ssd_train.networks.config import NetworkConfig
 from ssd_train.networks.zoo import NETWORKS, find_network

@@ -7,7 +7,7 @@ from ssd_train.data_check.before_training import training_warnings
 from ssd_train.data_check.objects import training_samples
 from ssd_train.data_check.reading import read_splits
 from ssd_train.datasets.dataset import Dataset, Sample
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.networks.zoo import network_config
 
 

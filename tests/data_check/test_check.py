@@ -13,7 +13,7 @@ from ssd_train.data_check.check import check_data
 from ssd_train.data_check.report import CheckReport
 from ssd_train.datasets.findings import Effect
 from ssd_train.datasets.generated_files import write_shapes
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.errors import NetworkError
 from ssd_train.files import to_json
 

@@ -13,7 +13,7 @@ from ssd_train.data_check.charts import write_box_chart, write_class_chart
 from ssd_train.data_check.check import check_data
 from ssd_train.data_check.pictures import write_pictures
 from ssd_train.data_check.report import CheckReport
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 
 
 def check(root: Path, **settings: Any) -> CheckReport:

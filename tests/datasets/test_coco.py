@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.errors import DatasetError
 from ssd_train.networks.zoo import COCO_CLASSES, VOC_CLASSES
 

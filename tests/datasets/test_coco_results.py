@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ssd_train.datasets.coco_results import write_results
 from ssd_train.datasets.dataset import Dataset, Sample, make_ground_truth
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.detections import Detections
 from ssd_train.evaluation.evaluate import score
 from ssd_train.metrics.protocol import Protocol

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ssd_train.datasets.generated import SHAPE_CLASSES, Shape, draw_picture, lay_out, paint
 from ssd_train.datasets.generated_files import write_shapes
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.errors import DatasetError
 
 LAYOUTS = [lay_out(5, index) for index in range(80)]

@@ -11,7 +11,8 @@ import pytest
 
 from ssd_train.datasets.annotations import AnnotatedImage, Annotations
 from ssd_train.datasets.findings import Findings
-from ssd_train.datasets.layouts import LAYOUTS, DataSource, Layout, find_source
+from ssd_train.datasets.layouts import LAYOUTS, Layout
+from ssd_train.datasets.source import DataSource, find_source
 from ssd_train.errors import DatasetError
 from ssd_train.metrics.table import METRICS
 

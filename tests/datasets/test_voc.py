@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from small_voc import CLASSES, object_xml, write_image, write_list
 
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.errors import DatasetError
 
 

@@ -8,7 +8,7 @@ from small_voc import CLASSES, object_xml, write_image, write_list, write_pixels
 
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.datasets.findings import Findings
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.errors import DatasetError
 
 CAT = object_xml("cat", 5, 6, 20, 25)

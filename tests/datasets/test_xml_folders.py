@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small_voc import CLASSES, object_xml, write_pixels, write_xml
 
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.errors import DatasetError
 
 CAT = object_xml("cat", 5, 6, 20, 25)

@@ -10,7 +10,7 @@ from small_voc import write_pixels
 
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.datasets.findings import Findings
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.errors import DatasetError, ImageError
 
 NAMES = ("cat", "dog")

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ssd_train.datasets.dataset import Dataset, Sample, make_ground_truth
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.errors import DatasetError
 from ssd_train.evaluation.evaluate import has_objects, score

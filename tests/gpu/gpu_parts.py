@@ -20,7 +20,7 @@ from ssd_deploy.parity.compare import BackendRun, Comparison, compare, run_backe
 from ssd_deploy.parity.criteria import Criteria
 from ssd_deploy.parity.pairs import match_detections
 from ssd_train.datasets.dataset import Dataset
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.spec import OUTPUT_NAMES

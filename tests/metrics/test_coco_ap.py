@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ssd_train.datasets.dataset import Dataset, GroundTruth, make_ground_truth
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
 from ssd_train.metrics.coco_ap import NUMBER_NAMES, coco_average_precision

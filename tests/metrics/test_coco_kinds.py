@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ssd_train.datasets.coco_results import write_results
 from ssd_train.datasets.dataset import Dataset
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.detections import Detections
 from ssd_train.metrics.coco_ap import NUMBER_NAMES, coco_average_precision
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.evaluation.evaluate import score
 from ssd_train.metrics.protocol import Protocol

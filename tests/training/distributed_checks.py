@@ -18,7 +18,7 @@ from training_runs import NETWORK, small_config, small_options
 from ssd_train.cli import train
 from ssd_train.command_line import add_command
 from ssd_train.datasets.generated import SHAPE_CLASSES
-from ssd_train.datasets.layouts import find_source
+from ssd_train.datasets.source import find_source
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import network_config

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssd_train.datasets.layouts import DataSource, find_source
+from ssd_train.datasets.source import DataSource, find_source
 from ssd_train.errors import DatasetError, SSDDeployError
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.prepare import fitted_batch_size, load_training_samples, prepare, schedule_warnings

@@ -9,7 +9,7 @@ import torch
 from training_runs import CLASSES, NETWORK
 
 from ssd_train.datasets.dataset import Dataset, make_ground_truth
-from ssd_train.datasets.layouts import DataSource, find_source
+from ssd_train.datasets.source import DataSource, find_source
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import network_config
