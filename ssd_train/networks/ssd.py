@@ -3,6 +3,8 @@
 Dimension letters here and in `postprocess`: N images, A anchors, C classes without background, H and W of the input.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -72,6 +74,11 @@ class SSD(nn.Module):
         cls_logits = torch.cat([head(x) for head, x in zip(self.class_predictors, features, strict=True)], dim=1)
         box_offsets = torch.cat([head(x) for head, x in zip(self.box_predictors, features, strict=True)], dim=1)
         return cls_logits.float(), box_offsets.float()
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The module that holds the backbone: of VGG all features, which are one module there."""
+        return cast(nn.Module, getattr(self.features, "backbone", self.features))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -4,7 +4,6 @@ A stage is what computes maps of one size: it ends where the next layer halves t
 """
 
 from collections.abc import Callable
-from typing import cast
 
 from torch import nn
 
@@ -64,7 +63,7 @@ def freeze(network: SSD, what: str) -> list[nn.Module]:
     """
     if what == "none":
         return []
-    backbone = cast(nn.Module, getattr(network.features, "backbone", network.features))
+    backbone = network.backbone
     if type(backbone) not in STAGES:
         raise NetworkError(
             f"freeze {what}: the backbone {network.config.backbone} has no stages in {__name__}.STAGES; leave it out, "

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ssd_train.errors import OwnPartError, SSDDeployError
+from ssd_train.errors import OwnPartError, SSDDeployError, first_line
 from ssd_train.files import write_json
 from ssd_train.requirements import require
 from ssd_train.table import Table
@@ -244,7 +244,7 @@ class Loggers:
             # Whatever a package, its server or the disk may raise.
             except Exception as error:
                 raise OwnPartError(
-                    f"the logger {logger.name} cannot be opened ({_first_line(error)}); mend that, or leave it out",
+                    f"the logger {logger.name} cannot be opened ({first_line(error)}); mend that, or leave it out",
                     arguments=("logger",),
                 ) from error
         opened = {name: logger.run_id for name, logger in self.open.items() if logger.run_id is not None}
@@ -267,9 +267,5 @@ class Loggers:
                 del self.open[name]
                 _log.warning(
                     "the logger %s failed and gets nothing more (%s); metrics.jsonl has all numbers", name,
-                    _first_line(error),
+                    first_line(error),
                 )  # fmt: skip
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -76,7 +76,7 @@ class Trainer:
             raise BackendError("amp fp16 is for GPUs; on a CPU use bf16 or off", arguments=("amp",))
         if config.sync_bn and processes.count > 1:
             # The backbone's; GluonCV leaves those of the added levels to each process.
-            nn.SyncBatchNorm.convert_sync_batchnorm(getattr(network.features, "backbone", network.features))
+            nn.SyncBatchNorm.convert_sync_batchnorm(network.backbone)
         # FP32 means FP32, as everywhere in this project; for speed there is `amp`.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         # Sizes never change, so cuDNN may try its algorithms once and keep the fastest.

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from distributed_checks import two_images
-from torch import nn
 from training_runs import NETWORK, assert_same_bits, small_config
 
 from ssd_train.datasets.generated import SHAPE_CLASSES
@@ -30,10 +29,6 @@ def without_values(name: str) -> SSD:
         return build_ssd(network_config(name, ("cat",)))
 
 
-def backbone_of(network: SSD) -> nn.Module:
-    return getattr(network.features, "backbone", network.features)  # type: ignore[arg-type]
-
-
 def test_there_is_a_network_of_each_backbone_to_look_at() -> None:
     assert set(OF_BACKBONE) == set(BACKBONES)
 
@@ -41,7 +36,7 @@ def test_there_is_a_network_of_each_backbone_to_look_at() -> None:
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_stages_are_the_whole_backbone_each_layer_once(backbone: str) -> None:
     network = without_values(OF_BACKBONE[backbone])
-    owner = backbone_of(network)
+    owner = network.backbone
     stages = STAGES[type(owner)](owner)
     assert len(stages) == NUM_STAGES.get(backbone, 5)
     found = [id(value) for stage in stages for module in stage for value in module.parameters()]
@@ -53,7 +48,7 @@ def test_the_stages_are_the_whole_backbone_each_layer_once(backbone: str) -> Non
 @pytest.mark.parametrize("backbone", ["mobilenet0.25", "resnet18_v1", "vgg16_atrous"])
 def test_a_stage_ends_where_the_next_layer_halves_the_map(backbone: str) -> None:
     network = build_ssd(network_config(OF_BACKBONE[backbone], ("cat",)))
-    owner = backbone_of(network)
+    owner = network.backbone
     sizes: list[int] = []
     stages = STAGES[type(owner)](owner)
     for stage in stages:
