@@ -18,14 +18,20 @@ def areas(boxes: Boxes) -> NDArray[Any]:
     return np.maximum(right - left, 0) * np.maximum(bottom - top, 0)
 
 
-def iou(boxes: Boxes, others: Boxes) -> NDArray[np.float64]:
-    """Return the (K, M) overlaps of (K, 4) and (M, 4) boxes; 0 where a pair has no area."""
-    boxes, others = boxes.astype(np.float64), others.astype(np.float64)
+def shared_areas(boxes: Boxes, others: Boxes) -> NDArray[np.float64]:
+    """Return the (K, M) areas that (K, 4) and (M, 4) float64 boxes have in common."""
     # A coordinate at a time: NumPy's loops over an innermost axis of 2 take several times as long.
     left, top, right, bottom = boxes.T[:, :, None]
     width = np.minimum(right, others[:, 2]) - np.maximum(left, others[:, 0])
     height = np.minimum(bottom, others[:, 3]) - np.maximum(top, others[:, 1])
-    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    shared: NDArray[np.float64] = np.maximum(width, 0) * np.maximum(height, 0)
+    return shared
+
+
+def iou(boxes: Boxes, others: Boxes) -> NDArray[np.float64]:
+    """Return the (K, M) overlaps of (K, 4) and (M, 4) boxes; 0 where a pair has no area."""
+    boxes, others = boxes.astype(np.float64), others.astype(np.float64)
+    shared = shared_areas(boxes, others)
     union = areas(boxes)[:, None] + areas(others) - shared
     overlaps: NDArray[np.float64] = np.zeros_like(union)
     np.divide(shared, union, out=overlaps, where=union > 0)

@@ -35,6 +35,10 @@ class Detections:
             (see `clipped`).
         scores: (K,) float32 softmax scores.
         labels: (K,) int64, index into the class list from 0.
+        class_names: label order; empty where they are not known.
+        image_size: (height, width) of the image in pixels; None where it is not known.
+        track_ids: (K,) int64, the same number for the same object in every frame of a video, -1 where a detection has
+            none yet; None without tracking.
 
     Raises:
         ValueError: the arrays disagree on K, or a label is negative.
@@ -43,6 +47,9 @@ class Detections:
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
+    class_names: tuple[str, ...] = ()
+    image_size: tuple[int, int] | None = None
+    track_ids: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.scores)
@@ -53,6 +60,8 @@ class Detections:
             )
         if count and self.labels.min() < 0:
             raise ValueError("a detection has a negative label; padding rows must be dropped first")
+        if self.track_ids is not None and self.track_ids.shape != (count,):
+            raise ValueError(f"track ids {self.track_ids.shape} are not ({count},)")
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -63,7 +72,12 @@ class Detections:
 
     @classmethod
     def from_padded(
-        cls, padded: PaddedDetections, row: int, input_size: tuple[int, int], image_size: tuple[int, int]
+        cls,
+        padded: PaddedDetections,
+        row: int,
+        input_size: tuple[int, int],
+        image_size: tuple[int, int],
+        class_names: tuple[str, ...] = (),
     ) -> "Detections":
         """Take image `row` of a batch: drop its padding, scale its boxes to the original image.
 
@@ -71,15 +85,19 @@ class Detections:
             padded: a detector's answer, boxes in network-input pixels.
             row: which image of the batch.
             input_size, image_size: (height, width) of the network input and of the original image.
+            class_names: label order.
         """
         real = padded.labels[row] >= 0
         boxes = (padded.boxes[row][real] * resize_factors(input_size, image_size)).astype(np.float32)
-        return cls(boxes, padded.scores[row][real], padded.labels[row][real].astype(np.int64, copy=False))
+        labels = padded.labels[row][real].astype(np.int64, copy=False)
+        return cls(boxes, padded.scores[row][real], labels, class_names, image_size)
 
     def select(self, keep: NDArray[Any]) -> "Detections":
         """Return the rows that a boolean mask or an index array names."""
-        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
+        rows = {"boxes": self.boxes[keep], "scores": self.scores[keep], "labels": self.labels[keep]}
+        track_ids = None if self.track_ids is None else self.track_ids[keep]
+        return dataclasses.replace(self, **rows, track_ids=track_ids)
 
     def clipped(self, image_size: tuple[int, int]) -> "Detections":
         """Return the same detections with boxes clipped to the image; `image_size` is (height, width)."""
-        return Detections(clip_boxes(self.boxes, image_size), self.scores, self.labels)
+        return dataclasses.replace(self, boxes=clip_boxes(self.boxes, image_size))

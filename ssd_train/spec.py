@@ -62,6 +62,31 @@ class PostprocessSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkingThresholds:
+    """From which score on a detection counts when it is used, as `eval --save-thresholds` found it.
+
+    They are no part of the graph: what scores less is found all the same, and left out afterwards.
+
+    Attributes:
+        overall: for all classes together, and for a class that `per_class` lacks; 0 to 1.
+        per_class: class name -> its own.
+        found_by: what was looked for and on which data, for people.
+
+    Raises:
+        SpecError: a value outside 0 to 1.
+    """
+
+    overall: float
+    per_class: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    found_by: str = ""
+
+    def __post_init__(self) -> None:
+        for name, value in {"overall": self.overall, **self.per_class}.items():
+            if not 0 <= value <= 1:
+                raise SpecError(f"the working threshold {value} ({name}) is not in 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DetectorSpec:
     """Everything a runner needs beside the weights.
 
@@ -76,6 +101,7 @@ class DetectorSpec:
         weights: where the weights came from: a file name, or `random, seed 0`.
         weights_sha256: SHA-256 of that file, or of the tensors where there is no file.
         versions: package versions that made the artifact.
+        working_thresholds: None where none were saved.
 
     Raises:
         SpecError: no classes, a repeated class name, or a size, mean or std that makes no sense.
@@ -92,6 +118,7 @@ class DetectorSpec:
     weights: str = ""
     weights_sha256: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    working_thresholds: WorkingThresholds | None = None
 
     def __post_init__(self) -> None:
         check_class_names(self.class_names)
@@ -104,11 +131,18 @@ class DetectorSpec:
             raise SpecError(f"std {self.std} has a value that is not above 0")
         if self.resize != GLUONCV_RESIZE:
             raise SpecError(f"resize rule {self.resize!r} is not known; this version knows {GLUONCV_RESIZE!r}")
+        unknown = sorted(
+            set(self.working_thresholds.per_class if self.working_thresholds else ()) - {*self.class_names}
+        )
+        if unknown:
+            raise SpecError(f"there are working thresholds for {', '.join(unknown)}, which are no classes")
 
     def to_metadata(self) -> dict[str, str]:
         """Return flat text entries: plain text stays as it is, everything else is JSON."""
         flat = dataclasses.asdict(self)
         flat |= flat.pop("postprocess")
+        if self.working_thresholds is None:
+            del flat["working_thresholds"]
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
 
     @classmethod
@@ -134,6 +168,8 @@ class DetectorSpec:
             }
             for key in ("network", "resize", "precision", "weights", "weights_sha256"):
                 values[key] = metadata[key]
+            if "working_thresholds" in metadata:
+                values["working_thresholds"] = WorkingThresholds(**json.loads(metadata["working_thresholds"]))
             return cls(postprocess=settings, versions=json.loads(metadata["versions"]), **values)
         except KeyError as error:
             raise ModelError(

@@ -180,4 +180,7 @@ def read_info(engine: Path) -> EngineInfo:
 
 def _plain(info: EngineInfo) -> Any:
     """Return a description as JSON holds it."""
-    return json.loads(json.dumps(dataclasses.asdict(info) | {"options": info.options.built_with()}))
+    plain = json.loads(json.dumps(dataclasses.asdict(info) | {"options": info.options.built_with()}))
+    if info.spec.working_thresholds is None:
+        del plain["spec"]["working_thresholds"]
+    return plain

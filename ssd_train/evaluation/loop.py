@@ -112,7 +112,7 @@ def detect_images(
                 check_answer(padded, len(batch), spec, f"{name_of(batch[0][0])} to {name_of(batch[-1][0])}")
                 # All of them before any is given out: the arrays are the runner's, and may be reused by then.
                 found = [
-                    Detections.from_padded(padded, row, spec.input_size, image_size)
+                    Detections.from_padded(padded, row, spec.input_size, image_size, spec.class_names)
                     for row, (_, image_size, _) in enumerate(batch)
                 ]
                 for (item, _, image), detections in zip(batch, found, strict=True):
