@@ -6,8 +6,9 @@ differ in where images come from and in what runs the network.
 
 import contextlib
 import dataclasses
+import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -45,7 +46,7 @@ _NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
 
 def detect_images(
-    items: Sequence[Item],
+    items: Iterable[Item],
     load: Callable[[Item], NDArray[np.uint8]],
     run: Predict,
     spec: DetectorSpec,
@@ -64,7 +65,7 @@ def detect_images(
     the end closes the generator, which ends its threads.
 
     Args:
-        items: what images are loaded from; none is fine.
+        items: what images are loaded from; none is fine. They are taken as they are needed, so there may be any number.
         load: item -> (H, W, 3) RGB uint8; called in threads.
         run: (N, 3, H, W) float32, N from 1 to `batch_size` -> padded detections of N images, in
             network-input pixels. Its arrays need not outlive the next call.
@@ -93,11 +94,13 @@ def detect_images(
     # One more than a batch, since the image handed out last no longer waits when the network starts.
     look_ahead = max(batch_size, workers) + 1
     with contextlib.closing(_in_threads(items, prepare, workers, look_ahead)) as waiting:
-        for start in range(0, len(items), batch_size):
-            batch, tensors = [], []
-            for item in items[start : start + batch_size]:
+        done, is_over = 0, False
+        while not is_over:
+            batch, tensors, start = [], [], done
+            for item, loaded in itertools.islice(waiting, batch_size):
+                done += 1
                 try:
-                    tensor, image_size, image = next(waiting).result()
+                    tensor, image_size, image = loaded.result()
                 except ImageError as error:
                     if on_failed is None:
                         raise
@@ -117,8 +120,9 @@ def detect_images(
                 ]
                 for (item, _, image), detections in zip(batch, found, strict=True):
                     yield Found(item=item, image=image, detections=detections)
-            if on_progress is not None:
-                on_progress(min(start + batch_size, len(items)))
+            is_over = done < start + batch_size
+            if on_progress is not None and done > start:
+                on_progress(done)
 
 
 def run_detector(
@@ -192,14 +196,14 @@ def check_answer(padded: PaddedDetections, count: int, spec: DetectorSpec, image
 
 
 def _in_threads(
-    items: Sequence[Item], prepare: Callable[[Item], _Loaded], workers: int, look_ahead: int
-) -> Generator[Future[_Loaded], None, None]:
-    """Yield every item's future in order, at most `look_ahead` of them loaded or loading."""
+    items: Iterable[Item], prepare: Callable[[Item], _Loaded], workers: int, look_ahead: int
+) -> Generator[tuple[Item, Future[_Loaded]], None, None]:
+    """Yield every item with its future in order, at most `look_ahead` of them loaded or loading."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="load")
-    waiting: deque[Future[_Loaded]] = deque()
+    waiting: deque[tuple[Item, Future[_Loaded]]] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(prepare, item))
+            waiting.append((item, pool.submit(prepare, item)))
             if len(waiting) == look_ahead:
                 yield waiting.popleft()
         while waiting:
