@@ -136,14 +136,29 @@ def test_a_wish_that_makes_no_sense_is_one_sentence(mistake: Mistake, model: Pat
     assert f"'{text}'" in line and "--at" in line
 
 
+def black_picture(folder: Path, *boxes: list[int]) -> tuple[object, ...]:
+    """Make a COCO file of one picture with nothing to see; returns the options that name it."""
+    write_image(folder / "data" / "a.png", np.zeros((60, 60, 3), np.uint8))
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 60, "width": 60}],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": 0, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for number, box in enumerate(boxes, 1)
+        ],
+        "categories": [{"id": 0, "name": "circle"}],
+    }
+    (folder / "coco.json").write_text(json.dumps(content))
+    return "--annotations", folder / "coco.json", "--images", folder / "data"
+
+
+def test_where_nothing_right_is_found_nothing_is_saved(run_cli: Run, model: Path, tmp_path: Path) -> None:
+    code, output = run_cli("eval", model, *black_picture(tmp_path, [5, 5, 3, 3]), "--save-thresholds")
+    assert code == 1 and "no thresholds were saved, since nothing that is right was found" in output
+    assert spec_of(model).working_thresholds == CARRIED
+
+
 def test_without_objects_there_is_no_point(run_cli: Run, mistake: Mistake, model: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    write_image(data / "a.png", np.zeros((60, 60, 3), np.uint8))
-    annotations = tmp_path / "none.json"
-    categories = [{"id": index, "name": name} for index, name in enumerate(spec_of(model).class_names)]
-    images = [{"id": 1, "file_name": "a.png", "height": 60, "width": 60}]
-    annotations.write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
-    given = ("eval", model, "--annotations", annotations, "--images", data)
+    given = ("eval", model, *black_picture(tmp_path))
     code, output = run_cli(*given)
     assert code == 0 and "no score" in output and "threshold  " not in output
     assert "--save-thresholds" in mistake(*given, "--save-thresholds")
