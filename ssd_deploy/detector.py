@@ -1,7 +1,6 @@
 """Images in, detections in image pixels out, whatever the backend."""
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import operator
@@ -9,7 +8,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +19,13 @@ from ssd_deploy.images_given import Given, told_apart
 from ssd_deploy.model_source import ModelSource, find_model, open_runner
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.errors import BackendError, SSDDeployError
-from ssd_train.evaluation.loop import Found, detect_images
+from ssd_train.evaluation.loop import detect_images
 from ssd_train.image_input import Color, OneImage, check_color
 from ssd_train.spec import DetectorSpec, PostprocessSettings
 from ssd_train.thresholds import Keeping, keeping, nothing_found
 from ssd_train.weights.load import SHAPES, stored_weights
 
 logger = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
 
 
 class Detector:
@@ -195,32 +192,18 @@ class Detector:
     def _detections(
         self, images: Iterable[Given], kept: Keeping, *, workers: int = 2
     ) -> Generator[Detections, None, None]:
-        found_images = self._found(images, _load, kept, name_of=operator.attrgetter("name"), workers=workers)
-        with contextlib.closing(found_images):
-            for found in found_images:
-                yield found.detections
-
-    def _found(
-        self,
-        items: Iterable[Item],
-        load: Callable[[Item], NDArray[np.uint8]],
-        kept: Keeping,
-        *,
-        name_of: Callable[[Item], str],
-        **options: Any,
-    ) -> Generator[Found[Item], None, None]:
-        """Run `detect_images`, whose `options` these are, and leave out what is not to be given out."""
+        name_of = operator.attrgetter("name")
         found_images = detect_images(
-            items, load, self._run, self.spec, name_of=name_of, batch_size=self.batch_size, **options
+            images, _load, self._run, self.spec, name_of=name_of, batch_size=self.batch_size, workers=workers
         )
         with contextlib.closing(found_images):
             for found in found_images:
-                detections = kept.apply(found.detections)
-                if not len(detections) and logger.isEnabledFor(logging.INFO):
+                shown = kept.apply(found.detections)
+                if not len(shown) and logger.isEnabledFor(logging.INFO):
                     highest = max(found.detections.scores.tolist(), default=None)
                     why = nothing_found(highest, kept, in_python=True)
-                    logger.info("%s: nothing found; %s", name_of(found.item), why)
-                yield dataclasses.replace(found, detections=detections)
+                    logger.info("%s: nothing found; %s", found.item.name, why)
+                yield shown
 
     def _run(self, images: NDArray[np.float32]) -> PaddedDetections:
         # Also in the middle of what a generator gives.
