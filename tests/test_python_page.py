@@ -48,7 +48,7 @@ def test_the_page_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.chdir(folder)
     names = run("docs/python.md", blocks("docs/python.md"))
     printed = capsys.readouterr().out
-    assert re.match(r"Detections\(\d+: (circle|square|triangle) 0\.9\d, ", printed)
+    assert re.match(r"Detections\(\d+: [a-z]+ [01]\.\d\d, ", printed)
     assert "images[1]: photos/missing.jpg: cannot be read (No such file or directory); check the path" in printed
     assert len(names["several"]) == 3 and len(names["everything"]) == 2
     assert cv2.imread("one.png").shape == cv2.imread("photos/one.jpg").shape
