@@ -1,5 +1,6 @@
 """What docs/python.md and the README show of Python runs as it stands there, and gives what the comments say."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -52,7 +53,11 @@ def test_the_page_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "images[1]: photos/missing.jpg: cannot be read (No such file or directory); check the path" in printed
     assert len(names["several"]) == 3 and len(names["everything"]) == 2
     assert cv2.imread("one.png").shape == cv2.imread("photos/one.jpg").shape
-    assert Path("one.txt").read_text().count("\n") == len(names["results"]) > 0
+    entries = json.loads(Path("one.json").read_text())["detections"]
+    assert Path("one.txt").read_text().count("\n") == Path("one.xml").read_text().count("<object>") == len(entries)
+    # Of the three classes that the example has ids for.
+    named = [entry for entry in entries if entry["class_name"] in ("circle", "square", "triangle")]
+    assert len(names["results"]) == len(named) > 0
     assert names["again"].detect("photos/one.jpg").scores.min() >= 0.3
 
 
