@@ -37,7 +37,7 @@ demo: $(VENV)/installed
 # What one runs while working; tests that are marked slow, and whatever exports or opens a model, are left to `test`.
 quick: $(VENV)/installed
 	$(PARALLEL) -q -m "not slow and not engines and not gpu" $(wildcard tests/test_*.py) tests/datasets tests/evaluation \
-		tests/metrics tests/networks tests/training tests/weights tests/deploy/test_import_direction.py
+		tests/metrics tests/networks tests/report tests/training tests/weights tests/deploy/test_import_direction.py
 
 test: $(VENV)/installed $(BINDINGS)/made
 	$(BIN)/python -m pytest -q tests/deploy/test_benchmark.py -m "not gpu" # alone, since it measures time
