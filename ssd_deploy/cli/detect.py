@@ -17,6 +17,7 @@ from ssd_deploy.cli.options import (
     ScoredData,
     check_calibrated,
 )
+from ssd_deploy.cli.report_options import Reporting
 from ssd_train.command_line import Result, check_results
 
 
@@ -28,6 +29,7 @@ def evaluate(
     precision: OnePrecision,
     int8: QuantizeOptions,
     loading: Loading,
+    reporting: Reporting,
     name: ModelArgument = None,
     data_shape: Annotated[
         int | None, typer.Option(help="Side that the detector's square input must have.", show_default=False)
@@ -38,6 +40,7 @@ def evaluate(
 ) -> Result:
     """Score a detector on a data set: VOC07 mAP, or COCO's twelve numbers."""
     check_results(detections, ctx.params["json"])
+    reporting.check()
     from ssd_deploy.describe import description_of
     from ssd_deploy.progress import image_progress
     from ssd_train.datasets.coco_results import write_results
@@ -45,6 +48,9 @@ def evaluate(
     from ssd_train.evaluation.loop import run_detector
     from ssd_train.metrics.protocol import Protocol
     from ssd_train.networks.config import size_name
+    from ssd_train.report.evaluation import collect
+    from ssd_train.report.provenance import describe_run
+    from ssd_train.report.write import write_report
 
     source = named.source(name)
     check_calibrated(ctx, [precision.precision or "fp32"])
@@ -56,6 +62,7 @@ def evaluate(
         )
     # Before anything is opened, which may take an export or the building of an engine.
     dataset, metric = data.load(known.class_names, data.images)
+    evaluator = reporting.evaluator_of(metric)
     runner = running.open(source, batch_size=loading.batch_size, precision=precision.precision, int8=int8)
     try:
         spec, backend = runner.spec, runner.name
@@ -73,11 +80,17 @@ def evaluate(
     # Written before the metric is computed: hours of detections outlive whatever goes wrong after them.
     if detections is not None:
         write_results(detections, dataset, found)
-    report = score(dataset, found, spec, metric=metric, protocol=Protocol(data.protocol))
+    report = score(dataset, found, spec, metric=metric, protocol=Protocol(data.protocol), evaluator=evaluator)
     lines = [f"backend: {backend}, {spec.precision}, weights: {spec.weights}", *report.lines()]
+    extra = {}
+    if reporting.report is not None:
+        ran = describe_run(dataset, spec, backend=backend, model_file=source.file)
+        page = write_report(reporting.report, collect(dataset, found, spec, report, ran, evaluator=reporting.evaluator))
+        lines.append(f"report: {page}")
+        extra["report"] = str(page)
     return Result(
         text="\n".join(lines),
-        data=report.to_dict() | {"backend": backend, "detector": dataclasses.asdict(spec)},
+        data=report.to_dict() | {"backend": backend, "detector": dataclasses.asdict(spec)} | extra,
     )
 
 
