@@ -17,12 +17,13 @@ from ssd_train.metrics.matching import MATCH_IOU_THRESHOLD, Matches, overlaps
 # An overlap of less has nothing to do with the object.
 BACKGROUND_IOU_THRESHOLD = 0.1
 
+# In the order in which they are tried. What each means, for people.
 KINDS = {
-    "duplicate": "a second detection of an object that a better one of its class found",
-    "wrong class": "lies on an object of another class (IoU 0.5 or more)",
-    "bad box": "is near an object of its class but does not fit it (IoU 0.1 to 0.5)",
-    "false": "no object of any class is there that it could mean",
-    "missed": "an object that no detection found, and that no wrong class and no bad box is about",
+    "duplicate": "A second detection of an object that a better one of its class found.",
+    "wrong class": "A detection that lies on an object of another class (IoU 0.5 or more).",
+    "bad box": "A detection near an object of its class that does not fit it (IoU 0.1 to 0.5).",
+    "false": "A detection where no object is that it could mean.",
+    "missed": "An object that no detection found, and that no wrong class and no bad box is about.",
 }
 
 

@@ -26,6 +26,9 @@ MAX_COLORED = len(COLORS)
 MAX_COUNTED = 20
 LONGEST_NAME = 24
 
+# Thresholds descend, and each holds down to the next score.
+STEPS = "steps-post"
+
 
 def write_overview(path: Path, evaluation: Evaluation) -> None:
     """Write a PNG: precision over recall and F1 over the threshold, a line a class, and the scores of all."""
@@ -112,7 +115,7 @@ def write_confusion(path: Path, evaluation: Evaluation) -> None:
 def _curve_lines(panels: "NDArray[np.object_]", curve: Curve, *, label: str, **style: object) -> None:
     chosen = thinned_points(curve)
     panels[0].plot(curve.recall[chosen], curve.precision[chosen], label=label or "_unnamed", **style)
-    panels[1].plot(curve.thresholds[chosen], curve.f1[chosen], **style)
+    panels[1].plot(curve.thresholds[chosen], curve.f1[chosen], drawstyle=STEPS, **style)
 
 
 def _finish_curves(panels: "NDArray[np.object_]", over_threshold: str = "F1") -> None:

@@ -37,7 +37,8 @@ class Evaluation:
         dataset: what was evaluated.
         kept: (N) detections at the working thresholds, boxes clipped to their images.
         report: the metric that was asked for.
-        others: of every other metric its report, or a sentence why there is none, by name.
+        other_reports: of every other metric that gives one.
+        unscored: metric's name -> a sentence why it gives none.
         keep: the working thresholds and where they come from.
         curves: what every threshold comes to.
         histograms: scores of right and wrong detections, of each class by name; "" holds all.
@@ -51,7 +52,8 @@ class Evaluation:
     dataset: Dataset
     kept: Sequence[Detections]
     report: EvaluationReport
-    others: Mapping[str, EvaluationReport | str]
+    other_reports: Sequence[EvaluationReport]
+    unscored: Mapping[str, str]
     keep: Keeping
     curves: Curves
     histograms: Mapping[str, Histogram]
@@ -76,9 +78,8 @@ class Evaluation:
         return {
             "schema_version": SCHEMA_VERSION,
             "evaluation": self.report.to_dict(),
-            "other_metrics": {
-                name: other if isinstance(other, str) else other.to_dict() for name, other in self.others.items()
-            },
+            "other_metrics": [other.to_dict() for other in self.other_reports],
+            "unscored_metrics": dict(self.unscored),
             "working_thresholds": {
                 "origin": self.keep.origin,
                 "per_class": dict(zip(names, self.keep.score_thresholds.tolist(), strict=True)),
@@ -147,38 +148,41 @@ def collect(
     ]
     kept_matches: list[Matches] = match_dataset(dataset, kept)
     truths = [sample.ground_truth for sample in dataset.samples]
-    others = {
-        name: _other(dataset, detections, spec, name, Protocol(report.protocol), evaluator)
-        for name in METRICS
-        if name != report.metric
-    }
-    coco = report if report.metric == "coco" else others.get("coco")
+    other_reports, unscored = _other_reports(dataset, detections, spec, report, evaluator)
+    coco = next((each for each in (report, *other_reports) if each.metric == "coco"), None)
     return Evaluation(
         dataset=dataset,
         kept=kept,
         report=report,
-        others=others,
+        other_reports=other_reports,
+        unscored=unscored,
         keep=keep,
         curves=curves,
         histograms=histograms(detections, matches, dataset.class_names),
         points=points_of(curves, keep),
         confusion=confusion_matrix(truths, kept, len(dataset.class_names)),
-        sizes=by_size(truths, kept_matches, coco.numbers if isinstance(coco, EvaluationReport) else {}),
+        sizes=by_size(truths, kept_matches, coco.numbers if coco is not None else {}),
         mistakes=[find_mistakes(*of_image) for of_image in zip(truths, kept, kept_matches, strict=True)],
         ran=ran,
     )
 
 
-def _other(
+def _other_reports(
     dataset: Dataset,
     detections: Sequence[Detections],
     spec: DetectorSpec,
-    metric: str,
-    protocol: Protocol,
+    report: EvaluationReport,
     evaluator: str | None,
-) -> EvaluationReport | str:
-    chosen = evaluator if METRICS[metric].with_evaluator else None
-    try:
-        return score(dataset, detections, spec, metric=metric, protocol=protocol, evaluator=chosen)
-    except DatasetError as error:
-        return str(error)
+) -> tuple[list[EvaluationReport], dict[str, str]]:
+    """Score with every metric but the report's own; returns the reports, and why others give none."""
+    reports, unscored = [], {}
+    for name, row in METRICS.items():
+        if name == report.metric:
+            continue
+        chosen = evaluator if row.with_evaluator else None
+        try:
+            protocol = Protocol(report.protocol)
+            reports.append(score(dataset, detections, spec, metric=name, protocol=protocol, evaluator=chosen))
+        except DatasetError as error:
+            unscored[name] = str(error)
+    return reports, unscored

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 JPEG_QUALITY = 80
-THUMBNAIL_WIDTH = 360
+THUMBNAIL_WIDTH = 400
 # A thumbnail of a very narrow picture would fill the page.
 THUMBNAIL_HEIGHT = 360
 

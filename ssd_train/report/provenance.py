@@ -24,7 +24,7 @@ def describe_run(
     environment = describe_environment()
     height, width = spec.input_size
     facts = {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([_program(Path(sys.argv[0])), *sys.argv[1:]]),
         "data set": f"{dataset.name}, {len(dataset.samples)} images",
         "network": f"{spec.network}, input {width}x{height}, {len(spec.class_names)} classes",
         "weights": spec.weights,
@@ -37,3 +37,8 @@ def describe_run(
     }
     facts |= dict(line.split(": ", 1) for line in environment.lines())
     return {name: value for name, value in facts.items() if value}
+
+
+def _program(path: Path) -> str:
+    """Return what a program is called; a package that is run by its name has a file of no name of its own."""
+    return path.parent.name if path.name == "__main__.py" else path.name

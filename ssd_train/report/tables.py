@@ -2,7 +2,6 @@
 
 import math
 
-from ssd_train.evaluation.evaluate import EvaluationReport
 from ssd_train.metrics.mistakes import KINDS
 from ssd_train.report.evaluation import Evaluation
 from ssd_train.report.table import Column, SortableTable
@@ -69,17 +68,6 @@ def size_table(evaluation: Evaluation) -> SortableTable:
         ]
         for size in evaluation.sizes
     ]
-    return SortableTable(columns=columns, rows=rows)
-
-
-def number_table(evaluation: Evaluation) -> SortableTable:
-    """Return every number of every metric, the metric that was asked for first."""
-    reports = [
-        evaluation.report,
-        *(other for other in evaluation.others.values() if isinstance(other, EvaluationReport)),
-    ]
-    columns = (Column(title="number"), Column(title="value", form="percent"), Column(title="metric"))
-    rows = [[name, value, report.metric] for report in reports for name, value in report.numbers.items()]
     return SortableTable(columns=columns, rows=rows)
 
 

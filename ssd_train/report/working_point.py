@@ -24,7 +24,7 @@ def working_point(spec: DetectorSpec, curves: Curves) -> Keeping:
     return Keeping(
         score_thresholds=np.array([_found(curve, overall) for curve in curves.per_class.values()], np.float64),
         max_detections=spec.postprocess.max_detections,
-        origin="of the best F1 of each class, found on these images themselves, since none are saved with the detector",
+        origin="those of the best F1 of each class on these images, since none are saved with the detector",
     )
 
 

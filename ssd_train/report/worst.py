@@ -18,8 +18,8 @@ from ssd_train.report.pictures import shrunk
 # Of each of the two pictures in a pair, in pixels.
 LONGEST_SIDE = 900
 GAP = 6
-# What is wrong has a frame of this color around its box.
-MARK = (230, 0, 0)
+# What is wrong has a frame of these colors around its box; classes may be red, too, but their boxes have no white edge.
+MARK, EDGE = (230, 0, 0), (255, 255, 255)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,7 +59,7 @@ def worst_pictures(evaluation: Evaluation, kind: str, most: int) -> Iterator[Wor
 def side_by_side(
     sample: Sample, found: Detections, mistakes: Sequence[Mistake], class_names: tuple[str, ...]
 ) -> NDArray[np.uint8]:
-    """Draw an image's truth on the left and its detections on the right; a red frame is around what is wrong.
+    """Draw an image's truth on the left and its detections on the right, with thick red frames around what is wrong.
 
     Args:
         sample: the image and its objects.
@@ -86,6 +86,7 @@ def _marked(image: NDArray[np.uint8], what: Detections) -> NDArray[np.uint8]:
     """Return a copy with a frame around each box, which the box itself is then drawn into."""
     canvas = image.copy()
     thickness = max(7, round(min(image.shape[:2]) / 50))
-    for left, top, right, bottom in what.boxes.round().astype(int).tolist():
-        cv2.rectangle(canvas, (left, top), (right, bottom), MARK, thickness)
+    for color, width in ((EDGE, thickness + 4), (MARK, thickness)):
+        for left, top, right, bottom in what.boxes.round().astype(int).tolist():
+            cv2.rectangle(canvas, (left, top), (right, bottom), color, width)
     return canvas

@@ -12,7 +12,7 @@ from ssd_train.report.charts import ClassCharts, write_confusion, write_overview
 from ssd_train.report.evaluation import Evaluation
 from ssd_train.report.page import DATA_NAME, PAGE_NAME, write_page
 from ssd_train.report.pictures import png_uri, thumbnail_uri
-from ssd_train.report.tables import class_table, confusion_table, number_table, size_table
+from ssd_train.report.tables import class_table, confusion_table, size_table
 from ssd_train.report.worst import WorstPicture, worst_pictures
 
 PICTURES_NAME = "pictures"
@@ -60,10 +60,12 @@ def write_report(folder: Path, evaluation: Evaluation, *, pictures: int = PICTUR
         "confusions": confusion_table(evaluation),
         "classes": class_table(evaluation),
         "sizes": size_table(evaluation),
-        "numbers": number_table(evaluation),
+        "metrics": [evaluation.report, *evaluation.other_reports],
+        "unscored": evaluation.unscored,
         "class_charts": class_charts,
         "open_classes": len(class_charts) <= OPEN_CLASSES,
-        "kinds": [(kind, about, counts[kind], worst[kind]) for kind, about in KINDS.items()],
+        # What was not found first, as people ask.
+        "kinds": [(kind, KINDS[kind], counts[kind], worst[kind]) for kind in reversed(KINDS)],
     }
     write_page(folder / PAGE_NAME, "evaluation.html.j2", values)
     _remove_older(folder, kept)
