@@ -15,7 +15,7 @@ from ssd_train.evaluation.evaluate import EvaluationReport, score
 from ssd_train.metrics.confusion import confusion_matrix
 from ssd_train.metrics.matching import Matches, match_dataset
 from ssd_train.metrics.mistakes import Mistake, find_mistakes
-from ssd_train.metrics.operating_point import Curves, OperatingPoint, curves_of
+from ssd_train.metrics.operating_point import Curves, Goal, OperatingPoint, curves_of
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.metrics.table import METRICS
 from ssd_train.report.histograms import Histogram, histograms
@@ -129,20 +129,22 @@ def collect(
     ran: Mapping[str, str],
     *,
     evaluator: str | None = None,
+    goal: Goal | None = None,
 ) -> Evaluation:
     """Compute everything that a page shows.
 
     Args:
         dataset: with the detector's classes.
         detections: one each a sample, as `run_detector` returns them.
-        spec: the detector that found them; its saved working thresholds are used where there are any.
+        spec: the detector that found them.
         report: their score, from `evaluate.score`.
         ran: what was run, see `provenance.describe_run`.
-        evaluator: what computes the other metrics, where they have several.
+        evaluator: what computes the other metrics, where there is a choice.
+        goal: what the working thresholds are looked for by; see `working_point`.
     """
     matches = match_dataset(dataset, detections)
     curves = curves_of(dataset, detections, matches, lowest=spec.postprocess.score_threshold)
-    keep = working_point(spec, curves)
+    keep = working_point(spec, curves, goal)
     kept = [
         keep.apply(found).clipped(sample.image_size) for sample, found in zip(dataset.samples, detections, strict=True)
     ]

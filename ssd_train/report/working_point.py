@@ -3,9 +3,7 @@
 import dataclasses
 import math
 
-import numpy as np
-
-from ssd_train.metrics.operating_point import Curve, Curves, OperatingPoint
+from ssd_train.metrics.operating_point import BEST_F1, Curves, Goal, OperatingPoint, find_points, point_of
 from ssd_train.spec import DetectorSpec
 from ssd_train.thresholds import Keeping, keeping
 
@@ -13,24 +11,27 @@ from ssd_train.thresholds import Keeping, keeping
 FALLBACK_THRESHOLD = 0.5
 
 
-def working_point(spec: DetectorSpec, curves: Curves) -> Keeping:
-    """Return the working thresholds: those saved with the detector, else those of the best F1 in this evaluation.
+def working_point(spec: DetectorSpec, curves: Curves, goal: Goal | None = None) -> Keeping:
+    """Return the working thresholds: those of a goal, else those saved with the detector, else those of the best F1.
 
-    A class in which no score finds anything right takes the threshold that is best for all classes together.
+    Args:
+        spec: the detector.
+        curves: of this evaluation, where a goal and the best F1 are looked for.
+        goal: what was asked for; None where nothing was.
     """
-    if spec.working_thresholds is not None:
+    if goal is None and spec.working_thresholds is not None:
         return keeping(spec)
-    overall = _found(curves.overall, FALLBACK_THRESHOLD)
-    return Keeping(
-        score_thresholds=np.array([_found(curve, overall) for curve in curves.per_class.values()], np.float64),
-        max_detections=spec.postprocess.max_detections,
-        origin="those of the best F1 of each class on these images, since none are saved with the detector",
-    )
-
-
-def _found(curve: Curve, fallback: float) -> float:
-    threshold = curve.find().threshold
-    return fallback if math.isnan(threshold) else threshold
+    found = find_points(curves, goal or BEST_F1).working_thresholds("these images")
+    if found is None:
+        spec = dataclasses.replace(spec, working_thresholds=None)
+        return dataclasses.replace(
+            keeping(spec, default=FALLBACK_THRESHOLD), origin="the usual ones, since nothing that is right was found"
+        )
+    if goal is None:
+        origin = "those of the best F1 of each class on these images, since none are saved with the detector"
+    else:
+        origin = f"those of {goal.text} for each class on these images, as asked"
+    return dataclasses.replace(keeping(dataclasses.replace(spec, working_thresholds=found)), origin=origin)
 
 
 def points_of(curves: Curves, keep: Keeping) -> dict[str, OperatingPoint]:
@@ -42,24 +43,9 @@ def points_of(curves: Curves, keep: Keeping) -> dict[str, OperatingPoint]:
 
 
 def together(points: dict[str, OperatingPoint]) -> OperatingPoint:
-    """Return all classes as one, each at its own threshold; the threshold is NaN where they differ."""
-    true, false, missed = (
-        sum(getattr(point, name) for point in points.values()) for name in ("true", "false", "missed")
-    )
-    thresholds = {point.threshold for point in points.values()}
-    return OperatingPoint(
-        threshold=thresholds.pop() if len(thresholds) == 1 else math.nan,
-        precision=_ratio(true, true + false),
-        recall=_ratio(true, true + missed),
-        f1=_ratio(2 * true, 2 * true + false + missed) if true + missed else math.nan,
-        true=true,
-        false=false,
-        missed=missed,
-    )
-
-
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan
+    """Return all classes as one, each at its own threshold; the threshold is NaN."""
+    counts = (sum(getattr(point, name) for point in points.values()) for name in ("true", "false", "missed"))
+    return point_of(math.nan, *counts)
 
 
 def as_values(point: OperatingPoint) -> dict[str, float]:
