@@ -84,7 +84,7 @@ class ClassCharts:
         for name, bars in self._bars.items():
             for each in bars:
                 each.set_data(getattr(histogram, name))
-        self._scores.set_ylim(0, 2 * max(1, histogram.true.max(), histogram.false.max()))
+        self._scores.set_ylim(0, _top(histogram))
         for line in self._thresholds:
             line.set_xdata([point.threshold, point.threshold])
         save_figure(self._figure, path)
@@ -143,10 +143,15 @@ def _draw_scores(axes: "Axes", histogram: Histogram) -> "dict[str, list[StepPatc
     # Low scores are so many that nothing else would show; zero has its place below one.
     axes.set_yscale("symlog", linthresh=1)
     axes.set_xlim(0, 1)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, _top(histogram))
     axes.legend(frameon=False, fontsize=9, loc="upper center", ncols=2)
     _finish(axes, "score", "detections, logarithmic", "Scores of right and wrong detections")
     return drawn
+
+
+def _top(histogram: Histogram) -> float:
+    """Return where the axis of counts ends, on whose logarithmic scale the legend needs some room."""
+    return 6 * max(1, histogram.true.max(), histogram.false.max())
 
 
 def _finish(axes: "Axes", x: str, y: str, title: str) -> None:

@@ -54,7 +54,7 @@ def new_figure(width: float, height: float, *, layout: Literal["constrained"] | 
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure as a PNG of 64 colors, atomically; more would not be seen, and make it three times as large."""
+    """Write a figure as a PNG of 256 colors, atomically; more would not be seen, and make it twice as large."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = figure.canvas
@@ -63,6 +63,6 @@ def save_figure(figure: "Figure", path: Path) -> None:
         # A class name in letters that the font lacks is a row of boxes, and no reason to say so on every chart.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3]).quantize(64)
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3]).quantize(256)
     with written_atomically(path) as temporary:
         picture.save(temporary, format="png")
