@@ -22,6 +22,8 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	# It asks for the OpenCV that needs libGL; the one that is here will do, and supervision brings the rest.
+	$(BIN)/python -m pip install --quiet --no-deps 'trackers>=2.4'
 	touch $@
 
 # The detector that ships with the package, on pictures that it was not trained on.
@@ -37,7 +39,7 @@ demo: $(VENV)/installed
 # What one runs while working; tests that are marked slow, and whatever exports or opens a model, are left to `test`.
 quick: $(VENV)/installed
 	$(PARALLEL) -q -m "not slow and not engines and not gpu" $(wildcard tests/test_*.py) tests/datasets tests/evaluation \
-		tests/metrics tests/networks tests/training tests/weights tests/deploy/test_import_direction.py
+		tests/metrics tests/networks tests/report tests/training tests/weights tests/deploy/test_import_direction.py
 
 test: $(VENV)/installed $(BINDINGS)/made
 	$(BIN)/python -m pytest -q tests/deploy/test_benchmark.py -m "not gpu" # alone, since it measures time

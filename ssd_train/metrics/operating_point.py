@@ -108,7 +108,7 @@ class Curve:
     def at(self, threshold: float) -> OperatingPoint:
         """Return what a threshold comes to; precision is NaN where it leaves nothing."""
         reached = int((self.thresholds >= np.float32(threshold)).sum())
-        return self._point(reached - 1, threshold) if reached else _point_of(threshold, 0, 0, self.positives)
+        return self._point(reached - 1, threshold) if reached else point_of(threshold, 0, 0, self.positives)
 
     def find(self, goal: Goal = BEST_F1) -> OperatingPoint:
         """Return the point that is looked for, or the nearest to it (`is_reached`).
@@ -127,7 +127,7 @@ class Curve:
 
     def _point(self, index: int, threshold: float) -> OperatingPoint:
         true, false = int(self.true[index]), int(self.false[index])
-        return _point_of(threshold, true, false, self.positives - true)
+        return point_of(threshold, true, false, self.positives - true)
 
     def _typed(self, index: int) -> float:
         score = float(self.thresholds[index])
@@ -240,11 +240,12 @@ def find_points(curves: Curves, goal: Goal = BEST_F1) -> OperatingPoints:
     ]
     true, false, missed = (sum(getattr(point, name) for point in used) for name in ("true", "false", "missed"))
     return OperatingPoints(
-        goal=goal, overall=overall, per_class=per_class, combined=_point_of(math.nan, true, false, missed)
+        goal=goal, overall=overall, per_class=per_class, combined=point_of(math.nan, true, false, missed)
     )
 
 
-def _point_of(threshold: float, true: int, false: int, missed: int) -> OperatingPoint:
+def point_of(threshold: float, true: int, false: int, missed: int) -> OperatingPoint:
+    """Return what counts of right and wrong detections and of missed objects come to."""
     found, positives = true + false, true + missed
     return OperatingPoint(
         threshold=threshold,

@@ -13,7 +13,7 @@ TORCH_FREE = [
     for name in (
         "boxes.py", "class_list.py", "datasets", "detection_formats.py", "detections.py", "draw.py", "errors.py",
         "evaluation", "files.py", "image_files.py", "image_input.py", "lettering.py", "metrics", "picture_grid.py",
-        "preprocess.py", "requirements.py", "spec.py",
+        "preprocess.py", "report", "requirements.py", "spec.py",
     )
 ]  # fmt: skip
 

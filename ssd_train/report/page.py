@@ -1,0 +1,63 @@
+"""A template and plain values -> one HTML file with everything inside.
+
+A page extends `base.html.j2`, whose blocks are `title` and `content`, and uses the macros of `parts.html.j2`. The
+template of another package lies in its own folder `templates`.
+"""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from ssd_train.files import check_writable, written_atomically
+from ssd_train.report.table import shown, sort_key
+from ssd_train.requirements import require
+
+PAGE_NAME = "report.html"
+DATA_NAME = "report.json"
+
+
+def check_packages() -> None:
+    """Raise BackendError where jinja2 or matplotlib is not installed."""
+    for package in ("jinja2", "matplotlib"):
+        require(package, "report", "A report")
+
+
+def check_report(folder: Path) -> None:
+    """Raise for a report that could not be written: before hours of work, not after them.
+
+    Raises:
+        BackendError: jinja2 or matplotlib is not installed.
+        SSDDeployError: the folder cannot be written.
+    """
+    check_packages()
+    check_writable(folder / PAGE_NAME)
+
+
+def render(template: str, values: dict[str, Any], *, package: str = "ssd_train.report") -> str:
+    """Return a page as HTML. Every value is escaped: names of classes and files come from users and are no markup.
+
+    Args:
+        template: file name in the folder `templates` of `package`.
+        values: what it shows; one that it names and that is missing is an error.
+        package: where the template is.
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("ssd_train.report")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"shown": shown, "sort_key": sort_key}
+    made_at = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return environment.get_template(template).render(made_at=made_at, **values)
+
+
+def write_page(path: Path, template: str, values: dict[str, Any], *, package: str = "ssd_train.report") -> None:
+    """Write a page atomically; see `render`."""
+    html = render(template, values, package=package)
+    with written_atomically(path) as temporary:
+        # A name that is not UTF-8, as Linux has them, must not cost the page.
+        temporary.write_text(html, encoding="utf-8", errors="replace")
