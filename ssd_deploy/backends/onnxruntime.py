@@ -36,7 +36,8 @@ class OnnxRuntimeRunner:
         device: key of `PROVIDERS`, for a GPU perhaps with its number, such as `cuda:1`; it is an error if the session
             ends up without it.
         allow_tf32: let CUDA round float32 products to 10 bits of mantissa.
-        threads: CPU threads of one operator; 0 lets ONNX Runtime choose.
+        threads: CPU threads of one operator; 0 for `cpus.default_threads`.
+        spinning: see `quiet_options`.
         with_raw: `run_raw` is to come, so its session is opened at once.
 
     Raises:
@@ -54,6 +55,7 @@ class OnnxRuntimeRunner:
         device: str = "cpu",
         allow_tf32: bool = False,
         threads: int = 0,
+        spinning: bool = True,
         with_raw: bool = False,
     ) -> None:
         if path.is_dir():
@@ -63,7 +65,7 @@ class OnnxRuntimeRunner:
         provider, number = _parse_device(device)
         self._path = path
         self._providers = provider_list(device, allow_tf32)
-        self._options = quiet_options(threads=threads, plans_memory=provider != "cpu")
+        self._options = quiet_options(threads=threads, spinning=spinning, plans_memory=provider != "cpu")
         # Looked at before the file is opened, so that one that is replaced meanwhile is noticed too.
         self._identity = _identity(path)
         self._session: Any = open_session(path, str(path), self._options, self._providers)
@@ -167,6 +169,7 @@ def open_runner(model: Any, options: RunOptions) -> OnnxRuntimeRunner:
         device="cpu" if options.device is None else options.device,
         allow_tf32=options.allow_tf32,
         threads=options.threads,
+        spinning=not options.beside_readers,
         with_raw=options.with_raw,
     )
 

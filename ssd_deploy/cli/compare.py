@@ -113,7 +113,6 @@ def benchmark(
         ),
     ] = None,
     batch_sizes: Annotated[str, typer.Option("--batch-sizes", "--batch-size", help="Images a call.")] = "1,8,32",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves each library its default.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each backend gets.")] = 5,
     chart: Annotated[Path | None, typer.Option(help="Write a PNG chart here.", show_default=False)] = None,
 ) -> Result:
@@ -154,7 +153,7 @@ def benchmark(
             settings,
             images=files,
             device=running.name() or "cpu",
-            threads=threads,
+            threads=running.threads,
             allow_tf32=running.allow_tf32,
             on_turn=stack.enter_context(turn_progress("measuring")),
         )

@@ -96,7 +96,7 @@ def run(
                 places.append(place)
             if reason is not None or not place.finding.works:
                 not_run.append(f"{name}: {reason if place.finding.works else place.finding.detail}")
-    options = RunOptions(batch_size=batch_size, allow_tf32=allow_tf32, with_raw=True)
+    options = RunOptions(batch_size=batch_size, allow_tf32=allow_tf32, beside_readers=True, with_raw=True)
     with contextlib.ExitStack() as stack:
         of_files: list[Candidate] = []
         for file in models:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ssd_train.cpus import cpu_threads
 from ssd_train.errors import SSDDeployError
 from ssd_train.evaluation.evaluate import EvaluationReport
 from ssd_train.training.batches import Batch, Stream, available_workers, batches
@@ -50,7 +51,7 @@ def train(config: TrainingConfig) -> TrainingResult:
         SSDDeployError: anything that the configuration names does not exist or fit, an image cannot be read,
             the loss is no longer finite, or the run folder cannot be written. What was saved before stays.
     """
-    with joined(config.device) as processes, StopRequest() as stop:
+    with cpu_threads(config.threads), joined(config.device) as processes, StopRequest() as stop:
         checkpoint = find_checkpoint(config)
         positions = processes.gather(None if checkpoint is None else checkpoint["position"]["images"])
         if len(set(positions)) > 1:
