@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ssd_deploy.benchmark.environment import describe_environment
 from ssd_deploy.benchmark.measure import wait_until_idle
+from ssd_train.environment import describe_environment
 
 Turn = TypeVar("Turn")
 

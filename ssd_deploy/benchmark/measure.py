@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_deploy.backends.base import DeviceTimed, Runner
-from ssd_deploy.benchmark.environment import Memory, memory_in_use
 from ssd_deploy.benchmark.measurements import Latency, Measured, Measurement, Preparation, series_name
 from ssd_deploy.detector import Detector
+from ssd_train.environment import Memory, memory_in_use
 from ssd_train.errors import BackendError, ImageError
 from ssd_train.preprocess import load_image, preprocess
 from ssd_train.spec import DetectorSpec

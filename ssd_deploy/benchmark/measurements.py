@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ssd_deploy.benchmark.environment import Memory
+from ssd_train.environment import Memory
 
 
 def series_name(backend: str, precision: str, source: str) -> str:

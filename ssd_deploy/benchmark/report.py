@@ -5,10 +5,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssd_deploy.benchmark.environment import Environment
 from ssd_deploy.benchmark.measure import SPANS, BenchmarkSettings
 from ssd_deploy.benchmark.measurements import Measured, Measurement, Preparation, plain_values, series_name
 from ssd_deploy.text_table import text_table, wrapped
+from ssd_train.environment import Environment
 from ssd_train.spec import DetectorSpec
 
 MEMORY_TEXT = (

@@ -6,12 +6,12 @@ from pathlib import Path
 import cv2
 
 from ssd_deploy.backends import BackendChoice
-from ssd_deploy.benchmark.environment import describe_environment
 from ssd_deploy.benchmark.images import benchmark_images
 from ssd_deploy.benchmark.measure import BenchmarkSettings, measure
 from ssd_deploy.benchmark.report import BenchmarkReport
 from ssd_deploy.benchmark.sources import Source, open_backends
 from ssd_train.cpus import cpu_threads
+from ssd_train.environment import describe_environment
 from ssd_train.spec import DetectorSpec
 
 

@@ -13,9 +13,9 @@ from export.engine.file import is_engine
 from export.quantize_options import QuantizeOptions
 from ssd_deploy.backends import AUTO, Backend, BackendChoice, Finding, RunOptions, choose_backend, open_model
 from ssd_deploy.backends.base import Runner
-from ssd_deploy.benchmark.environment import memory_in_use
 from ssd_deploy.benchmark.measure import Contender
 from ssd_deploy.model_source import export_network
+from ssd_train.environment import memory_in_use
 from ssd_train.errors import BackendError, SSDDeployError
 from ssd_train.precisions import PRECISIONS, in_precision
 

@@ -90,7 +90,13 @@ def _percent(fraction: float) -> str:
 
 
 def score(
-    dataset: Dataset, detections: Sequence[Detections], spec: DetectorSpec, *, metric: str, protocol: Protocol
+    dataset: Dataset,
+    detections: Sequence[Detections],
+    spec: DetectorSpec,
+    *,
+    metric: str,
+    protocol: Protocol,
+    evaluator: str | None = None,
 ) -> EvaluationReport:
     """Score detections of a whole data set.
 
@@ -100,12 +106,19 @@ def score(
         spec: the detector that found them.
         metric: name of a row of `METRICS`.
         protocol: the rules to score by.
+        evaluator: name of a row of `EVALUATORS` that computes it; None for the metric's own.
 
     Raises:
-        DatasetError: no such metric, no images, or other classes than the detector's.
+        BackendError: the evaluator is not installed.
+        DatasetError: no such metric or evaluator, a metric that has none, no images, or other classes than the
+            detector's.
         ValueError: `detections` does not have one entry a sample.
     """
     row = METRICS.find(metric)
+    if evaluator is not None:
+        if row.with_evaluator is None:
+            raise DatasetError(f"evaluator {evaluator!r} does not compute the metric {metric!r}; leave it out")
+        row = row.with_evaluator(evaluator)
     if dataset.class_names != spec.class_names:
         raise DatasetError(
             f"{dataset.name} has classes {', '.join(dataset.class_names[:5])}..., the detector "

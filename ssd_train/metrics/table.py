@@ -31,12 +31,14 @@ class Metric:
             Raises DatasetError where there is nothing to find.
         describe: (rules, detector) -> a sentence that says what the numbers mean: rules, scores used, coordinates,
             difficult and crowd objects.
+        with_evaluator: name of a row of `EVALUATORS` -> this row, computed by it; None where there is but one way.
     """
 
     name: str
     headline: str
     score: "Callable[[Dataset, Sequence[Detections], DetectorSpec, Protocol], Scored]"
     describe: "Callable[[Protocol, DetectorSpec], str]"
+    with_evaluator: "Callable[[str], Metric] | None" = None
 
 
 def _voc() -> ModuleType:
@@ -49,6 +51,14 @@ def _coco() -> ModuleType:
     from ssd_train.metrics import coco_ap
 
     return coco_ap
+
+
+def _coco_by(evaluator: str) -> Metric:
+    return dataclasses.replace(
+        METRICS["coco"],
+        score=lambda *arguments: _coco().score(*arguments, evaluator=evaluator),
+        describe=lambda *arguments: _coco().describe(*arguments, evaluator=evaluator),
+    )
 
 
 METRICS: Table[Metric] = Table(
@@ -65,6 +75,7 @@ METRICS: Table[Metric] = Table(
             headline="AP",
             score=lambda *arguments: _coco().score(*arguments),
             describe=lambda *arguments: _coco().describe(*arguments),
+            with_evaluator=lambda evaluator: _coco_by(evaluator),
         ),
     ),
     DatasetError,

@@ -2,7 +2,7 @@
 
 import base64
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 JPEG_QUALITY = 80
-THUMBNAIL_WIDTH = 360
+THUMBNAIL_WIDTH = 400
 # A thumbnail of a very narrow picture would fill the page.
 THUMBNAIL_HEIGHT = 360
 
@@ -40,13 +40,13 @@ def shrunk(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.ui
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-def new_figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float, *, layout: Literal["constrained", "none"] = "constrained") -> "Figure":
     """Return an empty figure of so many inches; needs matplotlib."""
     # The object interface: no windows, no state shared with a program that draws too.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=110, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 

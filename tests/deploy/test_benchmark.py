@@ -20,7 +20,6 @@ from ssd_deploy.backends import BACKENDS, Backend, BackendChoice, Finding, RunOp
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
 from ssd_deploy.benchmark.chart import write_chart
-from ssd_deploy.benchmark.environment import Memory, describe_environment, memory_in_use
 from ssd_deploy.benchmark.images import benchmark_images, generate_image
 from ssd_deploy.benchmark.measure import (
     MOST_IMAGES,
@@ -35,6 +34,7 @@ from ssd_deploy.benchmark.report import BenchmarkReport
 from ssd_deploy.benchmark.run import run
 from ssd_deploy.benchmark.sources import Source, open_backends, usual_choices
 from ssd_train.detections import PaddedDetections
+from ssd_train.environment import Memory, describe_environment, memory_in_use
 from ssd_train.errors import BackendError, ImageError, ModelError
 from ssd_train.files import write_json
 from ssd_train.networks.ssd import SSD

@@ -1,0 +1,154 @@
+"""The charts of an evaluation, drawn by matplotlib: curves, histograms of scores, the confusion matrix."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_train.metrics.operating_point import Curve, OperatingPoint
+from ssd_train.report.evaluation import Evaluation
+from ssd_train.report.histograms import BINS, Histogram
+from ssd_train.report.pictures import new_figure, save_figure
+from ssd_train.report.thinned import thinned_points
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colors, which color-blind readers tell apart.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+RIGHT, WRONG, GREY = "#009E73", "#D55E00", "#b8bec5"
+
+# More classes than colors are grey lines behind that of all together.
+MAX_COLORED = len(COLORS)
+
+# A matrix of more has no room for its counts.
+MAX_COUNTED = 20
+LONGEST_NAME = 24
+
+# Thresholds descend, and each holds down to the next score.
+STEPS = "steps-post"
+
+
+def write_overview(path: Path, evaluation: Evaluation) -> None:
+    """Write a PNG: precision over recall and F1 over the threshold, a line a class, and the scores of all."""
+    figure = new_figure(12, 3.9)
+    panels = figure.subplots(1, 3)
+    curves = evaluation.curves.per_class
+    defined = {name: curve for name, curve in curves.items() if curve.positives and len(curve.thresholds)}
+    is_colored = len(defined) <= MAX_COLORED
+    for number, (name, curve) in enumerate(defined.items()):
+        style = {"color": COLORS[number], "linewidth": 1.6} if is_colored else {"color": GREY, "linewidth": 0.7}
+        _curve_lines(panels, curve, label=_label(name) if is_colored else "", **style)
+    if len(curves) > 1 and len(evaluation.curves.overall.thresholds) and evaluation.curves.overall.positives:
+        _curve_lines(panels, evaluation.curves.overall, label="all together", color="black", linewidth=2)
+    _finish_curves(panels)
+    _draw_scores(panels[2], evaluation.histograms[""])
+    handles, labels = panels[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    save_figure(figure, path)
+
+
+class ClassCharts:
+    """Draws the charts of one class after another into one figure, which is quicker than a new one for each."""
+
+    def __init__(self) -> None:
+        # A layout that is computed for each costs more than the drawing.
+        self._figure = new_figure(12, 3.4, layout="none")
+        self._figure.subplots_adjust(left=0.05, right=0.99, bottom=0.15, top=0.9, wspace=0.2)
+        self._panels = self._figure.subplots(1, 3)
+
+    def write(self, path: Path, curve: Curve, histogram: Histogram, point: OperatingPoint) -> None:
+        """Write a PNG: precision over recall, all three over the threshold, and scores; the working point is marked."""
+        for axes in self._panels:
+            axes.clear()
+        over_recall, over_threshold, scores = self._panels
+        chosen = thinned_points(curve)
+        if curve.positives and len(chosen):
+            recall, precision, f1 = curve.recall[chosen], curve.precision[chosen], curve.f1[chosen]
+            thresholds = curve.thresholds[chosen]
+            over_recall.plot(recall, precision, color=COLORS[0])
+            over_recall.plot([point.recall], [point.precision], "o", color="black", markersize=6)
+            for name, values, color in (
+                ("F1", f1, "black"),
+                ("precision", precision, COLORS[0]),
+                ("recall", recall, COLORS[1]),
+            ):
+                over_threshold.plot(thresholds, values, color=color, label=name, linewidth=2 if name == "F1" else 1.3)
+            over_threshold.legend(frameon=False, fontsize=9)
+        over_threshold.axvline(point.threshold, color="black", linestyle=":")
+        _finish_curves(self._panels, "precision, recall, F1")
+        _draw_scores(scores, histogram)
+        scores.axvline(point.threshold, color="black", linestyle=":")
+        save_figure(self._figure, path)
+
+
+def write_confusion(path: Path, evaluation: Evaluation) -> None:
+    """Write a PNG of the confusion matrix: rows are true classes, a cell's color is its share of the row."""
+    matrix = evaluation.confusion
+    names = [*map(_label, evaluation.dataset.class_names), "background"]
+    count = len(names)
+    side = min(14.0, max(4.5, 1.6 + (0.55 if count <= MAX_COUNTED + 1 else 0.15) * count))
+    figure = new_figure(side + 1, side)
+    axes = figure.subplots()
+    total = matrix.sum(axis=1, keepdims=True)
+    share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    size = 9 if count <= MAX_COUNTED + 1 else 6
+    columns, rows = [*names[:-1], "missed"], [*names[:-1], "nothing there"]
+    axes.set_xticks(range(count), columns, rotation=90 if count > 4 else 0, fontsize=size)
+    axes.set_yticks(range(count), rows, fontsize=size)
+    axes.set_xlabel("detected as")
+    axes.set_ylabel("truth")
+    if count <= MAX_COUNTED + 1:
+        for row, column in np.argwhere(matrix > 0).tolist():
+            color = "white" if share[row, column] > 0.55 else "black"
+            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color, fontsize=8)
+    for place in (count - 1.5,):
+        axes.axhline(place, color="black", linewidth=0.8)
+        axes.axvline(place, color="black", linewidth=0.8)
+    figure.colorbar(image, ax=axes, label="share of the row", shrink=0.7)
+    save_figure(figure, path)
+
+
+def _curve_lines(panels: "NDArray[np.object_]", curve: Curve, *, label: str, **style: object) -> None:
+    chosen = thinned_points(curve)
+    panels[0].plot(curve.recall[chosen], curve.precision[chosen], label=label or "_unnamed", **style)
+    panels[1].plot(curve.thresholds[chosen], curve.f1[chosen], drawstyle=STEPS, **style)
+
+
+def _finish_curves(panels: "NDArray[np.object_]", over_threshold: str = "F1") -> None:
+    for axes, x, y in ((panels[0], "recall", "precision"), (panels[1], "score threshold", over_threshold)):
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        _finish(axes, x, y, f"{y[0].upper()}{y[1:]} over {x}")
+
+
+def _draw_scores(axes: "Axes", histogram: Histogram) -> None:
+    edges = np.linspace(0, 1, BINS + 1)
+    for counts, name, color in ((histogram.false, "wrong", WRONG), (histogram.true, "right", RIGHT)):
+        axes.stairs(counts, edges, color=color, fill=True, alpha=0.35)
+        axes.stairs(counts, edges, color=color, linewidth=1.4, label=name)
+    # Low scores are so many that nothing else would show; zero has its place below one.
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=9)
+    _finish(axes, "score", "detections, logarithmic", "Scores of right and wrong detections")
+
+
+def _finish(axes: "Axes", x: str, y: str, title: str) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="#e3e6ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _label(name: str) -> str:
+    """Return a class's name as matplotlib takes it: no formula, and no underscore at its start, which would hide it."""
+    short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return (" " if short.startswith("_") else "") + short.replace("$", r"\$")

@@ -1,0 +1,190 @@
+"""An evaluation as data: everything that its page shows, computed before any of it is drawn."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_train.datasets.dataset import Dataset
+from ssd_train.detections import Detections
+from ssd_train.errors import DatasetError
+from ssd_train.evaluation.evaluate import EvaluationReport, score
+from ssd_train.metrics.confusion import confusion_matrix
+from ssd_train.metrics.matching import Matches, match_dataset
+from ssd_train.metrics.mistakes import Mistake, find_mistakes
+from ssd_train.metrics.operating_point import Curves, Goal, OperatingPoint, curves_of
+from ssd_train.metrics.protocol import Protocol
+from ssd_train.metrics.table import METRICS
+from ssd_train.report.histograms import Histogram, histograms
+from ssd_train.report.sizes import OfSize, by_size
+from ssd_train.report.thinned import thinned
+from ssd_train.report.working_point import as_values, points_of, together, working_point
+from ssd_train.spec import DetectorSpec
+from ssd_train.thresholds import Keeping
+
+# Of `report.json`; raised where a field changes its meaning or goes away.
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Evaluation:
+    """What a report shows; N images, C classes.
+
+    Attributes:
+        dataset: what was evaluated.
+        kept: (N) detections at the working thresholds, boxes clipped to their images.
+        report: the metric that was asked for.
+        other_reports: of every other metric that gives one.
+        unscored: metric's name -> a sentence why it gives none.
+        keep: the working thresholds and where they come from.
+        curves: what every threshold comes to.
+        histograms: scores of right and wrong detections, of each class by name; "" holds all.
+        points: what the working thresholds come to, of each class by name.
+        confusion: (C + 1, C + 1), see `confusion_matrix`.
+        sizes: objects by size.
+        mistakes: (N) those in each image.
+        ran: what was run, names and values for people.
+    """
+
+    dataset: Dataset
+    kept: Sequence[Detections]
+    report: EvaluationReport
+    other_reports: Sequence[EvaluationReport]
+    unscored: Mapping[str, str]
+    keep: Keeping
+    curves: Curves
+    histograms: Mapping[str, Histogram]
+    points: Mapping[str, OperatingPoint]
+    confusion: NDArray[np.int64]
+    sizes: tuple[OfSize, ...]
+    mistakes: Sequence[Sequence[Mistake]]
+    ran: Mapping[str, str]
+
+    @property
+    def overall(self) -> OperatingPoint:
+        return together(dict(self.points))
+
+    def kinds_of(self, label: int | None = None) -> Counter[str]:
+        """Count mistakes by kind, of one class or of all."""
+        every = (mistake for of_image in self.mistakes for mistake in of_image)
+        return Counter(mistake.kind for mistake in every if label is None or mistake.label == label)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; the curves are thinned out."""
+        names = self.dataset.class_names
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "evaluation": self.report.to_dict(),
+            "other_metrics": [other.to_dict() for other in self.other_reports],
+            "unscored_metrics": dict(self.unscored),
+            "working_thresholds": {
+                "origin": self.keep.origin,
+                "per_class": dict(zip(names, self.keep.score_thresholds.tolist(), strict=True)),
+            },
+            "overall": as_values(self.overall),
+            "per_class": {
+                name: as_values(point) | {"mistakes": dict(self.kinds_of(label))}
+                for label, (name, point) in enumerate(self.points.items())
+            },
+            "sizes": [
+                {
+                    **dataclasses.asdict(size),
+                    "below": None if size.name == "large" else size.below,
+                    "recall": size.recall,
+                }
+                for size in self.sizes
+            ],
+            "confusion": {"classes": [*names, "background"], "rows_are": "truth", "matrix": self.confusion.tolist()},
+            "curves": {
+                "all": thinned(self.curves.overall),
+                "per_class": {name: thinned(curve) for name, curve in self.curves.per_class.items()},
+            },
+            "mistakes": [
+                {
+                    "image": str(sample.image_id),
+                    "kind": mistake.kind,
+                    "class": names[mistake.label],
+                    "score": mistake.score,
+                    "box": list(mistake.box),
+                    "iou": mistake.iou,
+                    "object_class": None
+                    if mistake.object is None
+                    else names[sample.ground_truth.labels[mistake.object]],
+                }
+                for sample, of_image in zip(self.dataset.samples, self.mistakes, strict=True)
+                for mistake in of_image
+            ],
+            "ran": dict(self.ran),
+        }
+
+
+def collect(
+    dataset: Dataset,
+    detections: Sequence[Detections],
+    spec: DetectorSpec,
+    report: EvaluationReport,
+    ran: Mapping[str, str],
+    *,
+    evaluator: str | None = None,
+    goal: Goal | None = None,
+) -> Evaluation:
+    """Compute everything that a page shows.
+
+    Args:
+        dataset: with the detector's classes.
+        detections: one each a sample, as `run_detector` returns them.
+        spec: the detector that found them.
+        report: their score, from `evaluate.score`.
+        ran: what was run, see `provenance.describe_run`.
+        evaluator: what computes the other metrics, where there is a choice.
+        goal: what the working thresholds are looked for by; see `working_point`.
+    """
+    matches = match_dataset(dataset, detections)
+    curves = curves_of(dataset, detections, matches, lowest=spec.postprocess.score_threshold)
+    keep = working_point(spec, curves, goal)
+    kept = [
+        keep.apply(found).clipped(sample.image_size) for sample, found in zip(dataset.samples, detections, strict=True)
+    ]
+    kept_matches: list[Matches] = match_dataset(dataset, kept)
+    truths = [sample.ground_truth for sample in dataset.samples]
+    other_reports, unscored = _other_reports(dataset, detections, spec, report, evaluator)
+    coco = next((each for each in (report, *other_reports) if each.metric == "coco"), None)
+    return Evaluation(
+        dataset=dataset,
+        kept=kept,
+        report=report,
+        other_reports=other_reports,
+        unscored=unscored,
+        keep=keep,
+        curves=curves,
+        histograms=histograms(detections, matches, dataset.class_names),
+        points=points_of(curves, keep),
+        confusion=confusion_matrix(truths, kept, len(dataset.class_names)),
+        sizes=by_size(truths, kept_matches, coco.numbers if coco is not None else {}),
+        mistakes=[find_mistakes(*of_image) for of_image in zip(truths, kept, kept_matches, strict=True)],
+        ran=ran,
+    )
+
+
+def _other_reports(
+    dataset: Dataset,
+    detections: Sequence[Detections],
+    spec: DetectorSpec,
+    report: EvaluationReport,
+    evaluator: str | None,
+) -> tuple[list[EvaluationReport], dict[str, str]]:
+    """Score with every metric but the report's own; returns the reports, and why others give none."""
+    reports, unscored = [], {}
+    for name, row in METRICS.items():
+        if name == report.metric:
+            continue
+        chosen = evaluator if row.with_evaluator else None
+        try:
+            protocol = Protocol(report.protocol)
+            reports.append(score(dataset, detections, spec, metric=name, protocol=protocol, evaluator=chosen))
+        except DatasetError as error:
+            unscored[name] = str(error)
+    return reports, unscored
