@@ -108,12 +108,15 @@ def _train_here(config: TrainingConfig) -> Result:
         "best_weights": str(folder.best_path) if result.best is not None else None,
         "last_weights": str(folder.last_path),
         "finished": result.exit_code == 0,
+        "report": None if result.page is None else str(result.page),
     }
     if result.exit_code:
         return Result(text="", data=data, exit_code=result.exit_code)
     _log.info(f"next: ssd-deploy export {folder.path}")
     best = "" if result.best is None else f"{folder.best_path} (best validation), "
     text = f"weights: {best}{folder.last_path}"
+    if result.page is not None:
+        text += f"\nreport: {result.page}"
     return Result(text=text, data=data)
 
 

@@ -14,6 +14,7 @@ from ssd_train.report.thinned import thinned_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.patches import StepPatch
 
 # Okabe and Ito's colors, which color-blind readers tell apart.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -51,36 +52,41 @@ def write_overview(path: Path, evaluation: Evaluation) -> None:
 
 
 class ClassCharts:
-    """Draws the charts of one class after another into one figure, which is quicker than a new one for each."""
+    """Draws one class after another into the same figure: new axes for each would take most of the time."""
 
     def __init__(self) -> None:
-        # A layout that is computed for each costs more than the drawing.
         self._figure = new_figure(12, 3.4, layout="none")
         self._figure.subplots_adjust(left=0.05, right=0.99, bottom=0.15, top=0.9, wspace=0.2)
-        self._panels = self._figure.subplots(1, 3)
+        panels = self._figure.subplots(1, 3)
+        over_recall, over_threshold, self._scores = panels
+        (self._precision_recall,) = over_recall.plot([], [], color=COLORS[0])
+        (self._point,) = over_recall.plot([], [], "o", color="black", markersize=6)
+        self._lines = {
+            name: over_threshold.plot([], [], color=color, label=label, linewidth=width, drawstyle=STEPS)[0]
+            for name, label, color, width in (
+                ("precision", "precision", COLORS[0], 1.3),
+                ("recall", "recall", COLORS[1], 1.3),
+                ("f1", "F1", "black", 2),
+            )
+        }
+        over_threshold.legend(frameon=False, fontsize=9, loc="lower center", ncols=3)
+        _finish_curves(panels, "precision, recall, F1")
+        self._bars = _draw_scores(self._scores, Histogram(true=np.zeros(BINS, int), false=np.zeros(BINS, int)))
+        self._thresholds = [axes.axvline(0, color="black", linestyle=":") for axes in (over_threshold, self._scores)]
 
     def write(self, path: Path, curve: Curve, histogram: Histogram, point: OperatingPoint) -> None:
         """Write a PNG: precision over recall, all three over the threshold, and scores; the working point is marked."""
-        for axes in self._panels:
-            axes.clear()
-        over_recall, over_threshold, scores = self._panels
-        chosen = thinned_points(curve)
-        if curve.positives and len(chosen):
-            recall, precision, f1 = curve.recall[chosen], curve.precision[chosen], curve.f1[chosen]
-            thresholds = curve.thresholds[chosen]
-            over_recall.plot(recall, precision, color=COLORS[0])
-            over_recall.plot([point.recall], [point.precision], "o", color="black", markersize=6)
-            for name, values, color in (
-                ("F1", f1, "black"),
-                ("precision", precision, COLORS[0]),
-                ("recall", recall, COLORS[1]),
-            ):
-                over_threshold.plot(thresholds, values, color=color, label=name, linewidth=2 if name == "F1" else 1.3)
-            over_threshold.legend(frameon=False, fontsize=9)
-        over_threshold.axvline(point.threshold, color="black", linestyle=":")
-        _finish_curves(self._panels, "precision, recall, F1")
-        _draw_scores(scores, histogram)
-        scores.axvline(point.threshold, color="black", linestyle=":")
+        chosen = thinned_points(curve) if curve.positives else np.zeros(0, np.int64)
+        self._precision_recall.set_data(curve.recall[chosen], curve.precision[chosen])
+        self._point.set_data([point.recall], [point.precision])
+        for name, line in self._lines.items():
+            line.set_data(curve.thresholds[chosen], getattr(curve, name)[chosen])
+        for name, bars in self._bars.items():
+            for each in bars:
+                each.set_data(getattr(histogram, name))
+        self._scores.set_ylim(0, 2 * max(1, histogram.true.max(), histogram.false.max()))
+        for line in self._thresholds:
+            line.set_xdata([point.threshold, point.threshold])
         save_figure(self._figure, path)
 
 
@@ -105,9 +111,8 @@ def write_confusion(path: Path, evaluation: Evaluation) -> None:
         for row, column in np.argwhere(matrix > 0).tolist():
             color = "white" if share[row, column] > 0.55 else "black"
             axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color, fontsize=8)
-    for place in (count - 1.5,):
-        axes.axhline(place, color="black", linewidth=0.8)
-        axes.axvline(place, color="black", linewidth=0.8)
+    axes.axhline(count - 1.5, color="black", linewidth=0.8)
+    axes.axvline(count - 1.5, color="black", linewidth=0.8)
     figure.colorbar(image, ax=axes, label="share of the row", shrink=0.7)
     save_figure(figure, path)
 
@@ -125,17 +130,23 @@ def _finish_curves(panels: "NDArray[np.object_]", over_threshold: str = "F1") ->
         _finish(axes, x, y, f"{y[0].upper()}{y[1:]} over {x}")
 
 
-def _draw_scores(axes: "Axes", histogram: Histogram) -> None:
+def _draw_scores(axes: "Axes", histogram: Histogram) -> "dict[str, list[StepPatch]]":
+    """Draw both histograms over each other; returns what is drawn of each, by its name in `Histogram`."""
     edges = np.linspace(0, 1, BINS + 1)
-    for counts, name, color in ((histogram.false, "wrong", WRONG), (histogram.true, "right", RIGHT)):
-        axes.stairs(counts, edges, color=color, fill=True, alpha=0.35)
-        axes.stairs(counts, edges, color=color, linewidth=1.4, label=name)
+    drawn = {}
+    for name, label, color in (("false", "wrong", WRONG), ("true", "right", RIGHT)):
+        counts = getattr(histogram, name)
+        drawn[name] = [
+            axes.stairs(counts, edges, color=color, fill=True, alpha=0.35),
+            axes.stairs(counts, edges, color=color, linewidth=1.4, label=label),
+        ]
     # Low scores are so many that nothing else would show; zero has its place below one.
     axes.set_yscale("symlog", linthresh=1)
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="upper center", ncols=2)
     _finish(axes, "score", "detections, logarithmic", "Scores of right and wrong detections")
+    return drawn
 
 
 def _finish(axes: "Axes", x: str, y: str, title: str) -> None:

@@ -18,6 +18,12 @@ PAGE_NAME = "report.html"
 DATA_NAME = "report.json"
 
 
+def check_packages() -> None:
+    """Raise BackendError where jinja2 or matplotlib is not installed."""
+    for package in ("jinja2", "matplotlib"):
+        require(package, "report", "A report")
+
+
 def check_report(folder: Path) -> None:
     """Raise for a report that could not be written: before hours of work, not after them.
 
@@ -25,8 +31,7 @@ def check_report(folder: Path) -> None:
         BackendError: jinja2 or matplotlib is not installed.
         SSDDeployError: the folder cannot be written.
     """
-    for package in ("jinja2", "matplotlib"):
-        require(package, "report", "A report")
+    check_packages()
     check_writable(folder / PAGE_NAME)
 
 

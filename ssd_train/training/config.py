@@ -99,6 +99,11 @@ class TrainingConfig(DataNames, Augmentation):
         "auto",
         "auto (TensorBoard, if installed), none, or some of tensorboard, mlflow and wandb with commas between.",
     )
+    report: bool = option(
+        False,
+        "At the end write a page about the best weights on the validation images into the run folder; a training that "
+        "is stopped writes it when it was resumed and ends.",
+    )
     skip_bad_images: bool = option(False, "Go on without images that cannot be read, and count them.")
     device: str = option("auto", "auto, cpu or cuda[:N].")
     gpus: int | None = option(

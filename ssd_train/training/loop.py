@@ -10,6 +10,7 @@ from typing import Any
 from ssd_train.cpus import cpu_threads
 from ssd_train.errors import SSDDeployError
 from ssd_train.evaluation.evaluate import EvaluationReport
+from ssd_train.report.page import check_packages
 from ssd_train.training.batches import Batch, Stream, available_workers, batches
 from ssd_train.training.checkpoint import Position, find_checkpoint, kept_settings, load_checkpoint, save_checkpoint
 from ssd_train.training.config import TrainingConfig
@@ -19,6 +20,7 @@ from ssd_train.training.optimizer import learning_rate
 from ssd_train.training.prepare import Prepared, prepare
 from ssd_train.training.processes import Processes, joined
 from ssd_train.training.recorder import RunRecorder
+from ssd_train.training.report import write_training_report
 from ssd_train.training.run_folder import RunFolder
 from ssd_train.training.step import Trainer
 from ssd_train.training.stop_request import EXIT_CODE_OF_SIGNAL, StopRequest
@@ -34,12 +36,14 @@ class TrainingResult:
         best: the highest validation score, a fraction; None where there was no validation.
         report: of the last validation in this process, None where there was none.
         exit_code: 0, or 128 plus the signal that ended it early, after a checkpoint.
+        page: of the first process, where one was asked for and the training came to its end.
     """
 
     folder: Path
     best: float | None
     report: EvaluationReport | None
     exit_code: int
+    page: Path | None = None
 
 
 def train(config: TrainingConfig) -> TrainingResult:
@@ -48,9 +52,12 @@ def train(config: TrainingConfig) -> TrainingResult:
     The first process logs how it goes. Nothing is written before all that the configuration names has been checked.
 
     Raises:
+        BackendError: a report is asked for, and a package that it needs is not installed.
         SSDDeployError: anything that the configuration names does not exist or fit, an image cannot be read,
             the loss is no longer finite, or the run folder cannot be written. What was saved before stays.
     """
+    if config.report:
+        check_packages()
     with cpu_threads(config.threads), joined(config.device) as processes, StopRequest() as stop:
         checkpoint = find_checkpoint(config)
         positions = processes.gather(None if checkpoint is None else checkpoint["position"]["images"])
@@ -61,7 +68,11 @@ def train(config: TrainingConfig) -> TrainingResult:
         prepared = prepare(config, processes, with_weights=checkpoint is None, with_check=True)
         with contextlib.closing(_Run(config, processes, prepared, checkpoint)) as run:
             exit_code = run.train_epochs(stop)
-        return TrainingResult(folder=config.out, best=run.position.best, report=run.report, exit_code=exit_code)
+    result = TrainingResult(folder=config.out, best=run.position.best, report=run.report, exit_code=exit_code)
+    if config.report and exit_code == 0 and processes.is_first:
+        # Outside the group: the other processes have nothing to wait for.
+        return dataclasses.replace(result, page=write_training_report(config, prepared, processes.device))
+    return result
 
 
 class _Run:

@@ -1,4 +1,5 @@
 import contextlib
+import importlib.metadata
 import io
 import json
 from pathlib import Path
@@ -11,9 +12,13 @@ from pycocotools.cocoeval import COCOeval
 from ssd_train.datasets.dataset import Dataset, GroundTruth, make_ground_truth
 from ssd_train.datasets.source import find_source
 from ssd_train.detections import Detections
-from ssd_train.errors import DatasetError
+from ssd_train.errors import BackendError, DatasetError
+from ssd_train.metrics import coco_ap
 from ssd_train.metrics.coco_ap import NUMBER_NAMES, coco_average_precision
+from ssd_train.metrics.evaluators import EVALUATORS
+from ssd_train.metrics.protocol import Protocol
 from ssd_train.networks.zoo import COCO_CLASSES
+from ssd_train.spec import DetectorSpec
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +85,13 @@ def test_perfect_detections_of_real_annotations_score_one(tiny: Dataset) -> None
     assert all(np.isnan(of["AP"]) for name, of in result.per_class.items() if name not in present)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_noisy_detections_score_as_pycocotools_scores_the_json_file(tiny: Dataset, real_data: Path, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "evaluator"), [(0, "faster-coco-eval"), (1, "faster-coco-eval"), (0, "pycocotools")])
+def test_noisy_detections_score_as_pycocotools_scores_the_json_file(
+    tiny: Dataset, real_data: Path, seed: int, evaluator: str
+) -> None:
     found = noisy(tiny, seed)
-    result = coco_average_precision([sample.ground_truth for sample in tiny.samples], found, tiny.class_names)
+    truths = [sample.ground_truth for sample in tiny.samples]
+    result = coco_average_precision(truths, found, tiny.class_names, evaluator=evaluator)
     path = real_data / "coco_tiny" / "annotations" / "instances_val2017.json"
     expected = official_stats(path, tiny, found)
     assert list(result.numbers) == list(NUMBER_NAMES)
@@ -91,6 +99,41 @@ def test_noisy_detections_score_as_pycocotools_scores_the_json_file(tiny: Datase
     # Only the rounding of x + width - x differs.
     np.testing.assert_allclose(list(result.numbers.values()), expected, atol=1e-9)
     assert np.nanmean([of["AP"] for of in result.per_class.values()]) == pytest.approx(result.numbers["AP"], abs=1e-9)
+
+
+def test_every_evaluator_gives_the_same_numbers_class_by_class(tiny: Dataset) -> None:
+    found, truths = noisy(tiny, 2), [sample.ground_truth for sample in tiny.samples]
+    first, *others = (coco_average_precision(truths, found, tiny.class_names, evaluator=name) for name in EVALUATORS)
+    assert others
+    for other in others:
+        np.testing.assert_allclose(list(other.numbers.values()), list(first.numbers.values()), atol=1e-9, rtol=0)
+        for name, expected in first.per_class.items():
+            assert other.per_class[name] == pytest.approx(expected, abs=1e-9, nan_ok=True)
+
+
+def test_the_evaluator_that_is_asked_for_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+    original = COCOeval.evaluate
+    monkeypatch.setattr(COCOeval, "evaluate", lambda self: used.append("pycocotools") or original(self))
+    coco_average_precision(one_object(), one_detection((0, 0, 10, 10)), ("a", "b"))
+    assert used == []
+    coco_average_precision(one_object(), one_detection((0, 0, 10, 10)), ("a", "b"), evaluator="pycocotools")
+    assert used == ["pycocotools"]
+
+
+def test_only_what_another_evaluator_computed_says_so() -> None:
+    spec = DetectorSpec(network="tiny", class_names=("a",), input_size=(300, 300))
+    texts = [coco_ap.describe(Protocol.STANDARD, spec, evaluator=name) for name in EVALUATORS]
+    assert texts[0] == coco_ap.describe(Protocol.STANDARD, spec) and "computed" not in texts[0]
+    assert texts[1] == f"{texts[0]}; computed by pycocotools {importlib.metadata.version('pycocotools')}"
+
+
+def test_an_evaluator_that_is_missing_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BackendError, match=r"The evaluator pycocotools needs pycocotools.*ssd-deploy\[pycocotools\]"):
+        coco_average_precision(one_object(), one_detection((0, 0, 10, 10)), ("a", "b"), evaluator="pycocotools")
+    with pytest.raises(DatasetError, match="'other' does not exist; choose faster-coco-eval, pycocotools"):
+        coco_average_precision(one_object(), one_detection((0, 0, 10, 10)), ("a", "b"), evaluator="other")
 
 
 def test_positives_are_the_objects_that_are_not_crowd(tiny: Dataset, real_data: Path) -> None:

@@ -1,0 +1,105 @@
+"""The confusion matrix, counted by hand."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ssd_train.datasets.dataset import GroundTruth, make_ground_truth
+from ssd_train.detections import Detections
+from ssd_train.metrics.confusion import confusion_matrix
+
+CAT, DOG, BACKGROUND = 0, 1, 2
+
+
+def truth_of(*rows: tuple[list[float], int, str]) -> GroundTruth:
+    return make_ground_truth(
+        [
+            {"box": box, "label": label, "is_difficult": kind == "difficult", "is_crowd": kind == "crowd", "area": 1.0}
+            for box, label, kind in rows
+        ]
+    )
+
+
+def found_of(*rows: tuple[list[float], float, int]) -> Detections:
+    if not rows:
+        return Detections.empty()
+    boxes, scores, labels = zip(*rows, strict=True)
+    return Detections(np.array(boxes, np.float32), np.array(scores, np.float32), np.array(labels, np.int64))
+
+
+def matrix_of(truth: GroundTruth, found: Detections) -> NDArray[np.int64]:
+    return confusion_matrix([truth], [found], 2)
+
+
+def test_no_image_is_nothing() -> None:
+    assert confusion_matrix([], [], 2).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_rows_are_truth_and_columns_are_detections() -> None:
+    truth = truth_of(([0, 0, 10, 10], CAT, ""), ([50, 50, 60, 60], CAT, ""), ([80, 80, 90, 90], DOG, ""))
+    found = found_of(([0, 0, 10, 10], 0.9, DOG), ([80, 80, 90, 90], 0.8, DOG), ([20, 20, 30, 30], 0.7, CAT))
+    #                  cat dog missed
+    assert matrix_of(truth, found).tolist() == [[0, 1, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def test_pairs_of_one_class_come_before_those_that_overlap_more() -> None:
+    # The dog fits the cat exactly, and the cat by 0.6: were overlap first, the cat would have nothing to find.
+    truth = truth_of(([0, 0, 10, 10], CAT, ""))
+    found = found_of(([0, 0, 10, 10], 0.9, DOG), ([0, 0, 10, 6], 0.5, CAT))
+    assert matrix_of(truth, found).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
+
+
+def test_of_several_the_largest_overlap_is_paired() -> None:
+    # Overlaps: first detection 0.6 with the first object, 0.9 with the second; the other detection 0.55 with the first.
+    truth = truth_of(([0, 0, 10, 6], CAT, ""), ([0, 0, 10, 9], CAT, ""))
+    found = found_of(([0, 0, 10, 10], 0.9, DOG), ([0, 0, 10, 3.3], 0.5, DOG))
+    assert matrix_of(truth, found).tolist() == [[0, 2, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_half_an_overlap_pairs_and_less_does_not() -> None:
+    truth = truth_of(([0, 0, 10, 10], CAT, ""))
+    assert matrix_of(truth, found_of(([0, 0, 10, 5], 0.9, DOG)))[CAT, DOG] == 1
+    assert matrix_of(truth, found_of(([0, 0, 10, 4.9], 0.9, DOG))).tolist() == [[0, 0, 1], [0, 0, 0], [0, 1, 0]]
+
+
+def test_each_object_and_each_detection_counts_once() -> None:
+    truth = truth_of(([0, 0, 10, 10], CAT, ""))
+    found = found_of(([0, 0, 10, 10], 0.9, CAT), ([0, 0, 10, 9], 0.8, CAT))
+    assert matrix_of(truth, found).tolist() == [[1, 0, 0], [0, 0, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", ["difficult", "crowd"])
+def test_what_is_to_be_ignored_is_left_out_with_what_finds_it(kind: str) -> None:
+    truth = truth_of(([0, 0, 10, 10], CAT, kind))
+    assert matrix_of(truth, found_of(([0, 0, 10, 10], 0.9, CAT))).sum() == 0
+    # Of another class it finds nothing.
+    assert matrix_of(truth, found_of(([0, 0, 10, 10], 0.9, DOG))).tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_sum_to_objects_and_columns_to_detections(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    corners = random.integers(0, 12, (16, 2))
+    boxes = np.concatenate([corners, corners + random.integers(2, 9, (16, 2))], axis=1).astype(float)
+    labels = random.integers(0, 2, 16).tolist()
+    truth = truth_of(*((boxes[i].tolist(), labels[i], "") for i in range(7)))
+    found = found_of(*((boxes[i].tolist(), 0.9 - i / 100, labels[i]) for i in range(7, 16)))
+    matrix = matrix_of(truth, found)
+    assert matrix.sum(axis=1)[:2].tolist() == np.bincount(truth.labels, minlength=2).tolist()
+    assert matrix.sum(axis=0)[:2].tolist() == np.bincount(found.labels, minlength=2).tolist()
+    assert matrix[BACKGROUND, BACKGROUND] == 0
+
+
+def test_images_add_up_and_do_not_mix() -> None:
+    truth, nothing = truth_of(([0, 0, 10, 10], CAT, "")), truth_of()
+    found = found_of(([0, 0, 10, 10], 0.9, CAT))
+    assert confusion_matrix([truth, nothing], [Detections.empty(), found], 2).tolist() == [
+        [0, 0, 1],
+        [0, 0, 0],
+        [1, 0, 0],
+    ]
+
+
+def test_as_many_detections_as_images() -> None:
+    with pytest.raises(ValueError):
+        confusion_matrix([truth_of()], [], 2)
