@@ -214,7 +214,7 @@ def _numbers(comparison: Comparison) -> list[tuple[str, float, str]]:
     """Return what is to be seen first of a comparison: name, value, form."""
     numbers: list[tuple[str, float, str]] = [
         (f"of {comparison.changes.total} detections changed", comparison.changes.changed, "count"),
-        ("is their share", comparison.changes.share, "percent"),
+        ("share of them", comparison.changes.share, "percent"),
         ("agreement AP", comparison.agreement, "precise"),
         ("ms/image", comparison.latency_ms, "number"),
     ]

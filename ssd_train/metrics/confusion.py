@@ -40,7 +40,7 @@ def confusion_matrix(
         np.add.at(matrix, (rows[counts], found.labels[counts]), 1)
         is_missed = ~(truth.is_difficult | truth.is_crowd)
         is_missed[objects[is_paired]] = False
-        np.add.at(matrix, (truth.labels[is_missed], num_classes), 1)
+        matrix[:-1, num_classes] += np.bincount(truth.labels[is_missed], minlength=num_classes)
     return matrix
 
 

@@ -55,7 +55,7 @@ class ClassCharts:
     """Draws one class after another into the same figure: new axes for each would take most of the time."""
 
     def __init__(self) -> None:
-        self._figure = new_figure(12, 3.4, layout="none")
+        self._figure = new_figure(12, 3.4, layout=None)
         self._figure.subplots_adjust(left=0.05, right=0.99, bottom=0.15, top=0.9, wspace=0.2)
         panels = self._figure.subplots(1, 3)
         over_recall, over_threshold, self._scores = panels

@@ -42,7 +42,7 @@ def shrunk(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.ui
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-def new_figure(width: float, height: float, *, layout: Literal["constrained", "none"] = "constrained") -> "Figure":
+def new_figure(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> "Figure":
     """Return an empty figure of so many inches; needs matplotlib."""
     # The object interface: no windows, no state shared with a program that draws too.
     from matplotlib.backends.backend_agg import FigureCanvasAgg

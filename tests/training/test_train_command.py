@@ -216,7 +216,7 @@ def test_the_result_is_on_standard_output_and_all_else_on_standard_error(shapes:
     assert written.pop("best") == metrics(tmp_path / "run")[-1]["best"]
     assert written == {
         "schema_version": 1, "folder": str(tmp_path / "run"), "best_weights": str(best), "last_weights": str(last),
-        "finished": True,
+        "finished": True, "report": None,
     }  # fmt: skip
 
 
