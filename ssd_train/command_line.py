@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from ssd_train.cpus import Computing, cpu_threads
 from ssd_train.errors import OwnPartError, SSDDeployError
 from ssd_train.options import Option, about
 
@@ -85,6 +86,9 @@ def as_command(function: Callable[..., Result]) -> Callable[..., None]:
         arguments = {name: value for name, value in values.items() if name in own}
         for name, kind in groups.items():
             arguments[name] = _gathered(kind, values)
+            if isinstance(arguments[name], Computing):
+                # Here for every command that computes: the number belongs to the process.
+                ctx.with_resource(cpu_threads(arguments[name].threads))
         with told_on_standard_error(quiet):
             result = function(**arguments)
             emit(result, json_path)

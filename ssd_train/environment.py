@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import pynvml
 
+from ssd_train.cpus import available_cpus
+
 # Packages whose version changes a measurement, as they are called where they are installed from.
 PACKAGES = (
     "ssd-deploy", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu",
@@ -27,7 +29,7 @@ class Environment:
 
     Attributes:
         cpu: model name.
-        cores: logical cores that this process may use.
+        cores: logical cores that this process may use, as many as a container's limit leaves of them.
         memory_bytes: of the whole machine.
         platform, python: as Python names them.
         packages: installed package -> version.
@@ -66,7 +68,7 @@ def describe_environment() -> Environment:
             gpu, driver = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlSystemGetDriverVersion()
     return Environment(
         cpu=_cpu_name(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=available_cpus(),
         memory_bytes=psutil.virtual_memory().total,
         platform=platform.platform(),
         python=platform.python_version(),

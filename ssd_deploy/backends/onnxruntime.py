@@ -39,7 +39,8 @@ class OnnxRuntimeRunner:
         device: key of `PROVIDERS`, for a GPU perhaps with its number, such as `cuda:1`; it is an error if the session
             ends up without it.
         allow_tf32: let CUDA round float32 products to 10 bits of mantissa.
-        threads: CPU threads of one operator; 0 lets ONNX Runtime choose.
+        threads: CPU threads of one operator; 0 for `cpus.default_threads`.
+        spinning: see `quiet_options`.
         with_raw: `run_raw` is to come, so its session is opened at once.
 
     Raises:
@@ -57,6 +58,7 @@ class OnnxRuntimeRunner:
         device: str = "cpu",
         allow_tf32: bool = False,
         threads: int = 0,
+        spinning: bool = True,
         with_raw: bool = False,
     ) -> None:
         if isinstance(model, Path) and model.is_dir():
@@ -67,7 +69,7 @@ class OnnxRuntimeRunner:
         self._model = model
         self._called = IN_MEMORY if isinstance(model, bytes) else str(model)
         self._providers = provider_list(device, allow_tf32)
-        self._options = quiet_options(threads=threads, plans_memory=provider != "cpu")
+        self._options = quiet_options(threads=threads, spinning=spinning, plans_memory=provider != "cpu")
         # Looked at before the file is opened, so that one that is replaced meanwhile is noticed too.
         self._identity = _identity(model)
         self._session: Any = open_session(model, self._called, self._options, self._providers)
@@ -171,6 +173,7 @@ def open_runner(model: Any, options: RunOptions) -> OnnxRuntimeRunner:
         device="cpu" if options.device is None else options.device,
         allow_tf32=options.allow_tf32,
         threads=options.threads,
+        spinning=not options.beside_readers,
         with_raw=options.with_raw,
     )
 

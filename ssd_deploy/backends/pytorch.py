@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssd_deploy.backends.base import CUDA_EVENTS, RawPredictions, check_images
 from ssd_deploy.backends.row import RunOptions
+from ssd_train.cpus import cpu_limit
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, first_line
 from ssd_train.networks.detector import Detector
@@ -214,8 +215,9 @@ def open_runner(model: SSD | Path | bytes, options: RunOptions) -> TorchRunner:
     if isinstance(model, Path):
         raise BackendError(f"{model}: the torch backend runs a network and its weights; name them, or use onnxruntime")
     assert not isinstance(model, bytes)  # see `Backend.opens_bytes`
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    threads = options.threads or min(cpu_limit(), torch.get_num_threads())
+    if threads:
+        torch.set_num_threads(threads)
     return TorchRunner(
         copy.deepcopy(model),
         options.settings or model.spec.postprocess,

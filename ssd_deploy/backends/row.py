@@ -34,7 +34,10 @@ class RunOptions:
         variants: some of the row's.
         batch_size: the largest batch that is to come; an engine that is built here is tuned for it.
         allow_tf32: let a GPU round float32 products to 10 bits of mantissa.
-        threads: CPU threads of one operator; 0 leaves the backend its default.
+        threads: CPU threads of one operator, for PyTorch in the whole process; 0 leaves the backend its default,
+            unless this process may use fewer CPUs than that, see `cpus.cpu_threads`.
+        beside_readers: other threads load images meanwhile, so that those of the backend are to leave them the cores
+            while they wait.
         with_raw: `run_raw` is to come, which takes some backends a second copy of the model.
         settings: thresholds of a network; None for those of its description. A file has its own.
     """
@@ -44,6 +47,7 @@ class RunOptions:
     batch_size: int = 8
     allow_tf32: bool = False
     threads: int = 0
+    beside_readers: bool = False
     with_raw: bool = False
     settings: PostprocessSettings | None = None
 

@@ -1,7 +1,6 @@
 """Open what a user names, measure it, report."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -11,8 +10,8 @@ from ssd_deploy.benchmark.images import benchmark_images
 from ssd_deploy.benchmark.measure import BenchmarkSettings, measure
 from ssd_deploy.benchmark.report import BenchmarkReport
 from ssd_deploy.benchmark.sources import Source, open_backends
+from ssd_train.cpus import cpu_threads
 from ssd_train.environment import describe_environment
-from ssd_train.errors import BackendError
 from ssd_train.spec import DetectorSpec
 
 
@@ -34,7 +33,7 @@ def run(
         choices: each runs the sources that it can, at least one; see `sources.usual_choices`.
         images: files to measure with; generated ones where there are none.
         device: where those run that may run there and whose choice does not say: `cpu`, `cuda` or `auto`.
-        threads: CPU threads of backends and OpenCV; 0 leaves each its default.
+        threads: CPU threads of backends and OpenCV; 0 leaves each its default, see `cpus.cpu_threads`.
         allow_tf32: let a GPU round float32 products.
         on_turn: told the turns done and those in all.
 
@@ -43,7 +42,7 @@ def run(
         ImageError: an image cannot be read.
     """
     with (
-        cpu_threads(threads, torch_too=any(choice.backend.runs_networks for choice in choices)),
+        cpu_threads(threads),
         benchmark_images(images) as (files, images_text),
         open_backends(
             sources, choices, settings.batch_sizes, device=device, threads=threads, allow_tf32=allow_tf32
@@ -63,23 +62,3 @@ def run(
             environment=describe_environment(),
             opencv_threads=cv2.getNumThreads(),
         )
-
-
-@contextlib.contextmanager
-def cpu_threads(threads: int, *, torch_too: bool) -> Iterator[None]:
-    """Let OpenCV and PyTorch use so many CPU threads within the block; 0 leaves them as they are."""
-    if threads < 0:
-        raise BackendError(
-            f"{threads} threads are not possible; use 1 or more, or 0 for the defaults", arguments=("threads",)
-        )
-    with contextlib.ExitStack() as restore:
-        if threads:
-            restore.callback(cv2.setNumThreads, cv2.getNumThreads())
-            cv2.setNumThreads(threads)
-        if threads and torch_too:
-            with contextlib.suppress(ImportError):
-                import torch
-
-                restore.callback(torch.set_num_threads, torch.get_num_threads())
-                torch.set_num_threads(threads)
-        yield

@@ -15,6 +15,7 @@ from export.quantize_options import QuantizeOptions
 from ssd_deploy.backends import AUTO
 from ssd_deploy.cli.options import ModelArgument, OneModel, check_calibrated, loaded, refuse
 from ssd_train.command_line import Result, parse_list
+from ssd_train.cpus import Computing
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.options import option
 from ssd_train.precisions import PRECISIONS
@@ -87,6 +88,7 @@ def export(
     calibrating: Calibrating,
     flavoured: Flavoured,
     building: BuildOptions,
+    computing: Computing,
     name: ModelArgument = None,
 ) -> Result:
     """Write one ONNX file with decode and NMS inside, checked against PyTorch, and TensorRT engines of it."""
@@ -136,6 +138,7 @@ def quantize(
     to: Out,
     calibrating: Calibrating,
     thresholds: PostprocessSettings,
+    computing: Computing,
     name: ModelArgument = None,
 ) -> Result:
     """Write an int8 file of a network, or of an exported float32 file, calibrated on images."""
@@ -155,6 +158,7 @@ def build(
     to: Out,
     flavoured: Flavoured,
     building: BuildOptions,
+    computing: Computing,
     name: ModelArgument = None,
     format: Annotated[str, typer.Option(help=f"{', '.join(FLAVOURS)}, or both.")] = TENSORRT,
 ) -> Result:

@@ -1,9 +1,10 @@
 """Compare: backends with PyTorch in what they find, and backends with each other in speed."""
 
 import contextlib
+import logging
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,8 +25,7 @@ from ssd_deploy.parity.criteria import Criteria
 from ssd_train.command_line import Result, check_results, parse_list, parse_numbers
 from ssd_train.precisions import PRECISIONS
 
-if TYPE_CHECKING:
-    pass
+_log = logging.getLogger(__name__)
 
 
 def parity(
@@ -40,8 +40,19 @@ def parity(
     running: OnDevice,
     names: ModelsArgument = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a call.")] = 1,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for a page with verdicts, stages, classes and the pictures that changed, and its data.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> Result:
     """Compare every backend that works here with PyTorch on the same images; exit 1 where one differs."""
+    if report is not None:
+        from ssd_train.report.page import check_report
+
+        check_report(report)
     words, patterns = pictures.split_off(names or [])
     sources = named.find([*words, *named.model])
     networks = [source for source in sources if source.file is None]
@@ -91,7 +102,14 @@ def parity(
             allow_tf32=running.allow_tf32,
             show_progress=image_progress,
         )
-    return Result(text=outcome.text(output_width()), data=outcome.to_dict(), exit_code=0 if outcome.passed else 1)
+    text, page = outcome.text(output_width()), None
+    if report is not None:
+        from ssd_deploy.parity.page import write_parity_report
+
+        page = str(write_parity_report(report, outcome))
+        # The verdict stays the last line.
+        _log.info("report: %s", page)
+    return Result(text=text, data=outcome.to_dict() | {"report": page}, exit_code=0 if outcome.passed else 1)
 
 
 def benchmark(
@@ -113,7 +131,6 @@ def benchmark(
         ),
     ] = None,
     batch_sizes: Annotated[str, typer.Option("--batch-sizes", "--batch-size", help="Images a call.")] = "1,8,32",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves each library its default.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each backend gets.")] = 5,
     chart: Annotated[Path | None, typer.Option(help="Write a PNG chart here.", show_default=False)] = None,
 ) -> Result:
@@ -154,7 +171,7 @@ def benchmark(
             settings,
             images=files,
             device=running.name() or "cpu",
-            threads=threads,
+            threads=running.threads,
             allow_tf32=running.allow_tf32,
             on_turn=stack.enter_context(turn_progress("measuring")),
         )

@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 
 from ssd_train.command_line import Result, check_results
+from ssd_train.cpus import Computing
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.datasets.source import DataNames
 
 
 def check(
     names: DataNames,
+    computing: Computing,
     data: Annotated[
         str | None,
         typer.Argument(help=f"{', '.join(LAYOUTS)}, or a folder in such a layout.", show_default=False),
@@ -25,7 +27,9 @@ def check(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Read annotations only, and write no pictures.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for any note, too.")] = False,
-    workers: Annotated[int, typer.Option("-j", "--workers", min=1, help="Threads that read images.")] = 4,
+    workers: Annotated[
+        int, typer.Option("-j", "--workers", min=1, help="Threads that read images, beside those of --threads.")
+    ] = 4,
 ) -> Result:
     """Look through a data set before a training: every fault with its file, sizes, copies, anchors, pictures.
 

@@ -12,6 +12,7 @@ from export.quantize_options import QuantizeOptions
 from ssd_deploy.backends import AUTO, BACKENDS, RunOptions, parse_backend
 from ssd_deploy.model_source import ModelSource, find_model, is_exported, open_runner
 from ssd_train.command_line import written
+from ssd_train.cpus import Computing
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.metrics.table import METRICS
 from ssd_train.options import option
@@ -102,7 +103,7 @@ class SeveralModels(Naming):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OnDevice:
+class OnDevice(Computing):
     device: str | None = option(None, "auto, cpu or cuda[:N]; without it the backend's usual one.")
     cuda: bool = option(False, "Run on the GPU, or on the CPU.", names=("--cuda/--cpu",))
     allow_tf32: bool = option(False, "Let the GPU round FP32 products to TF32.")
@@ -146,6 +147,8 @@ class Running(OnDevice):
             variants=tuple(dict.fromkeys(variants)),
             batch_size=batch_size,
             allow_tf32=self.allow_tf32,
+            threads=self.threads,
+            beside_readers=True,
         )
         backend = choice.backend.name if choice else AUTO
         with download_progress(source.name) as on_progress:
@@ -230,7 +233,9 @@ class ScoredData(Data):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loading:
     batch_size: int = option(8, "Images a call.", least=1)
-    workers: int = option(2, "Threads that load and pre-process.", names=("-j", "--workers"), least=1)
+    workers: int = option(
+        2, "Threads that load and pre-process, beside those of --threads.", names=("-j", "--workers"), least=1
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

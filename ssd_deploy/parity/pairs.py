@@ -76,20 +76,45 @@ class Changes:
         return dataclasses.asdict(self) | {"changed": self.changed, "total": self.total, "share": self.share}
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ImageChanges:
+    """Which detections of one image stayed, and what became of the others.
+
+    Attributes:
+        kept, moved, relabelled: (P, 2) int64 indices into the reference's detections and the candidate's.
+        vanished: (V,) indices into the reference's.
+        appeared: (A,) indices into the candidate's.
+        crossed: of the pairs kept or moved, those with one side just below the threshold.
+    """
+
+    kept: NDArray[np.int64]
+    moved: NDArray[np.int64]
+    relabelled: NDArray[np.int64]
+    vanished: NDArray[np.int64]
+    appeared: NDArray[np.int64]
+    crossed: int
+
+    def counts(self) -> Changes:
+        """Count them."""
+        names = ("kept", "moved", "relabelled", "vanished", "appeared")
+        return Changes(**{name: len(getattr(self, name)) for name in names}, crossed=self.crossed)
+
+
 def count_changes(reference: Sequence[Detections], candidate: Sequence[Detections], score_threshold: float) -> Changes:
     """Count over all images; the module says what counts."""
     counts: Counter[str] = Counter()
     for ours, theirs in zip(reference, candidate, strict=True):
-        counts.update(_changes_of_image(ours, theirs, score_threshold))
+        counts.update(dataclasses.asdict(find_changes(ours, theirs, score_threshold).counts()))
     return Changes(**counts)
 
 
-def _changes_of_image(reference: Detections, candidate: Detections, threshold: float) -> dict[str, int]:
+def find_changes(reference: Detections, candidate: Detections, score_threshold: float) -> ImageChanges:
+    """Say of every detection of an image that counts what became of it; the module says what counts."""
     # The threshold as float32, like the scores, so that one of exactly 0.3 reaches it.
-    reaches, other_reaches = (side.scores >= np.float32(threshold) for side in (reference, candidate))
+    reaches, other_reaches = (side.scores >= np.float32(score_threshold) for side in (reference, candidate))
     both = reaches[:, None] & other_reaches[None]
     either = reaches[:, None] | other_reaches[None]
-    close = np.abs(reference.scores[:, None] - candidate.scores[None]) <= HAIR * threshold
+    close = np.abs(reference.scores[:, None] - candidate.scores[None]) <= HAIR * score_threshold
     same = reference.labels[:, None] == candidate.labels[None]
     left, other_left = np.ones(len(reference), bool), np.ones(len(candidate), bool)
 
@@ -102,15 +127,15 @@ def _changes_of_image(reference: Detections, candidate: Detections, threshold: f
     crossed = pair_up(same & either & close)
     relabelled = pair_up(both)
     same_pairs = np.concatenate([found, crossed])
-    moved = int((_overlaps(reference, candidate)[same_pairs[:, 0], same_pairs[:, 1]] < MOVED_IOU).sum())
-    return {
-        "kept": len(same_pairs) - moved,
-        "moved": moved,
-        "relabelled": len(relabelled),
-        "vanished": int((reaches & left).sum()),
-        "appeared": int((other_reaches & other_left).sum()),
-        "crossed": len(crossed),
-    }
+    is_moved = _overlaps(reference, candidate)[same_pairs[:, 0], same_pairs[:, 1]] < MOVED_IOU
+    return ImageChanges(
+        kept=same_pairs[~is_moved],
+        moved=same_pairs[is_moved],
+        relabelled=relabelled,
+        vanished=np.flatnonzero(reaches & left),
+        appeared=np.flatnonzero(other_reaches & other_left),
+        crossed=len(crossed),
+    )
 
 
 def match_detections(reference: Detections, candidate: Detections, pair_iou: float) -> NDArray[np.int64]:

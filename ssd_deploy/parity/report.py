@@ -24,6 +24,7 @@ class ParityOutcome:
     Attributes:
         reference: PyTorch's run.
         comparisons: one a further backend.
+        candidates: the runs that were compared, one each.
         skipped: what was not run, with the reason: backends that do not work here, files that one cannot take.
         notes: what to know about the comparison, a sentence each.
         dataset: what was compared on.
@@ -31,6 +32,7 @@ class ParityOutcome:
 
     reference: BackendRun
     comparisons: tuple[Comparison, ...]
+    candidates: tuple[BackendRun, ...]
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
     dataset: Dataset

@@ -96,7 +96,7 @@ def run(
                 places.append(place)
             if reason is not None or not place.finding.works:
                 not_run.append(f"{name}: {reason if place.finding.works else place.finding.detail}")
-    options = RunOptions(batch_size=batch_size, allow_tf32=allow_tf32, with_raw=True)
+    options = RunOptions(batch_size=batch_size, allow_tf32=allow_tf32, beside_readers=True, with_raw=True)
     with contextlib.ExitStack() as stack:
         of_files: list[Candidate] = []
         for file in models:
@@ -130,11 +130,11 @@ def run(
         if any(PRECISIONS.find(candidate.runner.spec.precision).limits for candidate in candidates):
             # Said before the other backends take their time.
             check_something_found(reference, dataset, threshold)
-        comparisons = []
+        comparisons, runs = [], []
         for candidate in candidates:
-            found = over_all_images(candidate.runner)
+            runs.append(over_all_images(candidate.runner))
             comparisons.append(
-                compare(reference, found, dataset, criteria, batch_size=batch_size, with_raw=candidate.has_raw)
+                compare(reference, runs[-1], dataset, criteria, batch_size=batch_size, with_raw=candidate.has_raw)
             )
     notes = _notes(runner.spec, candidates)
     if threshold > criteria.score_threshold:
@@ -142,6 +142,7 @@ def run(
     return ParityOutcome(
         reference=reference,
         comparisons=tuple(comparisons),
+        candidates=tuple(runs),
         skipped=tuple(not_run),
         notes=tuple(dict.fromkeys(notes)),
         dataset=dataset,

@@ -1,6 +1,5 @@
 """Generated pictures -> a Pascal VOC folder, which is whole or known not to be."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_train.cpus import available_cpus
 from ssd_train.datasets.generated import SHAPE_CLASSES, Image, draw_picture
 from ssd_train.errors import DatasetError
 from ssd_train.files import written_atomically
@@ -55,7 +55,7 @@ def write_shapes(
     try:
         for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
             (root / folder).mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(available_cpus()) as pool:
             for done, _ in enumerate(pool.map(lambda index: _write_picture(root, seed, index), indices), start=1):
                 if on_progress is not None:
                     on_progress(done, len(indices))

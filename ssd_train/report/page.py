@@ -4,7 +4,9 @@ A page extends `base.html.j2`, whose blocks are `title` and `content`, and uses 
 template of another package lies in its own folder `templates`.
 """
 
+import contextlib
 import datetime
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +63,12 @@ def write_page(path: Path, template: str, values: dict[str, Any], *, package: st
     with written_atomically(path) as temporary:
         # A name that is not UTF-8, as Linux has them, must not cost the page.
         temporary.write_text(html, encoding="utf-8", errors="replace")
+
+
+def remove_older(folder: Path, patterns: Iterable[str], kept: Collection[str]) -> None:
+    """Remove what an earlier report wrote under names of these patterns, except for the names that are kept."""
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            if path.name not in kept:
+                with contextlib.suppress(OSError):
+                    path.unlink()

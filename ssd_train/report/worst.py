@@ -3,23 +3,14 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_train.boxes import resize_factors
 from ssd_train.datasets.dataset import Sample
 from ssd_train.detections import Detections
-from ssd_train.draw import draw
 from ssd_train.metrics.mistakes import Mistake
+from ssd_train.report.beside import Side, beside
 from ssd_train.report.evaluation import Evaluation
-from ssd_train.report.pictures import shrunk
-
-# Of each of the two pictures in a pair, in pixels.
-LONGEST_SIDE = 900
-GAP = 6
-# What is wrong has a frame of these colors around its box; classes may be red, too, but their boxes have no white edge.
-MARK, EDGE = (230, 0, 0), (255, 255, 255)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,26 +58,13 @@ def side_by_side(
         mistakes: those to mark: the detections, and the objects that they are about.
         class_names: label order.
     """
-    image = sample.load_image()
-    small = shrunk(image, LONGEST_SIDE, LONGEST_SIDE)
     truth = sample.ground_truth
-    scale = resize_factors((image.shape[0], image.shape[1]), (small.shape[0], small.shape[1]))
-    objects = Detections((truth.boxes * scale).astype(np.float32), np.ones(len(truth), np.float32), truth.labels)
-    detections = dataclasses.replace(
-        found, boxes=(found.boxes * scale).astype(np.float32), image_size=(small.shape[0], small.shape[1])
-    )
+    objects = Detections(truth.boxes.astype(np.float32), np.ones(len(truth), np.float32), truth.labels)
     wrong = np.array(sorted({each.detection for each in mistakes if each.detection is not None}), np.int64)
     about = np.array(sorted({each.object for each in mistakes if each.object is not None}), np.int64)
-    left = draw(_marked(small, objects.select(about)), objects, class_names, with_scores=False)
-    right = draw(_marked(small, detections.select(wrong)), detections, class_names)
-    return np.concatenate([left, np.full((small.shape[0], GAP, 3), 255, np.uint8), right], axis=1)
-
-
-def _marked(image: NDArray[np.uint8], what: Detections) -> NDArray[np.uint8]:
-    """Return a copy with a frame around each box, which the box itself is then drawn into."""
-    canvas = image.copy()
-    thickness = max(7, round(min(image.shape[:2]) / 50))
-    for color, width in ((EDGE, thickness + 4), (MARK, thickness)):
-        for left, top, right, bottom in what.boxes.round().astype(int).tolist():
-            cv2.rectangle(canvas, (left, top), (right, bottom), color, width)
-    return canvas
+    return beside(
+        sample.load_image(),
+        Side(detections=objects, marked=about, with_scores=False),
+        Side(detections=found, marked=wrong),
+        class_names,
+    )

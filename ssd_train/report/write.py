@@ -1,6 +1,5 @@
 """An evaluation -> a folder with one page, its data, its charts and the pictures that it links to."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from ssd_train.files import write_json
 from ssd_train.metrics.mistakes import KINDS
 from ssd_train.report.charts import ClassCharts, write_confusion, write_overview
 from ssd_train.report.evaluation import Evaluation
-from ssd_train.report.page import DATA_NAME, PAGE_NAME, write_page
+from ssd_train.report.page import DATA_NAME, PAGE_NAME, remove_older, write_page
 from ssd_train.report.pictures import png_uri, thumbnail_uri
 from ssd_train.report.tables import class_table, confusion_table, size_table
 from ssd_train.report.worst import WorstPicture, worst_pictures
@@ -68,7 +67,8 @@ def write_report(folder: Path, evaluation: Evaluation, *, pictures: int = PICTUR
         "kinds": [(kind, KINDS[kind], counts[kind], worst[kind]) for kind in reversed(KINDS)],
     }
     write_page(folder / PAGE_NAME, "evaluation.html.j2", values)
-    _remove_older(folder, kept)
+    of_kinds = (f"{PICTURES_NAME}/{kind.replace(' ', '_')}_[0-9][0-9].jpg" for kind in KINDS)
+    remove_older(folder, ["class_[0-9][0-9][0-9].png", *of_kinds], kept)
     return folder / PAGE_NAME
 
 
@@ -110,16 +110,3 @@ def _caption(worst: WorstPicture, evaluation: Evaluation) -> str:
         lines.append(text)
     more = len(worst.mistakes) - len(lines)
     return f"{worst.sample.path.name}: {', '.join(lines)}" + (f" and {more} more" if more else "")
-
-
-def _remove_older(folder: Path, kept: set[str]) -> None:
-    """Remove what an earlier report wrote under names that this one did not use."""
-    patterns = [
-        "class_[0-9][0-9][0-9].png",
-        *(f"{PICTURES_NAME}/{kind.replace(' ', '_')}_[0-9][0-9].jpg" for kind in KINDS),
-    ]
-    for pattern in patterns:
-        for path in folder.glob(pattern):
-            if path.name not in kept:
-                with contextlib.suppress(OSError):
-                    path.unlink()

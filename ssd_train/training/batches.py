@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ssd_train.cpus import available_cpus
 from ssd_train.datasets.dataset import Sample
 from ssd_train.errors import DatasetError, ImageError, OwnPartError
 from ssd_train.training.augment import render, sample_colour, sample_geometry
@@ -287,5 +288,4 @@ def _start_worker(worker: int) -> None:
 
 def available_workers(asked: int, processes: int) -> int:
     """Return how many of the workers that were asked for this machine has cores for, a process."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(asked, max(1, cores // processes))
+    return min(asked, max(1, available_cpus() // processes))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ssd_train.cpus import THREADS_HELP
 from ssd_train.datasets.source import DataNames, DataSource
 from ssd_train.errors import SSDDeployError
 from ssd_train.options import option
@@ -65,7 +66,10 @@ class TrainingConfig(DataNames, Augmentation):
     patience: int | None = option(
         None, "Stop at the first validation that comes so many epochs or more after the best one.", least=1
     )
-    workers: int = option(16, "Processes that load images, at most one a core.", names=("-j", "--workers"), least=0)
+    workers: int = option(
+        16, "Processes of one thread each that load images, at most one a core.", names=("-j", "--workers"), least=0
+    )
+    threads: int = option(0, THREADS_HELP, least=0)
     amp: str = option("off", "off, fp16 or bf16: what convolutions compute in.", choices=("off", "fp16", "bf16"))
     ema: bool = option(False, "Validate and keep a moving average of the weights.")
     ema_decay: float = option(0.999, "Share of the average that a step leaves.", least=0, below=1)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ssd_train.cpus import cpu_threads
 from ssd_train.errors import SSDDeployError
 from ssd_train.evaluation.evaluate import EvaluationReport
 from ssd_train.report.page import check_packages
@@ -57,7 +58,7 @@ def train(config: TrainingConfig) -> TrainingResult:
     """
     if config.report:
         check_packages()
-    with joined(config.device) as processes, StopRequest() as stop:
+    with cpu_threads(config.threads), joined(config.device) as processes, StopRequest() as stop:
         checkpoint = find_checkpoint(config)
         positions = processes.gather(None if checkpoint is None else checkpoint["position"]["images"])
         if len(set(positions)) > 1:

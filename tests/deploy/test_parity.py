@@ -285,7 +285,9 @@ def test_the_report_holds_versions_machine_tolerances_and_every_image(dataset: D
     ]
     comparison = compare(*runs, truth, Criteria(tolerances=Tolerances(agreement=0.5)))
     path = tmp_path / "parity.json"
-    outcome = ParityOutcome(reference=runs[0], comparisons=(comparison,), skipped=(), notes=(), dataset=truth)
+    outcome = ParityOutcome(
+        reference=runs[0], comparisons=(comparison,), candidates=(runs[1],), skipped=(), notes=(), dataset=truth
+    )
     write_json(path, outcome.to_dict())
     report = json.loads(path.read_text())
     assert (report["images"], report["passed"]) == (3, True)

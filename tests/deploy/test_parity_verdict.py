@@ -116,8 +116,11 @@ def held(
 ) -> tuple[Comparison, str]:
     """Compare with float32; returns the comparison and the last line of the text."""
     first = ran(reference, dataset, "fp32", metric)
-    comparison = compare(first, ran(rows, dataset, precision, metric, **options), dataset, criteria)
-    outcome = ParityOutcome(reference=first, comparisons=(comparison,), skipped=(), notes=(), dataset=dataset)
+    other = ran(rows, dataset, precision, metric, **options)
+    comparison = compare(first, other, dataset, criteria)
+    outcome = ParityOutcome(
+        reference=first, comparisons=(comparison,), candidates=(other,), skipped=(), notes=(), dataset=dataset
+    )
     assert outcome.passed == comparison.verdict.passed == (not comparison.failures)
     text = outcome.text()
     # Both numbers are always there.
@@ -254,8 +257,9 @@ def test_of_several_precisions_each_says_what_decided_and_of_several_backends_th
     )
     same = compare(first, first, dataset)
     outcome = ParityOutcome(
-        reference=first, comparisons=(same, good, worse), skipped=("x: why",), notes=(), dataset=dataset
-    )
+        reference=first, comparisons=(same, good, worse), candidates=(first,) * 3, skipped=("x: why",), notes=(),
+        dataset=dataset,
+    )  # fmt: skip
     assert outcome.verdict() == (
         "PASS: fp32: nothing was lost; int8: the detections decided: 9 of 180 of at least 0.3 changed, 5.0 %, "
         "10 % may (other)"
