@@ -1,7 +1,6 @@
 """What the README and docs/ show exists: every command and option, Make target, Python name and link."""
 
 import ast
-import importlib
 import re
 import shlex
 import tomllib
@@ -94,8 +93,7 @@ def targets():
 def test_every_import_that_is_shown_works(page, block):
     for node in ast.walk(ast.parse(block)):
         if isinstance(node, ast.ImportFrom):
-            module = importlib.import_module(node.module)
-            assert all(hasattr(module, alias.name) for alias in node.names)
+            exec(ast.unparse(node), {})
 
 
 def anchors(page):
@@ -153,7 +151,7 @@ def test_every_extra_in_the_readme_exists():
     extras = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
     assert (
         "Other extras: `train`, `plots`, `report`, `video`, `track`, `supervision`, `pycocotools`, `mlflow`, `wandb`, "
-        "`tensorrt`, `tensorrt-rtx`, `pycuda`, `all`, `dev`." in text_of(README)
+        "`tensorrt`, `tensorrt-rtx`, `pycuda`, `all`, `dev`." in " ".join(text_of(README).split())
     )
     assert set(extras) == {
         "train",
