@@ -7,12 +7,13 @@ detections, and of a crowd it counts how much of the detection lies in it.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssd_train.boxes import areas, iou, shared_areas
-from ssd_train.datasets.dataset import GroundTruth
+from ssd_train.datasets.dataset import Dataset, GroundTruth
 from ssd_train.detections import Detections
 
 MATCH_IOU_THRESHOLD = 0.5
@@ -57,7 +58,9 @@ def match_image(truth: GroundTruth, found: Detections) -> Matches:
     ignored = truth.is_difficult | truth.is_crowd
     values = np.where(found.labels[:, None] == truth.labels, overlaps(found, truth), -1.0)
     is_free = ~ignored
-    for index in np.argsort(-found.scores, kind="stable"):
+    ranked = np.argsort(-found.scores, kind="stable")
+    # Most of what a detector gives lies on nothing.
+    for index in ranked[(values >= MATCH_IOU_THRESHOLD).any(axis=1)[ranked]]:
         # Objects that count come first, however much better an ignored one fits.
         for allowed in (is_free, ignored):
             of_allowed = np.where(allowed, values[index], -1.0)
@@ -69,3 +72,19 @@ def match_image(truth: GroundTruth, found: Detections) -> Matches:
                 break
     is_ignored = (objects >= 0) & np.append(ignored, False)[objects]
     return Matches(objects=objects, is_true=(objects >= 0) & ~is_ignored, is_ignored=is_ignored)
+
+
+def match_dataset(dataset: Dataset, detections: Sequence[Detections]) -> list[Matches]:
+    """Match every image of a data set.
+
+    Args:
+        dataset: with the class list of the detections.
+        detections: one each a sample, as `run_detector` returns them; they are clipped to their images here.
+
+    Raises:
+        ValueError: `detections` does not have one entry a sample.
+    """
+    return [
+        match_image(sample.ground_truth, found.clipped(sample.image_size))
+        for sample, found in zip(dataset.samples, detections, strict=True)
+    ]
