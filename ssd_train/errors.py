@@ -26,6 +26,10 @@ class ImageError(SSDDeployError):
     """An image that cannot be read whole, or an array that is not an RGB uint8 image."""
 
 
+class SourceError(SSDDeployError):
+    """A video, camera or stream that cannot be opened, or a name that is no source of pictures."""
+
+
 class DatasetError(SSDDeployError):
     """A data set folder, annotation file or class list that cannot be used."""
 

@@ -7,12 +7,13 @@ detections, and of a crowd it counts how much of the detection lies in it.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssd_train.boxes import areas, iou, shared_areas
-from ssd_train.datasets.dataset import GroundTruth
+from ssd_train.datasets.dataset import Dataset, GroundTruth
 from ssd_train.detections import Detections
 
 MATCH_IOU_THRESHOLD = 0.5
@@ -69,3 +70,19 @@ def match_image(truth: GroundTruth, found: Detections) -> Matches:
                 break
     is_ignored = (objects >= 0) & np.append(ignored, False)[objects]
     return Matches(objects=objects, is_true=(objects >= 0) & ~is_ignored, is_ignored=is_ignored)
+
+
+def match_dataset(dataset: Dataset, detections: Sequence[Detections]) -> list[Matches]:
+    """Match every image of a data set.
+
+    Args:
+        dataset: with the class list of the detections.
+        detections: one each a sample, as `run_detector` returns them; they are clipped to their images here.
+
+    Raises:
+        ValueError: `detections` does not have one entry a sample.
+    """
+    return [
+        match_image(sample.ground_truth, found.clipped(sample.image_size))
+        for sample, found in zip(dataset.samples, detections, strict=True)
+    ]

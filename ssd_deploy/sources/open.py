@@ -1,0 +1,201 @@
+"""What a user names -> sources: the table of kinds, and the order in which a word is tried."""
+
+import dataclasses
+import glob
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_deploy.sources.address import STREAM_SCHEMES, scheme_of, without_password
+from ssd_deploy.sources.base import Reconnect, Source
+from ssd_deploy.sources.pictures import Pictures
+from ssd_train.errors import SourceError
+from ssd_train.image_files import find_images
+from ssd_train.preprocess import IMAGE_SUFFIXES
+
+Image = NDArray[np.uint8]
+# A word of the command line, a path, the number of a camera, or one of several.
+Named = str | Path | int | Image
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenOptions:
+    """How a source is opened.
+
+    Attributes:
+        reconnect: when a lost camera or stream is tried again; None: it ends, and is no longer whole.
+        drop_late: whether frames that come while the reader is busy are left out, so that the newest is next. None:
+            of cameras and streams that cannot wait, yes; of files and HTTP, no.
+        timeout_s: seconds after which a stream that gives nothing is lost.
+        leave_out: a folder of results inside a folder of pictures.
+    """
+
+    reconnect: Reconnect | None = None
+    drop_late: bool | None = None
+    timeout_s: float = 10.0
+    leave_out: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """A row of the table of kinds.
+
+    Attributes:
+        fits: whether a word names such a source.
+        open: opens it; None for pictures, neighbours of which are one source.
+    """
+
+    fits: Callable[[str], bool]
+    open: Callable[[str, OpenOptions], Source] | None
+
+
+def _open_camera(word: str, options: OpenOptions) -> Source:
+    from ssd_deploy.sources.live import open_camera
+
+    return open_camera(word, options.reconnect, options.drop_late, options.timeout_s)
+
+
+def _open_stream(word: str, options: OpenOptions) -> Source:
+    from ssd_deploy.sources.live import open_stream
+
+    return open_stream(word, options.reconnect, options.drop_late, options.timeout_s)
+
+
+def _open_video(word: str, options: OpenOptions) -> Source:
+    from ssd_deploy.sources.video import VideoFile
+
+    return VideoFile(Path(word).expanduser(), drop_late=bool(options.drop_late))
+
+
+def _is_camera(word: str) -> bool:
+    path = Path(word)
+    return (word.isascii() and word.isdigit() and not path.exists()) or path.is_char_device()
+
+
+def _is_video(word: str) -> bool:
+    """A file that is no picture by its name, nor by its first bytes."""
+    path = Path(word).expanduser()
+    return path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES and not cv2.haveImageReader(str(path))
+
+
+# The first row that fits a word opens it.
+_KINDS = {
+    "camera": _Kind(fits=_is_camera, open=_open_camera),
+    "stream": _Kind(fits=lambda word: scheme_of(word) is not None, open=_open_stream),
+    "video": _Kind(fits=_is_video, open=_open_video),
+    "pictures": _Kind(fits=lambda _: True, open=None),
+}
+
+
+def open_source(
+    named: Named | Sequence[Named],
+    *,
+    reconnect: Reconnect | None = None,
+    drop_late: bool | None = None,
+    timeout_s: float = 10.0,
+) -> Source:
+    """Open one source.
+
+    Args:
+        named: a picture, a folder or pattern of pictures, a video file; the number of a camera, `0` or 0; an address
+            of a stream; an RGB uint8 array (H, W, 3); or a list of pictures, folders, patterns and arrays.
+        reconnect, drop_late, timeout_s: see `OpenOptions`.
+
+    Raises:
+        SourceError: it cannot be opened, or is more than one source.
+        ImageError: a folder or pattern without pictures, or no such file.
+        BackendError: PyAV, which videos need, is not installed.
+    """
+    options = OpenOptions(reconnect=reconnect, drop_late=drop_late, timeout_s=timeout_s)
+    several = _grouped([named] if isinstance(named, str | Path | int | np.ndarray) else named, options)
+    if len(several) != 1:
+        what = "an empty list is no source" if not several else f"the list is {len(several)} sources, not one"
+        raise SourceError(f"{what}; a list may name pictures, and a video or a stream is opened alone")
+    return several[0]()
+
+
+def open_sources(
+    words: Sequence[Named],
+    *,
+    leave_out: Path | None = None,
+    reconnect: Reconnect | None = None,
+    drop_late: bool | None = None,
+    timeout_s: float = 10.0,
+) -> list[Source]:
+    """Open all that a command line names, in its order.
+
+    Pictures, folders and patterns that follow each other are one source; each video, camera and stream is one.
+
+    Args:
+        words: at least one; each as for `open_source`.
+        leave_out: a folder of results, whose pictures are not meant where it lies inside a folder that is named.
+        reconnect, drop_late, timeout_s: see `OpenOptions`.
+
+    Raises:
+        SourceError, ImageError, BackendError: as `open_source`; nothing stays open then.
+    """
+    options = OpenOptions(reconnect=reconnect, drop_late=drop_late, timeout_s=timeout_s, leave_out=leave_out)
+    opened: list[Source] = []
+    try:
+        for opens in _grouped(words, options):
+            opened.append(opens())
+    except BaseException:
+        for source in opened:
+            source.close()
+        raise
+    if not opened:
+        raise SourceError("no source is named; name pictures, folders, videos, a camera or a stream")
+    return opened
+
+
+def _grouped(words: Sequence[Named], options: OpenOptions) -> list[Callable[[], Source]]:
+    """Return what opens each source; words are looked at, but nothing is opened yet."""
+    opens: list[Callable[[], Source]] = []
+    pictures: list[Named] = []
+
+    def end_pictures() -> None:
+        if pictures:
+            opens.append(lambda given=tuple(pictures): _open_pictures(given, options))  # type: ignore[misc]
+            pictures.clear()
+
+    for named in words:
+        for word in [named] if isinstance(named, np.ndarray) else _expanded(str(named)):
+            row = None if isinstance(word, np.ndarray) else _kind_of(word)
+            if row is None or row.open is None:
+                pictures.append(word)
+            else:
+                end_pictures()
+                opens.append(lambda word=word, row=row: row.open(word, options))  # type: ignore[misc]
+    end_pictures()
+    return opens
+
+
+def _expanded(word: str) -> list[str]:
+    """Return the files that a pattern stands for, since they may be videos; any other word alone."""
+    path = Path(word).expanduser()
+    if not glob.has_magic(word) or scheme_of(word) is not None or path.exists():
+        return [word]
+    matches = [match for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]
+    return matches or [word]
+
+
+def _kind_of(word: str) -> _Kind:
+    scheme = scheme_of(word)
+    if scheme is not None and scheme not in STREAM_SCHEMES:
+        raise SourceError(f"{without_password(word)}: no stream starts with {scheme}://; use {', '.join(STREAM_SCHEMES)}")
+    return next(row for row in _KINDS.values() if row.fits(word))
+
+
+def _open_pictures(words: Sequence[Named], options: OpenOptions) -> Source:
+    paths = [str(word) for word in words if not isinstance(word, np.ndarray)]
+    items: list[Path | Image] = []
+    if len(paths) == len(words):
+        # All at once, so that a picture that two words stand for comes once.
+        items += find_images(paths, leave_out=options.leave_out)
+    else:
+        for word in words:
+            items += [word] if isinstance(word, np.ndarray) else find_images([str(word)], leave_out=options.leave_out)
+    return Pictures(items, paths[0] if len(words) == len(paths) == 1 else f"{len(items)} pictures")

@@ -1,0 +1,44 @@
+"""Pictures in files or in arrays."""
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_deploy.sources.base import Source
+from ssd_deploy.sources.frame import Frame, SourceInfo
+from ssd_train.errors import ImageError
+from ssd_train.preprocess import check_image, load_image
+
+NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
+
+
+class Pictures(Source):
+    """Picture files and arrays, each read when its turn comes.
+
+    Args:
+        items: paths, and RGB uint8 arrays (H, W, 3).
+        name: what the user called them.
+    """
+
+    def __init__(self, items: Sequence[Path | NDArray[np.uint8]], name: str) -> None:
+        super().__init__()
+        self._items = items
+        self.info = SourceInfo(name=name, kind="pictures", frames=len(items))
+
+    def frames(self) -> Generator[Frame, None, None]:
+        for index, item in enumerate(self._items):
+            path = item if isinstance(item, Path) else None
+            name = f"images[{index}]" if path is None else path.name
+            yield Frame(index=index, name=name, image=NO_IMAGE, path=path, time_s=None, source=self.info)
+
+    def load(self, frame: Frame) -> NDArray[np.uint8]:
+        item = self._items[frame.index]
+        if isinstance(item, Path):
+            return load_image(item)
+        try:
+            check_image(item)
+        except ImageError as error:
+            raise ImageError(f"{frame.name}: {error}") from error
+        return item
