@@ -20,11 +20,13 @@ class Keeping:
         score_thresholds: (C,) float64, lowest score of each class, included.
         max_detections: most in an image, best first.
         origin: where the thresholds come from, for people.
+        lowest: the detector's own score threshold, below which there is nothing to give.
     """
 
     score_thresholds: NDArray[np.float64]
     max_detections: int
     origin: str
+    lowest: float = 0.0
 
     def apply(self, found: Detections) -> Detections:
         """Return what is to be kept of one image's detections, which are in the order of their scores."""
@@ -88,7 +90,29 @@ def keeping(
         score_thresholds=np.array([least[name] for name in spec.class_names], np.float64),
         max_detections=max_detections or own.max_detections,
         origin=origin,
+        lowest=own.score_threshold,
     )
+
+
+def nothing_found(highest_score: float | None, kept: Keeping, *, in_python: bool = False) -> str:
+    """Say what there would have been to find, and from which threshold on.
+
+    Args:
+        highest_score: of all that the detector gave before `Keeping.apply`; None where it gave nothing.
+        kept: by which thresholds they were left out.
+        in_python: name the argument and not the option.
+
+    Returns:
+        `highest score 0.41; try --score-threshold 0.3`, for instance; without a full stop.
+    """
+    if highest_score is None:
+        return f"no score is above {kept.lowest:g}, the least that this detector gives"
+    # Well below the highest score, so that more than this one is seen, with one digit.
+    wanted = 0.75 * highest_score
+    step = 10.0 ** math.floor(math.log10(wanted)) if wanted > 0 else 1.0
+    suggested = max(round(math.floor(wanted / step) * step, 12), kept.lowest)
+    name = "score_threshold=" if in_python else "--score-threshold "
+    return f"highest score {highest_score:.2g}; try {name}{suggested:g}"
 
 
 def _check_score(value: float, spec: DetectorSpec, argument: str) -> None:
