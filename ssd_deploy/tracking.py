@@ -47,18 +47,20 @@ class Tracker:
             minimum_consecutive_frames=2,
         )
 
-    def update(self, found: Detections, is_shown: NDArray[np.bool_]) -> Detections:
+    def update(self, found: Detections, shown: NDArray[np.int64]) -> Detections:
         """Return what is shown of a frame's detections, with track ids.
 
         Args:
             found: of the next frame, all that the detector gave.
-            is_shown: (K,) what is above the thresholds. Only that starts a track.
+            shown: rows that are above the thresholds. Only they start a track.
 
         Returns:
             The shown rows in their order. An id is -1 in the first frame of an object: a track needs two.
         """
         import supervision
 
+        is_shown = np.zeros(len(found), bool)
+        is_shown[shown] = True
         rows = np.flatnonzero(is_shown | (found.scores >= LOWEST_SCORE))
         given = supervision.Detections(
             xyxy=found.boxes[rows].astype(np.float64),
@@ -68,10 +70,10 @@ class Tracker:
         )
         answer = self._tracker.update(given)
         ids = np.full(len(found), -1, np.int64)
-        if len(answer):
+        if answer.tracker_id is not None and len(answer):
             # From 1, as the MOT benchmarks have them; the tracker counts from 0.
             ids[answer.data["row"]] = np.where(answer.tracker_id < 0, -1, answer.tracker_id + 1)
-        return dataclasses.replace(found, track_ids=ids).select(is_shown)
+        return dataclasses.replace(found, track_ids=ids).select(shown)
 
 
 def check_installed() -> None:

@@ -50,14 +50,11 @@ class Outcome:
     Args:
         frame: where it comes from; its `image` is not used.
         image: (H, W, 3) RGB uint8.
-        detections: what is to be given out, clipped to the image.
-        class_names: label order.
+        detections: what is to be given out, clipped to the image; with class names and the image's size.
     """
 
-    def __init__(
-        self, frame: Frame, image: NDArray[np.uint8], detections: Detections, class_names: tuple[str, ...]
-    ) -> None:
-        self.frame, self.image, self.detections, self.class_names = frame, image, detections, class_names
+    def __init__(self, frame: Frame, image: NDArray[np.uint8], detections: Detections) -> None:
+        self.frame, self.image, self.detections = frame, image, detections
         self._lock = threading.Lock()
         self._drawn: NDArray[np.uint8] | None = None
 
@@ -65,7 +62,7 @@ class Outcome:
         """Return the picture with its detections in it, drawn once for all who ask, from whatever thread."""
         with self._lock:
             if self._drawn is None:
-                self._drawn = draw(self.image, self.detections, self.class_names)
+                self._drawn = draw(self.image, self.detections, self.detections.class_names)
             return self._drawn
 
 
@@ -110,6 +107,10 @@ class Writer(abc.ABC):
     def close(self, ending: Ending) -> Path | None:
         """Finish; returns the file or folder of the results, None where there are none."""
 
-    def path_of(self, frame: Frame) -> Path | None:
-        """Return the file that is a frame's own, for people; None where there is none."""
+    def path_of_picture(self, frame: Frame) -> Path | None:
+        """Return a picture's annotated picture; None for a kind of result that is none."""
+        return None
+
+    def path_of_video(self, info: SourceInfo) -> Path | None:
+        """Return a source's annotated video; None for a kind of result that is none."""
         return None

@@ -1,7 +1,7 @@
 """Results written by threads while the network runs on."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
@@ -44,22 +44,22 @@ class WriteBehind:
         self._raise_error()
         self._queue.put((info, length, writers))
 
-    def close(self, writers: Sequence[Writer], ending: Ending) -> list[Path]:
+    def close(self, writers: Mapping[str, Writer], ending: Ending) -> dict[str, Path]:
         """Wait until everything is written, close the writers and return their results. Raises what failed."""
         self._queue.put(None)
         self._thread.join()
         self._pool.shutdown(cancel_futures=True)
         if self._error is not None:
             ending = Ending(is_complete=False, errors=ending.errors)
-        paths = []
+        paths = {}
         # Each has its chance to keep what it has, whatever happens to another.
-        for writer in writers:
+        for name, writer in writers.items():
             try:
-                paths.append(writer.close(ending))
+                paths[name] = writer.close(ending)
             except Exception as error:
                 self._error = self._error or error
         self._raise_error()
-        return [path for path in paths if path is not None]
+        return {name: path for name, path in paths.items() if path is not None}
 
     def _write_all(self) -> None:
         while (task := self._queue.get()) is not None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ssd_deploy.results.base import Ending, Outcome, Run, Writer
 from ssd_deploy.results.growing import GrowingFile
+from ssd_train.detection_formats import to_dict
 from ssd_train.files import without_nan
 from ssd_train.thresholds import Keeping
 
@@ -53,23 +54,12 @@ class JsonWriter(Writer):
 
 def entry(outcome: Outcome) -> dict[str, Any]:
     """Return a frame's entry: which it is, its size, and its detections, boxes xyxy in its pixels."""
-    frame, found = outcome.frame, outcome.detections
+    frame = outcome.frame
     is_video = frame.source.kind != "pictures"
-    height, width = outcome.image.shape[:2]
-    rows = zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
-    detections: list[dict[str, Any]] = [
-        {"box": box, "score": score, "label": label, "class_name": outcome.class_names[label]}
-        for box, score, label in rows
-    ]
-    if found.track_ids is not None:
-        for row, track_id in zip(detections, found.track_ids.tolist(), strict=True):
-            row["track_id"] = track_id
     return {
         "file": str(frame.path or (frame.source.name if is_video else frame.name)),
         **({"index": frame.index, "time_s": frame.time_s} if is_video else {}),
-        "height": height,
-        "width": width,
-        "detections": detections,
+        **to_dict(outcome.detections),
     }
 
 

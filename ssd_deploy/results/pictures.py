@@ -25,5 +25,5 @@ class PictureWriter(Writer):
     def close(self, ending: Ending) -> Path | None:
         return self._folder if self._is_written else None
 
-    def path_of(self, frame: Frame) -> Path:
+    def path_of_picture(self, frame: Frame) -> Path:
         return self._names.of_frame(frame)

@@ -3,13 +3,16 @@
 import dataclasses
 import importlib
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from ssd_deploy.results.base import Run, Writer
-from ssd_deploy.sources.frame import SourceInfo, SourceKind
 from ssd_train.errors import SSDDeployError
 
-EVERYTHING: tuple[SourceKind, ...] = ("pictures", "video", "live")
-MOVING: tuple[SourceKind, ...] = ("video", "live")
+if TYPE_CHECKING:
+    from ssd_deploy.results.base import Run, Writer
+    from ssd_deploy.sources.frame import SourceInfo, SourceKind
+
+EVERYTHING: "tuple[SourceKind, ...]" = ("pictures", "video", "live")
+MOVING: "tuple[SourceKind, ...]" = ("video", "live")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,10 +29,10 @@ class ResultKind:
     about: str
     module: str
     writer: str
-    takes: tuple[SourceKind, ...] = EVERYTHING
-    default_for: tuple[SourceKind, ...] = ()
+    takes: "tuple[SourceKind, ...]" = EVERYTHING
+    default_for: "tuple[SourceKind, ...]" = ()
 
-    def open(self, run: Run) -> Writer:
+    def open(self, run: "Run") -> "Writer":
         """Return a writer for a run. Raises SSDDeployError where it cannot write there."""
         opener: Callable[[Run], Writer] = getattr(importlib.import_module(self.module), self.writer)
         return opener(run)
@@ -48,20 +51,20 @@ RESULTS = {
         about="detections.json", module="ssd_deploy.results.json_file", writer="JsonWriter", default_for=EVERYTHING
     ),
     "coco": ResultKind(
-        about="coco.json, a COCO file with scores", module="ssd_deploy.results.labels", writer="CocoWriter"
+        about="coco.json, a COCO file with scores", module="ssd_deploy.results.coco_file", writer="CocoWriter"
     ),
     "yolo": ResultKind(
-        about="labels/*.txt and classes.txt", module="ssd_deploy.results.labels", writer="YoloWriter"
+        about="labels/*.txt and classes.txt", module="ssd_deploy.results.yolo_files", writer="YoloWriter"
     ),
-    "voc": ResultKind(about="Annotations/*.xml", module="ssd_deploy.results.labels", writer="VocWriter"),
-    "csv": ResultKind(about="detections.csv", module="ssd_deploy.results.table_file", writer="CsvWriter"),
+    "voc": ResultKind(about="Annotations/*.xml", module="ssd_deploy.results.voc_files", writer="VocWriter"),
+    "csv": ResultKind(about="detections.csv", module="ssd_deploy.results.csv_file", writer="CsvWriter"),
     "crops": ResultKind(
         about="crops/CLASS/*, what was found, cut out", module="ssd_deploy.results.crops", writer="CropWriter"
     ),
 }  # fmt: skip
 
 
-def choose(save: Sequence[str] | None, sources: Sequence[SourceInfo]) -> dict[str, tuple[SourceKind, ...]]:
+def choose(save: Sequence[str] | None, sources: "Sequence[SourceInfo]") -> "dict[str, tuple[SourceKind, ...]]":
     """Return the results to write, and the kinds of sources that each is made of.
 
     Args:

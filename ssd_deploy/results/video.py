@@ -17,8 +17,7 @@ from ssd_train.files import written_atomically
 from ssd_train.requirements import require
 
 if TYPE_CHECKING:
-    import av.container
-    import av.video.stream
+    pass
 
 SUFFIX = ".mp4"
 
@@ -78,8 +77,8 @@ class VideoWriter(Writer):
             self.end_source(self._open[0], None)
         return self._last
 
-    def path_of(self, frame: Frame) -> Path:
-        return self._paths[frame.source]
+    def path_of_video(self, info: SourceInfo) -> Path:
+        return self._paths[info]
 
 
 class VideoFile:

@@ -33,7 +33,7 @@ class CsvWriter(Writer):
         ids = [""] * len(found) if found.track_ids is None else [i if i >= 0 else "" for i in found.track_ids.tolist()]
         for box, score, label, track_id in zip(found.boxes, found.scores, found.labels.tolist(), ids, strict=True):
             # As float32, whose shortest text that reads back the same has no digits of nothing.
-            rows.writerow([*start, _text(outcome.class_names[label]), str(score), *map(str, box), track_id])
+            rows.writerow([*start, _text(found.class_names[label]), str(score), *map(str, box), track_id])
 
     def close(self, ending: Ending) -> Path | None:
         if not self._file.is_begun and not ending.is_complete:
