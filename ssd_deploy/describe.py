@@ -8,6 +8,8 @@ from ssd_deploy.backends import choose_backend
 from ssd_deploy.model_source import ModelSource, find_model
 from ssd_train.networks.zoo import find_network, network_config
 from ssd_train.spec import DetectorSpec
+from ssd_train.weights.load import stored_weights
+from ssd_train.weights.thresholds_file import read_thresholds
 
 
 def description_of(source: ModelSource) -> DetectorSpec:
@@ -21,7 +23,13 @@ def description_of(source: ModelSource) -> DetectorSpec:
         assert row.describe is not None  # see `Backend`
         return row.describe(source.file)
     config = network_config(str(source.network), source.class_names())
-    return DetectorSpec(network=config.name, class_names=config.class_names, input_size=config.input_size)
+    weights = stored_weights(config.name, source.weights)
+    return DetectorSpec(
+        network=config.name,
+        class_names=config.class_names,
+        input_size=config.input_size,
+        working_thresholds=read_thresholds(weights, config.class_names) if weights is not None else None,
+    )
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -47,6 +55,9 @@ def describe(name: str) -> dict[str, Any]:
         of_file = dataclasses.asdict(describe_weights(source.weights))
         known |= {key: str(value) if isinstance(value, Path) else value for key, value in of_file.items()}
         known["size_bytes"] = source.weights.stat().st_size
+        thresholds = read_thresholds(source.weights, known["class_names"], known["sha256"])
+        if thresholds is not None:
+            known["working_thresholds"] = dataclasses.asdict(thresholds)
         if Path(name).is_dir():
             known["run_folder"] = name
     return known
@@ -82,6 +93,8 @@ def _flat(known: dict[str, Any]) -> list[tuple[str, Any]]:
     for key, value in known.items():
         if isinstance(value, dict) and key in ("spec", "postprocess", "options"):
             pairs += _flat(value)
+        elif isinstance(value, dict) and key == "working_thresholds":
+            pairs += _flat({f"working threshold, {name}": each for name, each in value.items()})
         elif value not in (None, "", (), [], {}):
             pairs.append((key, value))
     return pairs

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from ssd_train.detections import Detections
 from ssd_train.errors import SSDDeployError
 from ssd_train.files import written_atomically
-
-FONT = cv2.FONT_HERSHEY_SIMPLEX
+from ssd_train.lettering import put_text, text_size
 
 
 def draw(
@@ -24,6 +23,8 @@ def draw(
         detections: boxes in pixels of that image; drawn worst first, so that the best lies on top.
         class_names: label order.
         with_scores: False for annotations, which have none.
+
+    Tracked detections have their track's number before the name, as in `#7 dog 0.98`.
     """
     canvas = image.copy()
     height, width = image.shape[:2]
@@ -31,21 +32,22 @@ def draw(
     unit = max(1.0, min(height, width) / 400)
     thickness, scale = round(unit + 0.5), 0.4 * unit
     shown = detections.clipped((height, width))
-    rows = list(
-        zip(shown.boxes.round().astype(int).tolist(), shown.scores.tolist(), shown.labels.tolist(), strict=True)
-    )
-    for (left, top, right, bottom), _, label in reversed(rows):
+    corners = shown.boxes.round().astype(int).tolist()
+    track_ids = [-1] * len(shown) if shown.track_ids is None else shown.track_ids.tolist()
+    rows = list(zip(corners, shown.scores.tolist(), shown.labels.tolist(), track_ids, strict=True))
+    for (left, top, right, bottom), _, label, _ in reversed(rows):
         cv2.rectangle(canvas, (left, top), (right, bottom), _color(label), thickness)
     # Names after all boxes, so that no line runs through one.
-    for (left, top, _, _), score, label in reversed(rows):
+    for (left, top, _, _), score, label, track_id in reversed(rows):
         color = _color(label)
         text = f"{class_names[label]} {score:.2f}" if with_scores else class_names[label]
-        (text_width, text_height), baseline = cv2.getTextSize(text, FONT, scale, max(1, thickness - 1))
+        text = text if track_id < 0 else f"#{track_id} {text}"
+        (text_width, text_height), baseline = text_size(text, scale, max(1, thickness - 1))
         # Above the box, or inside it where there is no room; never past the right edge.
         x = max(0, min(left, width - text_width))
         y = top - baseline if top - text_height - baseline >= 0 else top + text_height + baseline
         cv2.rectangle(canvas, (x, y - text_height - 1), (x + text_width, y + baseline), color, cv2.FILLED)
-        cv2.putText(canvas, text, (x, y), FONT, scale, _ink(color), max(1, thickness - 1), cv2.LINE_AA)
+        put_text(canvas, text, (x, y), scale, _ink(color), max(1, thickness - 1))
     return canvas
 
 

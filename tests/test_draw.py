@@ -116,8 +116,3 @@ def test_boxes_that_reach_outside_or_have_no_area_are_drawn_as_far_as_they_go(bo
     drawn = draw(grey(200, 300), detections((*box, 0.9, 0)), CLASSES)
     assert drawn.shape == (200, 300, 3)
     assert (drawn != GREY).any()
-
-
-def test_names_in_any_script_do_not_break_the_drawing() -> None:
-    drawn = draw(grey(100, 300), detections((10, 50, 80, 90, 0.9, 0)), ("Fußgänger 猫",))
-    assert (drawn != GREY).any()

@@ -38,18 +38,33 @@ def evaluate(
     detections: Annotated[
         Path | None, typer.Option(help="Write the detections here, in COCO's result format.", show_default=False)
     ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(help="Also find the thresholds of precision=P or recall=R, such as precision=0.9."),
+    ] = None,
+    save_thresholds: Annotated[
+        bool,
+        typer.Option("--save-thresholds", help="Keep the thresholds (--at's, else of the best F1) with the detector."),
+    ] = False,
 ) -> Result:
-    """Score a detector on a data set: VOC07 mAP, or COCO's twelve numbers."""
+    """Score a detector on a data set, VOC07 mAP or COCO's twelve numbers, and find the thresholds to use it at."""
     check_results(detections, ctx.params["json"])
     from ssd_deploy.describe import description_of
+    from ssd_deploy.operating_text import operating_lines
     from ssd_deploy.progress import image_progress
+    from ssd_deploy.saved_thresholds import keep_thresholds, thresholds_place
     from ssd_train.datasets.coco_results import write_results
-    from ssd_train.evaluation.evaluate import score
+    from ssd_train.evaluation.evaluate import has_objects, score
     from ssd_train.evaluation.loop import run_detector
+    from ssd_train.metrics.matching import match_dataset
+    from ssd_train.metrics.operating_point import BEST_F1, Goal, curves_of, find_points
     from ssd_train.metrics.protocol import Protocol
     from ssd_train.networks.config import size_name
 
+    goals = [BEST_F1] if at is None else [BEST_F1, Goal.parse(at)]
     source = named.source(name)
+    if save_thresholds:
+        thresholds_place(source)
     check_calibrated(ctx, [precision.precision or "fp32"])
     known = description_of(source)
     if data_shape is not None and known.input_size != (data_shape, data_shape):
@@ -59,6 +74,8 @@ def evaluate(
         )
     # Before anything is opened, which may take an export or the building of an engine.
     dataset, metric = data.load(known.class_names, data.images)
+    if save_thresholds and not has_objects(dataset.samples):
+        raise typer.BadParameter(f"{dataset.name} has no objects to find them by", param_hint="'--save-thresholds'")
     runner = running.open(source, batch_size=loading.batch_size, precision=precision.precision, int8=int8)
     try:
         spec, backend = runner.spec, runner.name
@@ -78,9 +95,27 @@ def evaluate(
         write_results(detections, dataset, found)
     report = score(dataset, found, spec, metric=metric, protocol=Protocol(data.protocol))
     lines = [f"backend: {backend}, {spec.precision}, weights: {spec.weights}", *report.lines()]
+    points = []
+    if has_objects(dataset.samples):
+        curves = curves_of(dataset, found, match_dataset(dataset, found), lowest=spec.postprocess.score_threshold)
+        points = [find_points(curves, goal) for goal in goals]
+        lines += [line for each in points for line in operating_lines(each)]
+    thresholds = points[-1].working_thresholds(f"{dataset.name}, {report.images} images") if save_thresholds else None
+    saved = None if thresholds is None else str(keep_thresholds(source, thresholds))
+    if saved is not None:
+        lines.append(f"thresholds for {goals[-1].text} saved in {saved}")
+    elif save_thresholds:
+        lines.append("no thresholds were saved, since nothing that is right was found")
     return Result(
         text="\n".join(lines),
-        data=report.to_dict() | {"backend": backend, "detector": dataclasses.asdict(spec)},
+        data=report.to_dict()
+        | {
+            "backend": backend,
+            "detector": dataclasses.asdict(spec),
+            "operating_points": {each.goal.text: each.to_dict() for each in points},
+            "thresholds_saved_in": saved,
+        },
+        exit_code=1 if save_thresholds and saved is None else 0,
     )
 
 

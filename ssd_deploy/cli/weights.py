@@ -60,8 +60,11 @@ def convert(
 
     network = named.source(name).load()
     from ssd_train.weights.network_file import save_network
+    from ssd_train.weights.thresholds_file import write_thresholds
 
     save_network(network, out)
+    if network.spec.working_thresholds is not None:
+        write_thresholds(out, network.spec.working_thresholds)
     sha256 = sha256_of_file(out)
     names = network.config.class_names
     return Result(

@@ -53,7 +53,6 @@ class Source(abc.ABC):
         on_problem: told each picture that cannot be read, broken frame, lost connection and new try, in one sentence
             without a password; may be called from another thread. A warning in the log unless set.
         problems: how many things went wrong that cost a frame or the rest of the source.
-        dropped: frames that a live source gave while the reader was busy, and that were left out.
         is_whole: False once the source ended before its end: a lost stream, a file that is cut off.
     """
 
@@ -62,7 +61,6 @@ class Source(abc.ABC):
     def __init__(self) -> None:
         self.on_problem: Callable[[str], None] = logger.warning
         self.problems = 0
-        self.dropped = 0
         self.is_whole = True
 
     @abc.abstractmethod
@@ -79,6 +77,11 @@ class Source(abc.ABC):
         Raises:
             ImageError: it cannot be read.
         """
+
+    @property
+    def dropped(self) -> int:
+        """How many frames came while the reader was busy, and were left out."""
+        return 0
 
     def is_ready(self) -> bool:
         """Whether the next frame, or the end, is there without waiting."""

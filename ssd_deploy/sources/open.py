@@ -185,7 +185,9 @@ def _expanded(word: str) -> list[str]:
 def _kind_of(word: str) -> _Kind:
     scheme = scheme_of(word)
     if scheme is not None and scheme not in STREAM_SCHEMES:
-        raise SourceError(f"{without_password(word)}: no stream starts with {scheme}://; use {', '.join(STREAM_SCHEMES)}")
+        raise SourceError(
+            f"{without_password(word)}: no stream starts with {scheme}://; use {', '.join(STREAM_SCHEMES)}"
+        )
     return next(row for row in _KINDS.values() if row.fits(word))
 
 

@@ -4,10 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from ssd_train.boxes import xyxy_to_xywh
 from ssd_train.datasets.dataset import Dataset
+from ssd_train.detection_formats import to_coco
 from ssd_train.detections import Detections
 from ssd_train.files import written_atomically
 
@@ -29,11 +27,6 @@ def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]
     """
     results = []
     for sample, found in zip(dataset.samples, detections, strict=True):
-        bboxes = xyxy_to_xywh(found.clipped(sample.image_size).boxes.astype(np.float64)).tolist()
-        results += [
-            {"image_id": sample.image_id, "category_id": dataset.category_ids[label], "bbox": bbox, "score": score}
-            for bbox, score, label in zip(bboxes, found.scores.tolist(), found.labels.tolist(), strict=True)
-            if dataset.category_ids[label] is not None
-        ]
+        results += to_coco(found.clipped(sample.image_size), sample.image_id, dataset.category_ids)
     with written_atomically(path) as temporary:
         temporary.write_text(json.dumps(results, allow_nan=False), encoding="utf-8")

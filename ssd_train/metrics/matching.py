@@ -58,7 +58,9 @@ def match_image(truth: GroundTruth, found: Detections) -> Matches:
     ignored = truth.is_difficult | truth.is_crowd
     values = np.where(found.labels[:, None] == truth.labels, overlaps(found, truth), -1.0)
     is_free = ~ignored
-    for index in np.argsort(-found.scores, kind="stable"):
+    ranked = np.argsort(-found.scores, kind="stable")
+    # Most of what a detector gives lies on nothing.
+    for index in ranked[(values >= MATCH_IOU_THRESHOLD).any(axis=1)[ranked]]:
         # Objects that count come first, however much better an ignored one fits.
         for allowed in (is_free, ignored):
             of_allowed = np.where(allowed, values[index], -1.0)

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from decimal import ROUND_FLOOR, Decimal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from ssd_train.datasets.dataset import Dataset
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
 from ssd_train.metrics.matching import Matches
+from ssd_train.spec import WorkingThresholds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,12 +108,7 @@ class Curve:
     def at(self, threshold: float) -> OperatingPoint:
         """Return what a threshold comes to; precision is NaN where it leaves nothing."""
         reached = int((self.thresholds >= np.float32(threshold)).sum())
-        if reached:
-            return self._point(reached - 1, threshold)
-        share = 0.0 if self.positives else math.nan
-        return OperatingPoint(
-            threshold=threshold, precision=math.nan, recall=share, f1=share, true=0, false=0, missed=self.positives
-        )
+        return self._point(reached - 1, threshold) if reached else _point_of(threshold, 0, 0, self.positives)
 
     def find(self, goal: Goal = BEST_F1) -> OperatingPoint:
         """Return the point that is looked for, or the nearest to it (`is_reached`).
@@ -129,16 +126,8 @@ class Curve:
         return dataclasses.replace(self._point(index, self._typed(index)), is_reached=bool(len(reached)))
 
     def _point(self, index: int, threshold: float) -> OperatingPoint:
-        true = int(self.true[index])
-        return OperatingPoint(
-            threshold=threshold,
-            precision=float(self.precision[index]),
-            recall=float(self.recall[index]),
-            f1=float(self.f1[index]),
-            true=true,
-            false=int(self.false[index]),
-            missed=self.positives - true,
-        )
+        true, false = int(self.true[index]), int(self.false[index])
+        return _point_of(threshold, true, false, self.positives - true)
 
     def _typed(self, index: int) -> float:
         score = float(self.thresholds[index])
@@ -201,6 +190,70 @@ def curves_of(
             name: _curve(scores[counts & (labels == label)], is_true[counts & (labels == label)], number, lowest)
             for label, (name, number) in enumerate(zip(dataset.class_names, positives.tolist(), strict=True))
         },
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OperatingPoints:
+    """What was looked for, and where it is.
+
+    Attributes:
+        goal: what was looked for.
+        overall: of all classes together, at one threshold for all.
+        per_class: class name -> its own; its threshold is NaN where it has none.
+        combined: of all classes together, each at its own threshold, or at the overall one where it has none: what a
+            detector gives that is used with `working_thresholds`. Its threshold is NaN.
+    """
+
+    goal: Goal
+    overall: OperatingPoint
+    per_class: dict[str, OperatingPoint]
+    combined: OperatingPoint
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for `files.write_json`."""
+        named = {"all": self.overall, "each_class_at_its_own": self.combined}
+        plain: dict[str, Any] = {name: dataclasses.asdict(point) for name, point in named.items()}
+        return plain | {"per_class": {name: dataclasses.asdict(point) for name, point in self.per_class.items()}}
+
+    def working_thresholds(self, found_on: str) -> WorkingThresholds | None:
+        """Return what a detector is to be used with; None where nothing that is right was found.
+
+        Args:
+            found_on: the data, for people.
+        """
+        if math.isnan(self.overall.threshold):
+            return None
+        own = {name: point.threshold for name, point in self.per_class.items() if not math.isnan(point.threshold)}
+        return WorkingThresholds(
+            overall=self.overall.threshold, per_class=own, found_by=f"{self.goal.text} on {found_on}, IoU 0.5"
+        )
+
+
+def find_points(curves: Curves, goal: Goal = BEST_F1) -> OperatingPoints:
+    """Look for a point on every curve."""
+    overall = curves.overall.find(goal)
+    per_class = {name: curve.find(goal) for name, curve in curves.per_class.items()}
+    used = [
+        curve.at(overall.threshold) if math.isnan(per_class[name].threshold) else per_class[name]
+        for name, curve in curves.per_class.items()
+    ]
+    true, false, missed = (sum(getattr(point, name) for point in used) for name in ("true", "false", "missed"))
+    return OperatingPoints(
+        goal=goal, overall=overall, per_class=per_class, combined=_point_of(math.nan, true, false, missed)
+    )
+
+
+def _point_of(threshold: float, true: int, false: int, missed: int) -> OperatingPoint:
+    found, positives = true + false, true + missed
+    return OperatingPoint(
+        threshold=threshold,
+        precision=true / found if found else math.nan,
+        recall=true / positives if positives else math.nan,
+        f1=2 * true / (found + positives) if positives else math.nan,
+        true=true,
+        false=false,
+        missed=missed,
     )
 
 

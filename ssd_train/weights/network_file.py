@@ -16,6 +16,7 @@ from ssd_train.weights.description import BatchNorm, stored_classes
 from ssd_train.weights.mapping import mxnet_state, select
 from ssd_train.weights.packed import PACKED, pack
 from ssd_train.weights.pytorch_cv import batch_norm_of, is_pytorch_cv, pytorch_cv_state
+from ssd_train.weights.thresholds_file import read_thresholds
 from ssd_train.weights.weight_file import WeightFile, read_tensors, write_safetensors, write_torch
 
 # What a file must be called to be written as a PyTorch checkpoint.
@@ -41,7 +42,12 @@ def read_network(name: str, path: Path, classes: Sequence[str] | None = None, *,
     with torch.device("meta"):
         network = build_ssd(config)
     network.load_state_dict(state_for(network, file, batch_norm), assign=True)
-    network.spec = dataclasses.replace(network.spec, weights=_provenance(file, batch_norm), weights_sha256=file.sha256)
+    network.spec = dataclasses.replace(
+        network.spec,
+        weights=_provenance(file, batch_norm),
+        weights_sha256=file.sha256,
+        working_thresholds=read_thresholds(path, config.class_names, file.sha256),
+    )
     return network
 
 
