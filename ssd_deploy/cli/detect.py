@@ -123,14 +123,14 @@ def detect(
     ctx: typer.Context,
     named: OneModel,
     pictures: Images,
-    outputs: Outputs,
-    thresholds: Thresholds,
-    tiling: Tiling,
-    streams: Streams,
     running: Running,
     precision: OnePrecision,
     int8: QuantizeOptions,
     loading: Loading,
+    streams: Streams,
+    tiling: Tiling,
+    thresholds: Thresholds,
+    outputs: Outputs,
     words: Annotated[
         list[str] | None,
         typer.Argument(

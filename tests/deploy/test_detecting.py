@@ -1,13 +1,16 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from tiny_data import FakeRunner, blocks, with_orientation, write_image, write_turned
 
-from ssd_deploy.detect_files import DetectedFiles, detect_files
+from ssd_deploy.detect_options import Thresholds
+from ssd_deploy.detecting import Detected, detect_sources
 from ssd_deploy.detector import Detector
+from ssd_deploy.sources.open import open_sources
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, SSDDeployError
 from ssd_train.image_files import find_images
@@ -38,8 +41,23 @@ def names(paths: list[Path]) -> list[str]:
     return [path.name for path in paths]
 
 
-def written(result: DetectedFiles) -> dict:
-    return json.loads(result.json_path.read_text(encoding="utf-8"))
+def detect_files(
+    detector: Detector, files: list[Path], out: Path, *, threshold: float = 0.5, **options: Any
+) -> Detected:
+    kept = Thresholds(score_threshold=threshold).keeping(detector.spec)
+    return detect_sources(detector, open_sources(files), out, kept=kept, **options)
+
+
+def pictures_of(result: Detected) -> list[Path]:
+    return [picture.path for picture in result.pictures]
+
+
+def counts_of(result: Detected) -> list[int]:
+    return [picture.count for picture in result.pictures]
+
+
+def written(result: Detected) -> dict:
+    return json.loads(result.results["json"].read_text(encoding="utf-8"))
 
 
 def test_boxes_are_in_each_pictures_own_pixels_and_inside_it(detector: Detector, tmp_path: Path) -> None:
@@ -50,7 +68,7 @@ def test_boxes_are_in_each_pictures_own_pixels_and_inside_it(detector: Detector,
     ]
     result = detect_files(detector, paths, tmp_path / "out", threshold=0.5)
     content = written(result)
-    assert result.counts == (2, 2, 2) and result.errors == () and content["errors"] == []
+    assert counts_of(result) == [2, 2, 2] and result.errors == () and content["errors"] == []
     assert (content["threshold"], content["backend"]) == (0.5, "fake")
     assert content["detector"]["network"] == "tiny"
     for path, image, (width, height) in zip(paths, content["images"], ((400, 50), (10, 200), (100, 100)), strict=True):
@@ -63,7 +81,9 @@ def test_boxes_are_in_each_pictures_own_pixels_and_inside_it(detector: Detector,
         np.testing.assert_allclose(outside["box"], scale * [0, 50, 100, 100], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("threshold", "count"), [(0, 3), (0.2, 3), (0.5, 2), (0.7, 2), (0.71, 1), (0.95, 0), (1, 0)])
+@pytest.mark.parametrize(
+    ("threshold", "count"), [(0.01, 3), (0.2, 3), (0.5, 2), (0.7, 2), (0.71, 1), (0.95, 0), (1, 0)]
+)
 def test_the_threshold_is_the_lowest_score_shown(
     detector: Detector, tmp_path: Path, threshold: float, count: int
 ) -> None:
@@ -71,9 +91,9 @@ def test_the_threshold_is_the_lowest_score_shown(
     # float32 stores 0.7 as slightly less and 0.2 as slightly more, so the test does not hang on the last bit.
     detector.runner.rows = [(*row[:4], row[4] + 1e-6, row[5]) for row in ROWS]  # type: ignore[attr-defined]
     result = detect_files(detector, [path], tmp_path / "out", threshold=threshold)
-    assert result.counts == (count,)
+    assert counts_of(result) == [count]
     assert len(written(result)["images"][0]["detections"]) == count
-    drawn = cv2.imread(str(result.pictures[0]))
+    drawn = cv2.imread(str(pictures_of(result)[0]))
     assert (drawn != 90).any() == (count > 0)
 
 
@@ -89,12 +109,12 @@ def test_a_threshold_outside_0_to_1_is_refused_before_anything_is_written(
 def test_pictures_keep_their_names_and_formats_and_sizes(detector: Detector, folder: Path, tmp_path: Path) -> None:
     result = detect_files(detector, find_images([str(folder)]), tmp_path / "out")
     # WebP would lose pixels, so formats other than JPEG and PNG become PNG.
-    assert names(list(result.pictures)) == ["a.jpg", "b.png", "c.png"]
+    assert names(pictures_of(result)) == ["a.jpg", "b.png", "c.png"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "b.png", "c.png", "detections.json"]
-    for picture in result.pictures:
+    for picture in pictures_of(result):
         assert cv2.imread(str(picture)).shape == (40, 60, 3)
-    assert result.pictures[0].read_bytes()[:2] == b"\xff\xd8"
-    assert result.pictures[1].read_bytes()[:4] == b"\x89PNG"
+    assert pictures_of(result)[0].read_bytes()[:2] == b"\xff\xd8"
+    assert pictures_of(result)[1].read_bytes()[:4] == b"\x89PNG"
 
 
 def test_colors_stay_what_they_were(tmp_path: Path) -> None:
@@ -102,7 +122,7 @@ def test_colors_stay_what_they_were(tmp_path: Path) -> None:
     red[:, :, 0] = 200
     path = write_image(tmp_path / "red.png", red)
     result = detect_files(Detector(FakeRunner(SPEC, [])), [path], tmp_path / "out")
-    assert (cv2.imread(str(result.pictures[0])) == [0, 0, 200]).all()  # OpenCV reads BGR
+    assert (cv2.imread(str(pictures_of(result)[0])) == [0, 0, 200]).all()  # OpenCV reads BGR
 
 
 def test_equal_names_from_two_folders_are_numbered(detector: Detector, tmp_path: Path) -> None:
@@ -113,9 +133,9 @@ def test_equal_names_from_two_folders_are_numbered(detector: Detector, tmp_path:
         )
     ]  # fmt: skip
     result = detect_files(detector, paths, tmp_path / "out")
-    assert len(set(result.pictures)) == 4
-    assert names(list(result.pictures))[:2] == ["a.png", "a-2.png"]
-    assert [cv2.imread(str(picture)).shape[0] for picture in result.pictures] == [40, 41, 42, 43]
+    assert len(set(pictures_of(result))) == 4
+    assert names(pictures_of(result))[:2] == ["a.png", "a-2.png"]
+    assert [cv2.imread(str(picture)).shape[0] for picture in pictures_of(result)] == [40, 41, 42, 43]
     assert [image["file"] for image in written(result)["images"]] == [str(path) for path in paths]
 
 
@@ -128,8 +148,8 @@ def test_bad_images_among_good_ones_are_reported_and_the_good_ones_written(
         (folder / name).write_bytes(data)
     done: list[int] = []
     result = detect_files(detector, find_images([str(folder)]), tmp_path / "out", on_progress=done.append)
-    assert names(list(result.pictures)) == ["a.jpg", "b.png", "c.png"]
-    assert all(picture.is_file() for picture in result.pictures)
+    assert names(pictures_of(result)) == ["a.jpg", "b.png", "c.png"]
+    assert all(picture.is_file() for picture in pictures_of(result))
     content = written(result)
     assert [Path(image["file"]).name for image in content["images"]] == ["a.jpg", "b.png", "c.WEBP"]
     assert content["errors"] == list(result.errors)
@@ -141,7 +161,7 @@ def test_bad_images_among_good_ones_are_reported_and_the_good_ones_written(
 def test_only_bad_images_still_leave_a_report(detector: Detector, tmp_path: Path) -> None:
     (tmp_path / "zero.jpg").write_bytes(b"")
     result = detect_files(detector, [tmp_path / "zero.jpg"], tmp_path / "out")
-    assert (result.pictures, result.counts, len(result.errors)) == ((), (), 1)
+    assert (result.pictures, len(result.errors)) == ((), 1)
     assert written(result)["images"] == []
 
 
@@ -155,10 +175,10 @@ def test_an_input_is_never_replaced(detector: Detector, folder: Path, out: str) 
 
 def test_a_second_run_replaces_the_pictures_of_the_first(detector: Detector, folder: Path, tmp_path: Path) -> None:
     first = detect_files(detector, [folder / "b.png"], tmp_path / "out", threshold=0.99)
-    plain = first.pictures[0].read_bytes()
+    plain = pictures_of(first)[0].read_bytes()
     second = detect_files(detector, [folder / "b.png"], tmp_path / "out", threshold=0.5)
-    assert second.pictures == first.pictures
-    assert second.pictures[0].read_bytes() != plain
+    assert pictures_of(second) == pictures_of(first)
+    assert pictures_of(second)[0].read_bytes() != plain
 
 
 def test_a_file_where_the_folder_should_be_is_an_error(detector: Detector, folder: Path) -> None:
@@ -170,7 +190,7 @@ def test_a_file_where_the_folder_should_be_is_an_error(detector: Detector, folde
 def test_pictures_of_extreme_sizes_work(detector: Detector, tmp_path: Path, height: int, width: int) -> None:
     path = write_image(tmp_path / "extreme.png", blocks(height, width, 7, 0))
     result = detect_files(detector, [path], tmp_path / "out")
-    assert cv2.imread(str(result.pictures[0])).shape == (height, width, 3)
+    assert cv2.imread(str(pictures_of(result)[0])).shape == (height, width, 3)
     (image,) = written(result)["images"]
     for found in image["detections"]:
         x1, y1, x2, y2 = found["box"]
@@ -188,8 +208,8 @@ def test_grey_transparent_and_16_bit_pictures_work(detector: Detector, tmp_path:
     for name, image in kinds.items():
         assert cv2.imwrite(str(tmp_path / name), image)
     result = detect_files(detector, find_images([str(tmp_path)]), tmp_path / "out")
-    assert len(result.pictures) == 4 and result.counts == (2, 2, 2, 2)
-    assert cv2.imread(str(result.pictures[0]), cv2.IMREAD_UNCHANGED).shape == (40, 60, 3)
+    assert len(result.pictures) == 4 and counts_of(result) == [2, 2, 2, 2]
+    assert cv2.imread(str(pictures_of(result)[0]), cv2.IMREAD_UNCHANGED).shape == (40, 60, 3)
 
 
 def test_a_turned_picture_comes_out_upright(detector: Detector, tmp_path: Path) -> None:
@@ -201,10 +221,10 @@ def test_a_turned_picture_comes_out_upright(detector: Detector, tmp_path: Path) 
     (image,) = written(result)["images"]
     assert (image["height"], image["width"]) == (48, 96)
     # The copy has upright pixels and no Exif entry that would turn them again.
-    stored = cv2.imread(str(result.pictures[0]), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    stored = cv2.imread(str(pictures_of(result)[0]), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     assert stored.shape == (48, 96, 3)
     assert stored[24, 10].min() > 200 and stored[24, 86].max() < 50
-    assert b"Exif" not in result.pictures[0].read_bytes()
+    assert b"Exif" not in pictures_of(result)[0].read_bytes()
 
 
 def test_an_upright_exif_entry_changes_nothing(detector: Detector, tmp_path: Path) -> None:
@@ -237,7 +257,7 @@ def test_an_interrupted_run_leaves_what_it_found_beside_its_pictures(folder: Pat
 def test_a_run_that_ends_before_its_first_picture_leaves_earlier_results_alone(
     detector: Detector, folder: Path, tmp_path: Path
 ) -> None:
-    path = detect_files(detector, find_images([str(folder)]), tmp_path / "out").json_path
+    path = detect_files(detector, find_images([str(folder)]), tmp_path / "out").results["json"]
     before = path.read_bytes()
 
     class Broken(FakeRunner):
@@ -281,5 +301,5 @@ def test_an_answer_that_is_no_detections_is_an_error_and_not_0_detections(
 def test_pictures_of_sub_folders_come_along(detector: Detector, folder: Path, tmp_path: Path) -> None:
     write_image(folder / "sub" / "b.png", blocks(41, 60, 10, 0))
     result = detect_files(detector, find_images([str(folder)]), tmp_path / "out")
-    assert names(list(result.pictures)) == ["a.jpg", "b.png", "c.png", "b-2.png"]
-    assert cv2.imread(str(result.pictures[3])).shape == (41, 60, 3)
+    assert names(pictures_of(result)) == ["a.jpg", "b.png", "c.png", "b-2.png"]
+    assert cv2.imread(str(pictures_of(result)[3])).shape == (41, 60, 3)
