@@ -1,6 +1,6 @@
 """Images in, detections in image pixels out, whatever the backend."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,16 @@ from numpy.typing import NDArray
 from ssd_deploy.backends import AUTO, RunOptions
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.model_source import find_model, open_runner
+from ssd_deploy.sources.base import Reconnect, Source
+from ssd_deploy.sources.frame import Frame
+from ssd_deploy.sources.open import Named
+from ssd_deploy.stream import stream
 from ssd_train.detections import Detections
 from ssd_train.errors import BackendError, ImageError
 from ssd_train.evaluation.loop import detect_images
 from ssd_train.preprocess import check_image
 from ssd_train.spec import DetectorSpec, PostprocessSettings
+from ssd_train.thresholds import keeping
 
 
 class Detector:
@@ -68,6 +73,48 @@ class Detector:
             batch_size=self.batch_size,
         )
         return [of_image.detections for of_image in found]
+
+    def stream(
+        self,
+        source: Source | Named | Sequence[Named],
+        *,
+        score_threshold: float | None = None,
+        class_thresholds: Mapping[str, float] | None = None,
+        max_detections: int | None = None,
+        batch_size: int | None = None,
+        reconnect: Reconnect | None = None,
+        drop_late: bool | None = None,
+    ) -> Generator[tuple[Frame, Detections], None, None]:
+        """Detect in a video, a camera, a stream or pictures, frame by frame, with bounded memory.
+
+        Decoding, pre-processing and the network run beside each other. Closing the generator ends their threads and
+        closes the source. A frame that is broken, a picture that cannot be read, and a stream that is lost and comes
+        back are warnings in the log; open the source with `open_source` to be told them otherwise.
+
+        Args:
+            source: a video file, the number of a camera, an address (RTSP, HTTP, ...), a picture, a folder, a pattern,
+                an RGB uint8 array, a list of these, or an open source.
+            score_threshold, class_thresholds, max_detections: as for `detect`.
+            batch_size: frames a call of the backend; None for the detector's own, and for 1 where frames come live.
+            reconnect: when a lost camera or stream is tried again; None: it ends there.
+            drop_late: leave out frames that come while the detector is busy; None: of cameras and streams that cannot
+                wait, yes, of files and HTTP, no.
+
+        Yields:
+            Each frame, `image` filled in, and its `Detections`, boxes in the frame's pixels, not clipped to it.
+
+        Raises:
+            SourceError: the source cannot be opened, when the first frame is asked for.
+            SpecError: a threshold outside its range.
+            BackendError: PyAV, which videos need, is not installed; the backend answered with no detections.
+        """
+        kept = keeping(
+            self.spec,
+            score_threshold=score_threshold,
+            class_thresholds=class_thresholds,
+            max_detections=max_detections,
+        )
+        return stream(self, source, kept, batch_size=batch_size, reconnect=reconnect, drop_late=drop_late)
 
 
 def load_detector(

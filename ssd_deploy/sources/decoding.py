@@ -65,6 +65,7 @@ class Decoding:
         on_broken: told each frame that cannot be decoded.
 
     Attributes:
+        format_name: FFmpeg's name of the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
         rate: frames a second, None where the container does not say.
         size: (height, width) of the first frame, upright.
         stated_frames: how many the container says it has; None where it does not.
@@ -100,6 +101,7 @@ class Decoding:
         try:
             if not self._container.streams.video:
                 raise SourceError(f"{name}: has no video stream; name a video")
+            self.format_name = self._container.format.name
             self._stream = self._container.streams.video[0]
             self._stream.thread_type = "AUTO"
             self._stream.codec_context.thread_count = DECODER_THREADS
@@ -122,7 +124,7 @@ class Decoding:
         self.rate = Fraction(rate) if rate else None
         self.stated_frames = self._stream.frames or None
         # The size of a playlist is not that of what it lists.
-        has_size = self._container.size > 0 and self._container.format.name != "hls"
+        has_size = self._container.size > 0 and self.format_name != "hls"
         self.is_finite = self._container.duration is not None or has_size
 
     def frames(self) -> Generator[tuple[int, float | None, "av.VideoFrame"], None, None]:
@@ -167,7 +169,7 @@ class Decoding:
         """
         import av
 
-        if self._start_pts is None or not self._stream.time_base or "mp4" not in self._container.format.name:
+        if self._start_pts is None or not self._stream.time_base or "mp4" not in self.format_name:
             return
         with contextlib.suppress(av.FFmpegError):
             self._container.seek(self._start_pts + int(time_s / self._stream.time_base), stream=self._stream)

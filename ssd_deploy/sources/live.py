@@ -107,7 +107,13 @@ def open_stream(address: str, reconnect: Reconnect | None, drop_late: bool | Non
         options["rtsp_transport"] = "tcp"
 
     def connect(on_broken: OnBroken) -> Decoding:
-        return Decoding(address, name=name, options=options, timeout_s=timeout_s, on_broken=on_broken)
+        decoding = Decoding(address, name=name, options=options, timeout_s=timeout_s, on_broken=on_broken)
+        if scheme in _PATIENT_SCHEMES and decoding.format_name.startswith("matroska"):
+            # Of a file that it can seek in, FFmpeg jumps over a hole by itself and says nothing.
+            decoding.close()
+            once = options | {"seekable": "0"}
+            decoding = Decoding(address, name=name, options=once, timeout_s=timeout_s, on_broken=on_broken)
+        return decoding
 
     drops = scheme not in _PATIENT_SCHEMES if drop_late is None else drop_late
     return LiveSource(connect, name=name, reconnect=reconnect, drop_late=drops, can_end=True)

@@ -55,6 +55,7 @@ def detect_images(
     batch_size: int = 8,
     workers: int = 2,
     keep_images: bool = False,
+    is_ready: Callable[[], bool] = lambda: True,
     on_failed: Callable[[Item, ImageError], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Generator[Found[Item], None, None]:
@@ -74,6 +75,8 @@ def detect_images(
         batch_size: images a call, at least 1.
         workers: threads that load and pre-process, at least 1.
         keep_images: give the loaded images back, too.
+        is_ready: whether `items` has the next one, or its end, without waiting; one that it has to be waited for is not
+            taken ahead, so that it keeps no other back.
         on_failed: told each item that cannot be read, and why; it is then left out. None stops at the first.
         on_progress: called with the number of items done so far, when those of a batch were taken.
 
@@ -93,7 +96,7 @@ def detect_images(
 
     # One more than a batch, since the image handed out last no longer waits when the network starts.
     look_ahead = max(batch_size, workers) + 1
-    with contextlib.closing(_in_threads(items, prepare, workers, look_ahead)) as waiting:
+    with contextlib.closing(_in_threads(items, prepare, workers, look_ahead, is_ready)) as waiting:
         done, is_over = 0, False
         while not is_over:
             batch, tensors, start = [], [], done
@@ -196,7 +199,11 @@ def check_answer(padded: PaddedDetections, count: int, spec: DetectorSpec, image
 
 
 def _in_threads(
-    items: Iterable[Item], prepare: Callable[[Item], _Loaded], workers: int, look_ahead: int
+    items: Iterable[Item],
+    prepare: Callable[[Item], _Loaded],
+    workers: int,
+    look_ahead: int,
+    is_ready: Callable[[], bool],
 ) -> Generator[tuple[Item, Future[_Loaded]], None, None]:
     """Yield every item with its future in order, at most `look_ahead` of them loaded or loading."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="load")
@@ -204,7 +211,7 @@ def _in_threads(
     try:
         for item in items:
             waiting.append((item, pool.submit(prepare, item)))
-            if len(waiting) == look_ahead:
+            while waiting and (len(waiting) == look_ahead or not is_ready()):
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
