@@ -61,9 +61,7 @@ def grey(height: int, width: int, *red: tuple[int, int, int, int]) -> np.ndarray
 
 def found_in(image: np.ndarray, tiling: Tiling, **options: object) -> Detections:
     runner = options.pop("runner", None) or Seeing()
-    (found,) = detect_tiled(
-        [0], lambda _: image, runner.run, SPEC, tiling=tiling, name_of=str, batch_size=3, workers=2
-    )
+    (found,) = detect_tiled([0], lambda _: image, runner.run, SPEC, tiling=tiling, name_of=str, batch_size=3, workers=2)
     return found.detections
 
 
