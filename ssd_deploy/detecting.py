@@ -66,7 +66,7 @@ class DetectedSource:
         detections: how many were given out.
         problems: what could not be read of it: pictures, frames, connections.
         dropped: frames of a stream that came too fast, and were left out.
-        is_whole: False where it ended too early.
+        is_whole: False where it was lost or is cut off.
         seconds: from its first frame asked for to its last one given to the writers.
         network_s: seconds of them inside the backend.
         video: its annotated video; None where there is none.
@@ -301,7 +301,7 @@ class _Detecting:
                 detections=detections,
                 problems=source.problems,
                 dropped=source.dropped,
-                is_whole=source.is_whole and not self.is_stopped,
+                is_whole=source.is_whole,
                 seconds=time.perf_counter() - start,
                 network_s=self._network_s,
                 video=_first(writer.path_of_video(info) for writer in writers) if count else None,

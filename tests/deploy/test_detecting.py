@@ -1,4 +1,7 @@
+import dataclasses
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,14 @@ from tiny_data import FakeRunner, blocks, with_orientation, write_image, write_t
 from ssd_deploy.detect_options import Thresholds
 from ssd_deploy.detecting import Detected, detect_sources
 from ssd_deploy.detector import Detector
+from ssd_deploy.sources.frame import Frame
 from ssd_deploy.sources.open import open_sources
+from ssd_deploy.sources.pictures import Pictures
 from ssd_train.detections import PaddedDetections
+from ssd_train.draw import write_picture
 from ssd_train.errors import BackendError, SSDDeployError
 from ssd_train.image_files import find_images
-from ssd_train.spec import DetectorSpec
+from ssd_train.spec import DetectorSpec, WorkingThresholds
 
 SPEC = DetectorSpec(network="tiny", class_names=("cat", "dog"), input_size=(100, 100))
 
@@ -303,3 +309,153 @@ def test_pictures_of_sub_folders_come_along(detector: Detector, folder: Path, tm
     result = detect_files(detector, find_images([str(folder)]), tmp_path / "out")
     assert names(pictures_of(result)) == ["a.jpg", "b.png", "c.png", "b-2.png"]
     assert cv2.imread(str(pictures_of(result)[3])).shape == (41, 60, 3)
+
+
+# --- Thresholds -----------------------------------------------------------------------------------------------
+
+
+def with_saved(**values: Any) -> Detector:
+    spec = dataclasses.replace(SPEC, working_thresholds=WorkingThresholds(**values))
+    return Detector(FakeRunner(spec, ROWS), batch_size=2)
+
+
+def test_without_a_threshold_those_saved_with_the_detector_hold_and_else_a_half(tmp_path: Path) -> None:
+    image = blocks(50, 50, 5, 0)
+    for detector, expected in (
+        (Detector(FakeRunner(SPEC, ROWS)), [0.9, 0.7]),
+        (with_saved(overall=0.1), [0.9, 0.7, 0.2]),
+        (with_saved(overall=0.1, per_class={"cat": 0.8}), [0.9]),
+    ):
+        found = detect_sources(detector, open_sources([image]), tmp_path / "out")
+        scores = [row["score"] for row in written(found)["images"][0]["detections"]]
+        assert scores == pytest.approx(expected)
+
+
+def test_a_class_may_have_its_own_threshold_and_equal_signs_in_its_name() -> None:
+    spec = dataclasses.replace(SPEC, class_names=("cat", "a=b"))
+    kept = Thresholds(score_threshold=0.3, class_thresholds=("a=b=0.9", "cat=0.2")).keeping(spec)
+    assert kept.score_thresholds.tolist() == [0.2, 0.9]
+    with pytest.raises(SSDDeployError, match="'cat' is no threshold of a class; write its name and a number"):
+        Thresholds(class_thresholds=("cat",)).keeping(SPEC)
+
+
+def test_nothing_found_says_the_highest_score_and_what_to_try(detector: Detector, tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png", blocks(50, 50, 5, 0))
+    found = detect_files(detector, [path], tmp_path / "out", threshold=0.95)
+    assert found.hint == "highest score 0.9; try --score-threshold 0.6"
+    assert detect_files(detector, [path], tmp_path / "out", threshold=0.9).hint == ""
+    nothing = detect_files(Detector(FakeRunner(SPEC, [])), [path], tmp_path / "out")
+    assert nothing.hint == "no score is above 0.01, the least that this detector gives"
+
+
+def test_the_best_are_given_out_where_their_number_is_limited(detector: Detector, tmp_path: Path) -> None:
+    kept = Thresholds(score_threshold=0.01, max_detections=2).keeping(SPEC)
+    found = detect_sources(detector, open_sources([blocks(50, 50, 5, 0)]), tmp_path / "out", kept=kept)
+    content = written(found)
+    assert [row["score"] for row in content["images"][0]["detections"]] == pytest.approx([0.9, 0.7])
+    assert (content["max_detections"], content["class_thresholds"]) == (2, {})
+
+
+# --- Behind the network ---------------------------------------------------------------------------------------
+
+
+class Slow(FakeRunner):
+    """A fake whose network takes a while, as real ones do, and leaves the processor alone meanwhile."""
+
+    def run(self, images: np.ndarray) -> PaddedDetections:
+        time.sleep(NETWORK_S * len(images))
+        return super().run(images)
+
+
+NETWORK_S = 0.02
+
+
+def test_reading_and_writing_hide_behind_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(path: Path, image: np.ndarray) -> None:
+        time.sleep(NETWORK_S)
+        write_picture(path, image)
+
+    class SlowSource(Pictures):
+        def load(self, frame: Frame) -> np.ndarray:
+            time.sleep(NETWORK_S)
+            return super().load(frame)
+
+    monkeypatch.setattr("ssd_deploy.results.pictures.write_picture", slowly)
+    images = [blocks(20, 20, 5, 0)] * 48
+    start = time.perf_counter()
+    detect_sources(Detector(Slow(SPEC, ROWS), batch_size=4), [SlowSource(images, "slow")], tmp_path / "out")
+    seconds = time.perf_counter() - start
+    # One after the other it would be three times as long; two threads each need no longer than the network.
+    assert seconds < 1.6 * NETWORK_S * len(images)
+    assert len(list((tmp_path / "out").glob("*.png"))) == len(images)
+
+
+def test_results_are_in_order_however_long_each_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    delays = np.random.default_rng(0).uniform(0, 0.01, 40).tolist()
+
+    def irregularly(path: Path, image: np.ndarray) -> None:
+        time.sleep(delays[int(path.stem[7:-1])])
+
+    monkeypatch.setattr("ssd_deploy.results.pictures.write_picture", irregularly)
+    images = [blocks(20, 20, 5, 0)] * 40
+    detector = Detector(FakeRunner(SPEC, ROWS), batch_size=4)
+    found = detect_sources(detector, open_sources(images), tmp_path / "out", workers=5)
+    expected = [f"images[{number}]" for number in range(40)]
+    assert [image["file"] for image in written(found)["images"]] == expected
+    assert [picture.path.stem for picture in found.pictures] == expected
+
+
+def test_few_pictures_wait_for_a_slow_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written_count, ahead = 0, []
+
+    def slowly(path: Path, image: np.ndarray) -> None:
+        nonlocal written_count
+        time.sleep(0.005)
+        written_count += 1
+
+    class Counting(FakeRunner):
+        done = 0
+
+        def run(self, images: np.ndarray) -> PaddedDetections:
+            ahead.append(self.done - written_count)
+            self.done += len(images)
+            return super().run(images)
+
+    monkeypatch.setattr("ssd_deploy.results.pictures.write_picture", slowly)
+    detector = Detector(Counting(SPEC, ROWS), batch_size=4)
+    detect_sources(detector, open_sources([blocks(20, 20, 5, 0)] * 60), tmp_path / "out", workers=2)
+    # A batch and two that are being written, of which one waits in hand, and one more for the loop.
+    assert max(ahead) <= 4 + 2 + 2 + 1
+
+
+def test_what_fails_in_a_writing_thread_is_raised_and_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path, image: np.ndarray) -> None:
+        raise SSDDeployError("the disk is full")
+
+    monkeypatch.setattr("ssd_deploy.results.pictures.write_picture", failing)
+    runner = FakeRunner(SPEC, ROWS)
+    with pytest.raises(SSDDeployError, match="the disk is full"):
+        detect_sources(Detector(runner, batch_size=4), open_sources([blocks(20, 20, 5, 0)] * 200), tmp_path / "out")
+    assert sum(runner.batch_sizes) < 200
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("write", "prepare", "load"))]
+
+
+def test_a_viewer_sees_every_picture_and_ends_the_run(detector: Detector, tmp_path: Path) -> None:
+    class Viewer:
+        def __init__(self) -> None:
+            self.seen: list[tuple[str, bool]] = []
+
+        def show(self, image: np.ndarray, name: str, *, waits: bool) -> bool:
+            assert image.shape == (20, 20, 3)
+            self.seen.append((name, waits))
+            return len(self.seen) < 3
+
+    viewer = Viewer()
+    found = detect_sources(detector, open_sources([blocks(20, 20, 5, 0)] * 9), tmp_path / "out", viewer=viewer)
+    assert viewer.seen == [(f"images[{number}]", True) for number in range(3)]
+    content = written(found)
+    assert content["is_complete"] is False and len(content["images"]) == 3
+    # Nothing was lost by it.
+    assert not found.is_lossy

@@ -12,7 +12,7 @@ TORCH_FREE = [
     f"ssd_train/{name}"
     for name in (
         "boxes.py", "class_list.py", "datasets", "detections.py", "draw.py", "errors.py", "evaluation", "files.py",
-        "image_files.py", "metrics", "picture_grid.py", "preprocess.py", "requirements.py", "spec.py",
+        "image_files.py", "metrics", "nms.py", "picture_grid.py", "preprocess.py", "requirements.py", "spec.py",
     )
 ]  # fmt: skip
 
