@@ -256,3 +256,27 @@ def test_pictures_make_no_video(tmp_path: Path) -> None:
     with pytest.raises(SSDDeployError, match="video is made of video and live sources"):
         detect_sources(Detector(Seeing()), open_sources([shade(0)]), tmp_path / "out", save=["video"])
     assert not (tmp_path / "out").exists() and SPEC.network == "seeing"
+
+
+def damaged(path: Path, numbers: list[int]) -> Path:
+    """Overwrite the data of some frames, counted from 0."""
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for number in numbers:
+        start, size = packets[number]
+        data[start : start + size] = b"\xff" * size
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("numbers", [[5], [4, 5, 6], [12], [11, 12]])
+def test_a_file_with_broken_frames_comes_out_as_long_as_it_was(tmp_path: Path, numbers: list[int]) -> None:
+    path = write_video(tmp_path / "street.mp4", [painted([((10 + 5 * n, 20, 30 + 5 * n, 40), 0)]) for n in range(13)])
+    with open_sources([damaged(path, numbers)])[0] as source:
+        found = detect(source, tmp_path / "out")
+    frames, times, stated = read_back(tmp_path / "out" / "street.mp4")
+    assert len(frames) == 13 and stated.frames == 13
+    np.testing.assert_allclose(times, np.arange(13) / 25, atol=1e-4)
+    assert found.is_lossy and len(found.errors) >= 1 and "street.mp4" in found.errors[0]
+    assert found.sources[0].problems == len(numbers)
