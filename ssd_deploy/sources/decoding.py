@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Generator
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -94,9 +95,13 @@ class Decoding:
         self.count = 0
         self._start_pts: int | None = None
         self._last_pts: int | None = None
+        started = time.monotonic()
         try:
             self._container = av.open(address, format=container_format, options=options, timeout=timeout_s)
         except (av.FFmpegError, OSError, ValueError) as error:
+            if timeout_s is not None and time.monotonic() - started >= timeout_s:
+                # Some protocols make another error of a wait that was ended.
+                raise SourceError(f"{name}: cannot be opened (nothing came for {timeout_s:g} seconds)") from error
             raise SourceError(f"{name}: cannot be opened ({self.reason(error)}){_advice(error)}") from error
         try:
             if not self._container.streams.video:
