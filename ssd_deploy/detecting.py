@@ -328,6 +328,7 @@ class _Detecting:
             batch_size=1 if at_once else self._detector.batch_size,
             workers=self._workers,
             keep_images=True,
+            is_ready=source.is_ready,
             on_failed=report,
             on_progress=progress,
         )

@@ -60,6 +60,7 @@ def detect_tiled(
     batch_size: int = 8,
     workers: int = 2,
     keep_images: bool = False,
+    is_ready: Callable[[], bool] = lambda: True,
     on_failed: Callable[[Item, ImageError], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Generator[Found[Item], None, None]:
@@ -67,7 +68,7 @@ def detect_tiled(
 
     Args:
         tiling: how pictures are cut.
-        items, load, run, spec, name_of, batch_size, workers, keep_images, on_failed: as there.
+        items, load, run, spec, name_of, batch_size, workers, keep_images, is_ready, on_failed: as there.
         on_progress: called with the number of items done so far.
 
     Raises:
@@ -76,14 +77,14 @@ def detect_tiled(
     if tiling.tiles is None:
         yield from detect_images(
             items, load, run, spec, name_of=name_of, batch_size=batch_size, workers=workers, keep_images=keep_images,
-            on_failed=on_failed, on_progress=on_progress,
+            is_ready=is_ready, on_failed=on_failed, on_progress=on_progress,
         )  # fmt: skip
         return
-    done = 0
+    done, is_between = 0, True
 
     def tiles() -> Generator[_Tile[Item], None, None]:
-        nonlocal done
-        with contextlib.closing(_loaded_ahead(items, load)) as loaded:
+        nonlocal done, is_between
+        with contextlib.closing(_loaded_ahead(items, load, is_ready)) as loaded:
             for item, future in loaded:
                 try:
                     image = future.result()
@@ -95,7 +96,8 @@ def detect_tiled(
                 else:
                     windows = tiling.windows(image.shape[:2])
                     for number, window in enumerate(windows, 1):
-                        yield _Tile(item, image, window, number == len(windows))
+                        is_between = number == len(windows)
+                        yield _Tile(item, image, window, is_between)
 
     def crop(tile: _Tile[Item]) -> Image:
         left, top, right, bottom = tile.window
@@ -104,7 +106,7 @@ def detect_tiled(
     parts: list[tuple[Window, Detections]] = []
     found_tiles = detect_images(
         tiles(), crop, run, spec, name_of=lambda tile: f"{name_of(tile.item)} at {tile.window[0]}, {tile.window[1]}",
-        batch_size=batch_size, workers=workers,
+        batch_size=batch_size, workers=workers, is_ready=lambda: not is_between or is_ready(),
     )  # fmt: skip
     with contextlib.closing(found_tiles):
         for found in found_tiles:
@@ -181,7 +183,7 @@ def _is_covered(found: Detections, window_of: NDArray[np.int64], is_cut: NDArray
 
 
 def _loaded_ahead(
-    items: Iterable[Item], load: Callable[[Item], Image]
+    items: Iterable[Item], load: Callable[[Item], Image], is_ready: Callable[[], bool]
 ) -> Generator[tuple[Item, "Future[Image]"], None, None]:
     """Yield every item with its picture, the next one already loading."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="load-picture")
@@ -192,6 +194,9 @@ def _loaded_ahead(
             if waiting is not None:
                 yield waiting
             waiting = following
+            if not is_ready():
+                yield waiting
+                waiting = None
         if waiting is not None:
             yield waiting
     finally:

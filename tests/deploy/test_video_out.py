@@ -1,6 +1,7 @@
 """Annotated videos, read back: as many frames as came in, at their times, of their size."""
 
 import json
+import threading
 from collections.abc import Generator
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,7 @@ from ssd_deploy.detector import Detector
 from ssd_deploy.sources.base import Source
 from ssd_deploy.sources.frame import Frame, SourceInfo, SourceKind
 from ssd_deploy.sources.open import open_sources
+from ssd_deploy.tiling import Tiling
 from ssd_train.errors import BackendError, ImageError, SSDDeployError
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
@@ -193,6 +195,33 @@ def test_a_stream_keeps_its_times_and_is_not_filled_up_where_frames_were_dropped
     np.testing.assert_allclose(read, list(times.values()), atol=1e-3)
     # One frame at a time, since a camera does not wait for a batch.
     assert found.sources[0].video == tmp_path / "out" / "h-s.mp4"
+
+
+@pytest.mark.parametrize("tiling", [None, Tiling(tiles=64)])
+def test_a_live_frame_is_not_kept_back_until_the_next_one_comes(tmp_path: Path, tiling: Tiling | None) -> None:
+    is_seen = threading.Semaphore(0)
+
+    class Patient(Shots):
+        """A camera whose next frame comes once the one before has been seen."""
+
+        def frames(self) -> Generator[Frame, None, None]:
+            for number, frame in enumerate(super().frames()):
+                if number:
+                    assert is_seen.acquire(timeout=10), "the frame before was kept back"
+                yield frame
+
+        def is_ready(self) -> bool:
+            return False
+
+    class Viewer:
+        def show(self, image: np.ndarray, name: str, *, waits: bool) -> bool:
+            assert not waits
+            is_seen.release()
+            return True
+
+    source = Patient({number: shade(number) for number in range(4)}, kind="live", name="0")
+    found = detect(source, tmp_path / "out", viewer=Viewer(), tiling=tiling)
+    assert found.sources[0].frames == 4
 
 
 def test_a_stream_that_is_stopped_by_its_user_ended_well(tmp_path: Path) -> None:
