@@ -5,17 +5,17 @@ network. Nothing here knows a kind of source or of result.
 """
 
 import contextlib
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssd_deploy.detect_options import Thresholds
+from ssd_deploy.detected import Detected, DetectedPicture, DetectedSource
 from ssd_deploy.detector import Detector
 from ssd_deploy.results.base import Ending, Outcome, Run, Writer
 from ssd_deploy.results.behind import WriteBehind
@@ -41,111 +41,6 @@ class Viewer(Protocol):
 
     def show(self, image: NDArray[np.uint8], name: str, *, waits: bool) -> bool:
         """Show a picture, until a key where it `waits`; returns whether more are wanted."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DetectedPicture:
-    """A picture that was detected in.
-
-    Attributes:
-        path: its annotated picture, or what it is called itself where none was written.
-        count: detections that were given out.
-    """
-
-    path: Path
-    count: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DetectedSource:
-    """A source that was detected in.
-
-    Attributes:
-        name, kind: the source's.
-        frames: how many went through the detector.
-        detections: how many were given out.
-        problems: what could not be read of it: pictures, frames, connections.
-        dropped: frames of a stream that came too fast, and were left out.
-        is_whole: False where it was lost or is cut off.
-        seconds: from its first frame asked for to its last one given to the writers.
-        network_s: seconds of them inside the backend.
-        video: its annotated video; None where there is none.
-    """
-
-    name: str
-    kind: SourceKind
-    frames: int
-    detections: int
-    problems: int
-    dropped: int
-    is_whole: bool
-    seconds: float
-    network_s: float
-    video: Path | None
-
-    def summary(self, at_least: str) -> str:
-        """Say how many frames went through, and how fast."""
-        parts = [f"{self.frames:,} frames", f"{self.detections:,} detections {at_least}"]
-        parts += [f"{self.problems:,} problems"] * bool(self.problems) + [f"{self.dropped:,} dropped"] * bool(
-            self.dropped
-        )
-        if self.frames:
-            each_ms, network_ms = (1000 * seconds / self.frames for seconds in (self.seconds, self.network_s))
-            parts.append(f"{each_ms:.1f} ms a frame, {network_ms:.1f} of them in the network")
-        return ", ".join(parts)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Detected:
-    """What `detect_sources` did.
-
-    Attributes:
-        results: kind of result -> its file or folder.
-        pictures: those of the sources that are pictures, in their order, less those that could not be read.
-        sources: all that were begun, in order.
-        kept: the thresholds that held.
-        errors: one sentence for each picture, frame or stream that could not be read.
-        hint: which threshold to try, where nothing was given out; else empty.
-    """
-
-    results: dict[str, Path]
-    pictures: tuple[DetectedPicture, ...]
-    sources: tuple[DetectedSource, ...]
-    kept: Keeping
-    errors: tuple[str, ...]
-    hint: str
-
-    @property
-    def is_lossy(self) -> bool:
-        """Whether something could not be read; a stream that was lost and came back is whole."""
-        return any(not each.is_whole or (each.problems and each.kind != "live") for each in self.sources)
-
-    def lines(self) -> list[str]:
-        """Say what came of it: a line a picture, one a video or stream, and one a file of results."""
-        least = self.kept.score_thresholds
-        low, high = float(least.min()), float(least.max())
-        at_least = f"of at least {low:g}" if low == high else f"of at least {low:g} to {high:g}, as its class has it"
-        lines = [f"{picture.path}  {picture.count} detections {at_least}" for picture in self.pictures]
-        for each in self.sources:
-            if each.kind != "pictures":
-                lines.append(f"{each.video or each.name}  {each.summary(at_least)}")
-        files = [str(path) for name, path in self.results.items() if name not in ("pictures", "video")]
-        return [*lines, *([self.hint] if self.hint else []), *files]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for programs."""
-        least = self.kept.score_thresholds
-        return {
-            "json": str(self.results["json"]) if "json" in self.results else None,
-            "results": {name: str(path) for name, path in self.results.items()},
-            "pictures": [{"path": str(picture.path), "detections": picture.count} for picture in self.pictures],
-            "sources": [
-                dataclasses.asdict(each) | {"video": str(each.video) if each.video else None} for each in self.sources
-            ],
-            "threshold": float(least.min()),
-            "errors": list(self.errors),
-            "hint": self.hint,
-        }
 
 
 def detect_sources(
@@ -218,6 +113,7 @@ def detect_sources(
         sources=tuple(detecting.sources),
         kept=run.keeping,
         errors=tuple(detecting.errors),
+        unsaid=tuple(detecting.unsaid),
         hint=nothing_found(detecting.highest, run.keeping) if is_nothing else "",
     )
 
@@ -264,6 +160,7 @@ class _Detecting:
         self.pictures: list[DetectedPicture] = []
         self.sources: list[DetectedSource] = []
         self.errors: list[str] = []
+        self.unsaid: list[str] = []
         self.highest: float | None = None
         self.is_stopped = False
 
@@ -271,7 +168,7 @@ class _Detecting:
         """Detect in a source until its end, or until the viewer has seen enough."""
         info = source.info
         is_picture = info.kind == "pictures"
-        source.on_problem = self.errors.append if is_picture else self._problem
+        source.on_problem = self._note if is_picture else self._say
         start, count, detections, self._network_s = time.perf_counter(), 0, 0, 0.0
         try:
             with contextlib.closing(self._found(source, frames)) as found:
@@ -346,7 +243,11 @@ class _Detecting:
         rows = self._run.keeping.rows(found)
         return Outcome(each.item, each.image, tracker.update(found, rows) if tracker else found.select(rows))
 
-    def _problem(self, sentence: str) -> None:
+    def _note(self, sentence: str) -> None:
+        self.errors.append(sentence)
+        self.unsaid.append(sentence)
+
+    def _say(self, sentence: str) -> None:
         """Say what went wrong in a video or a stream at once, since its end may be far."""
         _log.warning("%s", sentence)
         if len(self.errors) < MOST_PROBLEMS:

@@ -183,6 +183,6 @@ def detect(
                 workers=loading.workers,
                 on_progress=on_progress,
             )
-    for error in found.errors:
+    for error in found.unsaid:
         typer.echo(f"Error: {error}", err=True)
     return Result(text="\n".join(found.lines()), data=found.to_dict(), exit_code=USER_ERROR if found.is_lossy else 0)

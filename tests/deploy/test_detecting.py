@@ -11,7 +11,8 @@ import pytest
 from tiny_data import FakeRunner, blocks, with_orientation, write_image, write_turned
 
 from ssd_deploy.detect_options import Thresholds
-from ssd_deploy.detecting import Detected, detect_sources
+from ssd_deploy.detected import Detected
+from ssd_deploy.detecting import detect_sources
 from ssd_deploy.detector import Detector
 from ssd_deploy.sources.frame import Frame
 from ssd_deploy.sources.open import open_sources

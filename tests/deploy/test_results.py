@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from tiny_data import FakeRunner, blocks, write_image
 
-from ssd_deploy.detecting import Detected, detect_sources
+from ssd_deploy.detected import Detected
+from ssd_deploy.detecting import detect_sources
 from ssd_deploy.detector import Detector
 from ssd_deploy.results.names import safe_name
 from ssd_deploy.results.table import RESULTS, choose

@@ -61,7 +61,7 @@ def test_a_picture_larger_than_the_screen_is_made_to_fit(display: str) -> None:
     with Window("test") as window:
         assert window.show(np.full((3000, 1000, 3), (10, 200, 30), np.uint8), "a.png")
         screen = np.asarray(ImageGrab.grab(xdisplay=display).convert("RGB"))
-    rows, columns = np.nonzero((np.abs(screen.astype(int) - (10, 200, 30)).max(axis=2) < 3))
+    rows, columns = np.nonzero(np.abs(screen.astype(int) - (10, 200, 30)).max(axis=2) < 3)
     # 0.9 of a screen 400 pixels high.
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (360, 120)
 

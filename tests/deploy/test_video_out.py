@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from moving import SIZE, SPEC, Seeing, grey, painted, write_video
 
-from ssd_deploy.detecting import Detected, detect_sources
+from ssd_deploy.detected import Detected
+from ssd_deploy.detecting import detect_sources
 from ssd_deploy.detector import Detector
 from ssd_deploy.sources.base import Source
 from ssd_deploy.sources.frame import Frame, SourceInfo, SourceKind
