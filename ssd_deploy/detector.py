@@ -81,7 +81,7 @@ class Detector:
         }
         self._kept = keeping(self.spec, **self._asked)
         self._reopen = reopen
-        self._is_closed = False
+        self._is_closed = self._has_told = False
 
     @property
     def spec(self) -> DetectorSpec:
@@ -245,11 +245,16 @@ class Detector:
         with contextlib.closing(found_images):
             for found in found_images:
                 shown = kept.apply(found.detections)
-                if not len(shown) and logger.isEnabledFor(logging.INFO):
-                    highest = max(found.detections.scores.tolist(), default=None)
-                    why = nothing_found(highest, kept, in_python=True)
-                    logger.info("%s: nothing found; %s", found.item.name, why)
+                if not len(shown):
+                    self._tell_nothing_found(found.item.name, found.detections, kept)
                 yield shown
+
+    def _tell_nothing_found(self, name: str, found: Detections, kept: Keeping) -> None:
+        # The first time may be a threshold that does not fit; further images without objects are nothing odd.
+        level = logging.INFO if self._has_told else logging.WARNING
+        self._has_told = True
+        highest = max(found.scores.tolist(), default=None)
+        logger.log(level, "%s: nothing found; %s", name, nothing_found(highest, kept, in_python=True))
 
     def _run(self, images: NDArray[np.float32]) -> PaddedDetections:
         # Also in the middle of what a generator gives.

@@ -36,8 +36,8 @@ def _bars(*columns: ProgressColumn | str) -> Progress:
 
 
 @contextlib.contextmanager
-def image_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar; the yielded function is told how many images are done."""
+def image_progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar, without an end where `total` is None; the yielded function is told how many images are done."""
     bars = _bars(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), ImagesPerSecond(), TimeRemainingColumn()
     )

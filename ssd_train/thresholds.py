@@ -30,9 +30,13 @@ class Keeping:
 
     def apply(self, found: Detections) -> Detections:
         """Return what is to be kept of one image's detections, which are in the order of their scores."""
+        return found.select(self.rows(found))
+
+    def rows(self, found: Detections) -> NDArray[np.int64]:
+        """Return which rows `apply` keeps."""
         # As float32, like the scores, so that one of exactly 0.3 reaches it.
         least = self.score_thresholds.astype(np.float32)[found.labels]
-        return found.select(np.flatnonzero(found.scores >= least)[: self.max_detections])
+        return np.flatnonzero(found.scores >= least)[: self.max_detections]
 
 
 def keeping(

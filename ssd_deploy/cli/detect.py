@@ -1,5 +1,6 @@
 """Use a detector: score it on a data set, or detect in pictures."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +19,9 @@ from ssd_deploy.cli.options import (
     check_calibrated,
 )
 from ssd_deploy.cli.report_options import Reporting
-from ssd_train.command_line import Result, check_results
+from ssd_deploy.detect_options import Outputs, Streams, Thresholds
+from ssd_deploy.tiling import Tiling
+from ssd_train.command_line import USER_ERROR, Result, check_results
 
 
 def evaluate(
@@ -139,51 +142,62 @@ def detect(
     precision: OnePrecision,
     int8: QuantizeOptions,
     loading: Loading,
+    streams: Streams,
+    tiling: Tiling,
+    thresholds: Thresholds,
+    outputs: Outputs,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL] [IMAGE]...", help="A model as everywhere, then images.", show_default=False),
+        typer.Argument(
+            metavar="[MODEL] [SOURCE]...",
+            help="A model as everywhere, then pictures, folders, patterns, videos, the number of a camera, or "
+            "addresses of streams.",
+            show_default=False,
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for annotated pictures and detections.json.")] = Path("detections"),
-    threshold: Annotated[
-        float, typer.Option("--score-threshold", "--threshold", help="Lowest score that is shown.")
-    ] = 0.5,
 ) -> Result:
-    """Detect in pictures: write annotated copies and a JSON file."""
-    from ssd_deploy.detect_files import detect_files
+    """Detect in pictures, videos, cameras and streams."""
+    from ssd_deploy.detecting import check_request, detect_sources
     from ssd_deploy.detector import Detector
     from ssd_deploy.progress import image_progress
-    from ssd_train.image_files import find_images
+    from ssd_deploy.show import Window
+    from ssd_deploy.sources.base import Reconnect
+    from ssd_deploy.sources.open import open_sources
 
     given = list(words or [])
     name = given.pop(0) if given and named.model is None and named.network is None else None
     source = named.source(name)
     check_calibrated(ctx, [precision.precision or "fp32"])
-    patterns = [*pictures.images, *given]
-    if not patterns:
-        raise typer.BadParameter("name images behind the model: files, folders or patterns")
-    paths = find_images(patterns, leave_out=out)
-    runner = running.open(source, batch_size=loading.batch_size, precision=precision.precision, int8=int8)
-    try:
-        detector = Detector(runner, batch_size=loading.batch_size)
-        with image_progress(runner.name, len(paths)) as on_progress:
-            found = detect_files(
-                detector, paths, out, threshold=threshold, workers=loading.workers, on_progress=on_progress
+    if not [*pictures.images, *given]:
+        raise typer.BadParameter("name a source behind the model: pictures, folders, videos, a camera or a stream")
+    with contextlib.ExitStack() as stack:
+        # Before the model is opened, which may take an export or the building of an engine.
+        viewer = stack.enter_context(Window("ssd-deploy detect")) if outputs.show else None
+        sources = open_sources(
+            [*pictures.images, *given],
+            leave_out=outputs.out,
+            reconnect=Reconnect() if streams.reconnect else None,
+        )
+        for each in sources:
+            stack.enter_context(each)
+        check_request([each.info for each in sources], outputs.out, save=outputs.names(), track=outputs.track)
+        runner = running.open(source, batch_size=loading.batch_size, precision=precision.precision, int8=int8)
+        stack.callback(runner.close)
+        frames = [each.info.frames for each in sources]
+        total = None if None in frames else sum(count or 0 for count in frames)
+        with image_progress(runner.name, total) as on_progress:
+            found = detect_sources(
+                Detector(runner, batch_size=loading.batch_size),
+                sources,
+                outputs.out,
+                save=outputs.names(),
+                kept=thresholds.keeping(runner.spec),
+                tiling=tiling,
+                track=outputs.track,
+                viewer=viewer,
+                workers=loading.workers,
+                on_progress=on_progress,
             )
-    finally:
-        runner.close()
-    for error in found.errors:
+    for error in found.unsaid:
         typer.echo(f"Error: {error}", err=True)
-    lines = [
-        f"{picture}  {count} detections of at least {found.threshold:g}"
-        for picture, count in zip(found.pictures, found.counts, strict=True)
-    ]
-    return Result(
-        text="\n".join([*lines, str(found.json_path)]),
-        data={
-            "json": str(found.json_path),
-            "pictures": [{"path": str(p), "detections": c} for p, c in zip(found.pictures, found.counts, strict=True)],
-            "threshold": found.threshold,
-            "errors": list(found.errors),
-        },
-        exit_code=2 if found.errors else 0,
-    )
+    return Result(text="\n".join(found.lines()), data=found.to_dict(), exit_code=USER_ERROR if found.is_lossy else 0)

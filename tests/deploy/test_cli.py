@@ -973,7 +973,7 @@ def test_detect_writes_pictures_and_json_and_prints_their_names(
     folder = voc_root / "JPEGImages"
     code, output = run_cli(
         "detect", "--model", model_path, "--images", folder / "p0.png", folder / "p1.png", folder / "p2.png",
-        "--out", tmp_path / "out", "--threshold", 0, "--batch-size", 2,
+        "--out", tmp_path / "out", "--threshold", 0.01, "--batch-size", 2,
     )  # fmt: skip
     assert code == 0, output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -986,7 +986,7 @@ def test_detect_writes_pictures_and_json_and_prints_their_names(
     for image, found in zip(read(tmp_path / "out" / "detections.json")["images"], expected, strict=True):
         scores = [row["score"] for row in image["detections"]]
         np.testing.assert_allclose(scores, found.scores, atol=1e-5)
-        assert f"{tmp_path / 'out' / Path(image['file']).name}  {len(found)} detections of at least 0" in output
+        assert f"{tmp_path / 'out' / Path(image['file']).name}  {len(found)} detections of at least 0.01" in output
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "out" / "p1.png")), 0)
     assert (cv2.imread(str(tmp_path / "out" / "p0.png")) != pictures[0][:, :, ::-1]).any()
 
@@ -998,7 +998,7 @@ def test_detect_with_a_network_and_a_file_of_weights(
     torch.save(network.state_dict(), weights)
     code, output = run_cli(
         "detect", "--network", NAME, "--weights", weights, "--images", voc_root / "JPEGImages" / "p0.png",
-        "--out", tmp_path / "out", "--threshold", 0,
+        "--out", tmp_path / "out", "--threshold", 0.01,
     )  # fmt: skip
     assert code == 0, output
     content = read(tmp_path / "out" / "detections.json")
@@ -1025,6 +1025,66 @@ def test_detect_goes_on_past_bad_images_and_ends_with_exit_code_2(
     assert (tmp_path / "out" / "good.png").is_file() and (tmp_path / "out" / "narrow.png").is_file()
 
 
+def test_detect_writes_what_is_asked_for_and_takes_thresholds_at_run_time(
+    run_cli: Run, model_path: Path, voc_root: Path, tmp_path: Path
+) -> None:
+    given = [
+        "detect",
+        model_path,
+        voc_root / "JPEGImages" / "p0.png",
+        "--out",
+        tmp_path / "out",
+        "--score-threshold",
+        0.02,
+    ]
+    code, output = run_cli(*given, "--max-detections", 7, "--save", "json, csv", "--json", tmp_path / "out.json")
+    assert code == 0, output
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"detections.json", "detections.csv"}
+    (image,) = read(tmp_path / "out" / "detections.json")["images"]
+    assert len(image["detections"]) == 7
+    assert read(tmp_path / "out.json")["pictures"] == [{"path": image["file"], "detections": 7}]
+    name = image["detections"][0]["class_name"]
+    code, output = run_cli(*given, "--class-threshold", f"{name}=0.99")
+    assert code == 0, output
+    content = read(tmp_path / "out" / "detections.json")
+    assert name not in {row["class_name"] for row in content["images"][0]["detections"]}
+    assert content["class_thresholds"][name] == 0.99 and content["threshold"] == 0.02
+    assert "of at least 0.02 to 0.99, as its class has it" in output
+
+
+def test_detect_that_finds_nothing_says_what_to_try(
+    run_cli: Run, model_path: Path, voc_root: Path, tmp_path: Path
+) -> None:
+    given = ["detect", model_path, voc_root / "JPEGImages" / "p0.png", "--out", tmp_path / "out"]
+    code, output = run_cli(*given, "--score-threshold", 0.99)
+    assert code == 0, output
+    found = re.search(r"highest score (\S+); try --score-threshold (\S+)", output)
+    assert found is not None and float(found[2]) < float(found[1]) < 0.99
+    code, output = run_cli(*given, "--score-threshold", found[2])
+    assert code == 0 and "highest score" not in output and "  0 detections" not in output
+
+
+def test_detect_cuts_tiles_of_an_exported_model(
+    run_cli: Run, model_path: Path, pictures: list[Image], tmp_path: Path
+) -> None:
+    large = np.tile(pictures[0], (2, 2, 1))
+    given = [
+        "detect",
+        model_path,
+        write_image(tmp_path / "a.png", large),
+        "--out",
+        tmp_path / "out",
+        "--threshold",
+        0.05,
+    ]
+    found = []
+    for tiles in ([], ["--tiles", max(large.shape) * 2 // 3]):
+        code, output = run_cli(*given, *tiles, "--save", "json", "--batch-size", 4)
+        assert code == 0, output
+        found.append(read(tmp_path / "out" / "detections.json")["images"][0]["detections"])
+    assert len(found[1]) > 0 and found[0] != found[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -1032,6 +1092,19 @@ def test_detect_goes_on_past_bad_images_and_ends_with_exit_code_2(
         (["--images", "FOLDER/*.gif"], "FOLDER/*.gif"),
         (["--images", "FOLDER/empty"], "FOLDER/empty"),
         (["--images", "FOLDER/a.png", "--threshold", "1.5"], "1.5"),
+        (["--images", "FOLDER/a.png", "--threshold", "0.001"], "export it again with"),
+        (["--images", "FOLDER/a.png", "--class-threshold", "zebra=0.4"], "'zebra' is no class"),
+        (["--images", "FOLDER/a.png", "--class-threshold", "dog"], "as in dog=0.4 (--class-threshold)"),
+        (["--images", "FOLDER/a.png", "--class-threshold", "dog=0.4x"], "'dog=0.4x' is no threshold"),
+        (["--images", "FOLDER/a.png", "--class-threshold", "dog=nan"], "expected 0 to 1"),
+        (["--images", "FOLDER/a.png", "--max-detections", "101"], "gives 1 to 100"),
+        (["--images", "FOLDER/a.png", "--max-detections", "0"], "1 or more"),
+        (["--images", "FOLDER/a.png", "--save", "gif"], "choose of pictures, video, json"),
+        (["--images", "FOLDER/a.png", "--save", ","], "no kind of result"),
+        (["--images", "FOLDER/a.png", "--save", "video"], "video is made of video and live sources"),
+        (["--images", "FOLDER/a.png", "--track"], "no order in time"),
+        (["--images", "FOLDER/a.png", "--overlap", "0.3"], "give their side, too"),
+        (["--images", "FOLDER/a.png", "--tiles", "8"], "32 or more"),
         (["--images", "FOLDER/a.png", "--out", "FOLDER"], "FOLDER/a.png"),
         (["--images", "FOLDER/a.png", "--out", "FOLDER/a.png"], "FOLDER/a.png"),
         (["--images", "FOLDER/a.png", "--model", "FOLDER/broken.onnx"], "broken.onnx"),

@@ -157,18 +157,16 @@ def test_two_results_do_not_share_a_file(mistake: Mistake, model_path: Path, voc
     assert "is named for two results" in mistake("benchmark", model_path, "--json", out, "--chart", out)
 
 
-def test_a_threshold_below_the_files_own_is_not_promised(
-    run_cli: Run, model_path: Path, voc_root: Path, tmp_path: Path
+def test_a_threshold_below_the_files_own_is_refused_with_the_cure(
+    mistake: Mistake, model_path: Path, voc_root: Path, tmp_path: Path
 ) -> None:
     model = onnx.load(model_path)
     next(entry for entry in model.metadata_props if entry.key == "score_threshold").value = "0.6"
     onnx.save(model, tmp_path / "strict.onnx")
-    code, output = run_cli(
-        "detect", tmp_path / "strict.onnx", voc_root / "JPEGImages", "--threshold", 0.3, "--out", tmp_path / "out"
-    )
-    assert code == 0 and "leaves out what scores below 0.6" in output and "of at least 0.6" in output
-    assert "of at least 0.3" not in output
-    assert json.loads((tmp_path / "out" / "detections.json").read_text())["threshold"] == 0.6
+    given = [tmp_path / "strict.onnx", voc_root / "JPEGImages", "--out", tmp_path / "out"]
+    line = mistake("detect", *given, "--threshold", 0.3)
+    assert "keeps no score of 0.6 or less" in line and "ssd-deploy export --score-threshold 0.3" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_options_of_int8_are_not_ignored_without_it(mistake: Mistake, model_path: Path, voc_root: Path) -> None:

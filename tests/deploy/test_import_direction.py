@@ -13,7 +13,7 @@ TORCH_FREE = [
     for name in (
         "boxes.py", "class_list.py", "cpus.py", "datasets", "detection_formats.py", "detections.py", "draw.py",
         "errors.py", "evaluation", "files.py", "image_files.py", "image_input.py", "lettering.py", "metrics",
-        "picture_grid.py", "preprocess.py", "report", "requirements.py", "spec.py",
+        "nms.py", "picture_grid.py", "preprocess.py", "report", "requirements.py", "spec.py",
     )
 ]  # fmt: skip
 

@@ -102,13 +102,14 @@ def test_the_light_environment_has_no_heavy_package_and_all_of_the_light_ones(li
 def test_everything_torch_free_imports(light: Light) -> None:
     code = """
 import importlib, pkgutil
-shared = "boxes class_list detections draw errors files image_files picture_grid preprocess spec"
+shared = "boxes class_list detections draw nms errors files image_files picture_grid preprocess spec"
 names = ["ssd_train." + name for name in shared.split()]
 for package in ("data_check", "datasets", "evaluation", "metrics"):
     path = importlib.import_module("ssd_train." + package).__path__
     names += [info.name for info in pkgutil.walk_packages(path, f"ssd_train.{package}.")]
 ours = ("backends.base backends.cuda_open backends.onnxruntime backends.tensorrt benchmark.chart benchmark.run cli "
-        "describe detect_files detector doctor engines model_source network_table parity.report parity.run progress")
+        "describe detect_options detecting detector doctor engines model_source network_table parity.report parity.run "
+        "progress results.table results.behind tiles")
 names += ["ssd_deploy." + name for name in ours.split()]
 names += ["export." + name for name in "file_metadata quantize_options session step steps".split()]
 names += ["export.engine.file", "export.engine.build", "export.engine.check"]
@@ -153,7 +154,7 @@ def test_data_are_checked_and_charts_name_the_extra_that_draws_them(light: Light
 
 def test_an_exported_file_detects(light: Light, model_path: Path, voc_root: Path, tmp_path: Path) -> None:
     done = light(
-        "-m", "ssd_deploy", "detect", "--model", model_path, "--images", voc_root / "JPEGImages", "--threshold", 0
+        "-m", "ssd_deploy", "detect", "--model", model_path, "--images", voc_root / "JPEGImages", "--threshold", 0.01
     )
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "detections" / "detections.json").read_text())

@@ -1,0 +1,258 @@
+"""The command `detect` as a function: sources in, results out.
+
+Frames come from their sources, go through the one loop of every backend, and on to the writers, which work behind the
+network. Nothing here knows a kind of source or of result.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_deploy.detect_options import Thresholds
+from ssd_deploy.detected import Detected, DetectedPicture, DetectedSource
+from ssd_deploy.detector import Detector
+from ssd_deploy.results.base import Ending, Outcome, Run, Writer
+from ssd_deploy.results.behind import WriteBehind
+from ssd_deploy.results.table import RESULTS, choose
+from ssd_deploy.sources.base import Source
+from ssd_deploy.sources.frame import Frame, SourceInfo, SourceKind
+from ssd_deploy.tiles import detect_tiled
+from ssd_deploy.tiling import Tiling
+from ssd_deploy.tracking import Tracker, check_installed
+from ssd_train.detections import PaddedDetections
+from ssd_train.errors import ImageError, SSDDeployError
+from ssd_train.evaluation.loop import Found
+from ssd_train.thresholds import Keeping, nothing_found
+
+_log = logging.getLogger(__name__)
+
+# Sentences about one stream that are kept; one that breaks all day would fill the memory.
+MOST_PROBLEMS = 1000
+
+
+class Viewer(Protocol):
+    """A window that pictures are shown in."""
+
+    def show(self, image: NDArray[np.uint8], name: str, *, waits: bool) -> bool:
+        """Show a picture, until a key where it `waits`; returns whether more are wanted."""
+
+
+def detect_sources(
+    detector: Detector,
+    sources: Sequence[Source],
+    out_dir: Path,
+    *,
+    save: Sequence[str] | None = None,
+    kept: Keeping | None = None,
+    tiling: Tiling | None = None,
+    track: bool = False,
+    viewer: Viewer | None = None,
+    workers: int = 2,
+    on_progress: Callable[[int], None] | None = None,
+) -> Detected:
+    """Detect in all sources and write results.
+
+    What cannot be read is reported, and the rest goes on. Whatever ends the run, Ctrl-C too, what was found up to then
+    is written and stays; Ctrl-C is the ordinary end of a camera or a stream. Boxes in results are xyxy in pixels of the
+    upright picture, clipped to it.
+
+    Args:
+        detector: any.
+        sources: at least one, open; they stay open.
+        out_dir: folder of the results, made if missing; results of the same name are replaced, the sources never.
+        save: rows of `ssd_deploy.results.table.RESULTS`; None for what is usual of each source.
+        kept: thresholds; None for the detector's saved ones, else 0.5.
+        tiling: cuts large pictures; None for none.
+        track: whether objects of videos and streams get numbers.
+        viewer: is shown every picture with its detections.
+        workers: threads that load and pre-process, and as many that draw and write; at least 1.
+        on_progress: called with the number of frames done so far.
+
+    Raises:
+        SSDDeployError: a result cannot be written, or none of the sources gives it; a result would replace a source;
+            pictures are to be tracked.
+        BackendError: the backend answered with something that is no detections, such as NaN, or a package is missing.
+    """
+    infos = [source.info for source in sources]
+    chosen = check_request(infos, out_dir, save=save, track=track)
+    # They are listed, not loaded.
+    frames: list[Iterable[Frame]] = [
+        list(source.frames()) if source.info.kind == "pictures" else source.frames() for source in sources
+    ]
+    run = Run(
+        out_dir=out_dir,
+        backend=detector.runner.name,
+        spec=detector.spec,
+        keeping=kept or Thresholds().keeping(detector.spec),
+        sources=infos,
+        pictures=[frame for of_source in frames if isinstance(of_source, list) for frame in of_source],
+    )
+    writers = {name: RESULTS[name].open(run) for name in chosen}
+    behind = WriteBehind(workers=workers, depth=detector.batch_size + workers)
+    detecting = _Detecting(detector, run, behind, tiling or Tiling(), viewer, workers, on_progress)
+    is_complete = False
+    try:
+        for source, of_source in zip(sources, frames, strict=True):
+            kind = source.info.kind
+            if not detecting.is_stopped:
+                tracker = Tracker(float(source.info.rate) if source.info.rate else None) if track else None
+                detecting.run(source, of_source, [writers[name] for name, of in chosen.items() if kind in of], tracker)
+        is_complete = not detecting.is_stopped and all(source.is_whole for source in sources)
+    finally:
+        results = behind.close(writers, Ending(is_complete=is_complete, errors=detecting.errors))
+    is_nothing = detecting.sources and not any(source.detections for source in detecting.sources)
+    return Detected(
+        results=results,
+        pictures=tuple(detecting.pictures),
+        sources=tuple(detecting.sources),
+        kept=run.keeping,
+        errors=tuple(detecting.errors),
+        unsaid=tuple(detecting.unsaid),
+        hint=nothing_found(detecting.highest, run.keeping) if is_nothing else "",
+    )
+
+
+def check_request(
+    sources: Sequence[SourceInfo], out_dir: Path, *, save: Sequence[str] | None, track: bool
+) -> dict[str, tuple[SourceKind, ...]]:
+    """Return each kind of result with the kinds of sources it is made of, before a model is opened.
+
+    Args:
+        sources, out_dir, save, track: as `detect_sources`.
+
+    Raises:
+        SSDDeployError: they do not fit together.
+        BackendError: a package is missing.
+    """
+    if out_dir.exists() and not out_dir.is_dir():
+        raise SSDDeployError(f"{out_dir}: is a file; name a folder for the results", arguments=("out",))
+    if track:
+        check_installed()
+        if any(info.kind == "pictures" for info in sources):
+            raise SSDDeployError(
+                "pictures have no order in time to track objects in; track in a video or a stream", arguments=("track",)
+            )
+    return choose(save, sources)
+
+
+class _Detecting:
+    """One run over sources, and what has come of it so far."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        run: Run,
+        behind: WriteBehind,
+        tiling: Tiling,
+        viewer: Viewer | None,
+        workers: int,
+        on_progress: Callable[[int], None] | None,
+    ) -> None:
+        self._detector, self._run, self._behind, self._tiling = detector, run, behind, tiling
+        self._viewer, self._workers, self._on_progress = viewer, workers, on_progress
+        self._done, self._network_s = 0, 0.0
+        self.pictures: list[DetectedPicture] = []
+        self.sources: list[DetectedSource] = []
+        self.errors: list[str] = []
+        self.unsaid: list[str] = []
+        self.highest: float | None = None
+        self.is_stopped = False
+
+    def run(self, source: Source, frames: Iterable[Frame], writers: Sequence[Writer], tracker: Tracker | None) -> None:
+        """Detect in a source until its end, or until the viewer has seen enough."""
+        info = source.info
+        is_picture = info.kind == "pictures"
+        source.on_problem = self._note if is_picture else self._say
+        start, count, detections, self._network_s = time.perf_counter(), 0, 0, 0.0
+        try:
+            with contextlib.closing(self._found(source, frames)) as found:
+                for each in found:
+                    outcome = self._outcome(each, tracker)
+                    self._behind.add(outcome, tuple(writers))
+                    count, detections = count + 1, detections + len(outcome.detections)
+                    if is_picture:
+                        path = _first(writer.path_of_picture(each.item) for writer in writers)
+                        path = path or each.item.path or Path(each.item.name)
+                        self.pictures.append(DetectedPicture(path=path, count=len(outcome.detections)))
+                    if self._viewer and not self._viewer.show(outcome.drawn(), each.item.name, waits=is_picture):
+                        self.is_stopped = True
+                        break
+        except KeyboardInterrupt:
+            # The only end that a camera has; for anything else the run is broken off.
+            if info.kind != "live" or info is not self._run.sources[-1]:
+                raise
+        # Where nothing was lost, what the container states says nothing: an edit list may hide frames.
+        self._behind.end_source(info, info.frames if source.is_whole and source.problems else None, tuple(writers))
+        self._done += count
+        self.sources.append(
+            DetectedSource(
+                name=info.name,
+                kind=info.kind,
+                frames=count,
+                detections=detections,
+                problems=source.problems,
+                dropped=source.dropped,
+                is_whole=source.is_whole,
+                seconds=time.perf_counter() - start,
+                network_s=self._network_s,
+                video=_first(writer.path_of_video(info) for writer in writers) if count else None,
+            )
+        )
+
+    def _found(self, source: Source, frames: Iterable[Frame]) -> Generator[Found[Frame], None, None]:
+        def report(_: Frame, error: ImageError) -> None:
+            source.report(str(error))
+
+        def progress(done: int) -> None:
+            if self._on_progress is not None:
+                self._on_progress(self._done + done)
+
+        # Whoever looks on, or a stream that goes on meanwhile, does not wait for a batch.
+        at_once = source.info.kind == "live" or self._viewer is not None
+        return detect_tiled(
+            frames,
+            source.load,
+            self._timed_network,
+            self._run.spec,
+            tiling=self._tiling,
+            name_of=lambda frame: frame.name,
+            batch_size=1 if at_once else self._detector.batch_size,
+            workers=self._workers,
+            keep_images=True,
+            is_ready=source.is_ready,
+            on_failed=report,
+            on_progress=progress,
+        )
+
+    def _timed_network(self, images: NDArray[np.float32]) -> PaddedDetections:
+        start = time.perf_counter()
+        answer = self._detector.runner.run(images)
+        self._network_s += time.perf_counter() - start
+        return answer
+
+    def _outcome(self, each: Found[Frame], tracker: Tracker | None) -> Outcome:
+        found = each.detections.clipped((each.image.shape[0], each.image.shape[1]))
+        if len(found):
+            self.highest = max(self.highest or 0.0, float(found.scores.max()))
+        rows = self._run.keeping.rows(found)
+        return Outcome(each.item, each.image, tracker.update(found, rows) if tracker else found.select(rows))
+
+    def _note(self, sentence: str) -> None:
+        self.errors.append(sentence)
+        self.unsaid.append(sentence)
+
+    def _say(self, sentence: str) -> None:
+        """Say what went wrong in a video or a stream at once, since its end may be far."""
+        _log.warning("%s", sentence)
+        if len(self.errors) < MOST_PROBLEMS:
+            self.errors.append(sentence)
+
+
+def _first(paths: Iterable[Path | None]) -> Path | None:
+    return next((path for path in paths if path is not None), None)
