@@ -6,17 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssd_deploy.detector import Detector, load_detector
+    from ssd_deploy.sources.base import Reconnect
+    from ssd_deploy.sources.frame import Frame
+    from ssd_deploy.sources.open import open_source
     from ssd_train.detections import Detection, Detections
 
     __version__: str
 
-__all__ = ["Detection", "Detections", "Detector", "__version__", "load_detector"]
+__all__ = [
+    "Detection", "Detections", "Detector", "Frame", "Reconnect", "__version__", "load_detector", "open_source",
+]  # fmt: skip
 
 _MODULES = {
     "Detection": "ssd_train.detections",
     "Detections": "ssd_train.detections",
     "Detector": "ssd_deploy.detector",
+    "Frame": "ssd_deploy.sources.frame",
+    "Reconnect": "ssd_deploy.sources.base",
     "load_detector": "ssd_deploy.detector",
+    "open_source": "ssd_deploy.sources.open",
 }
 
 
