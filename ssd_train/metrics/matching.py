@@ -60,7 +60,7 @@ def match_image(truth: GroundTruth, found: Detections) -> Matches:
     is_free = ~ignored
     ranked = np.argsort(-found.scores, kind="stable")
     # Most of what a detector gives lies on nothing.
-    for index in ranked[(values >= MATCH_IOU_THRESHOLD).any(axis=1)[ranked]]:
+    for index in ranked[(values >= MATCH_IOU_THRESHOLD)[ranked].any(axis=1)]:
         # Objects that count come first, however much better an ignored one fits.
         for allowed in (is_free, ignored):
             of_allowed = np.where(allowed, values[index], -1.0)

@@ -31,7 +31,7 @@ from export.engine.flavours import TENSORRT, TENSORRT_RTX
 from export.onnx import export_onnx
 from ssd_train import build_network
 from ssd_train.errors import BackendError, ModelError, SSDDeployError
-from ssd_train.spec import OUTPUT_NAMES, RAW_NAMES, DetectorSpec
+from ssd_train.spec import OUTPUT_NAMES, RAW_NAMES, DetectorSpec, WorkingThresholds
 
 trt_rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 
@@ -250,6 +250,14 @@ def test_raw_predictions_are_given_out_instead_for_a_parity_check(real_onnx, tmp
     }
     with pytest.raises(ModelError, match=r"has no inner value nothing, at_all; export it again"):
         build(write_tiny(tmp_path / "tiny.onnx"), tmp_path, outputs=("boxes", "nothing", "at_all"))
+
+
+def test_an_engine_takes_the_working_thresholds_along(tmp_path):
+    found = WorkingThresholds(overall=0.25, per_class={"dot": 0.5}, found_by="best F1")
+    spec = dataclasses.replace(TINY, working_thresholds=found)
+    path = write_tiny(tmp_path / "tiny.onnx", lambda model: helper.set_model_props(model, spec.to_metadata()))
+    engine = build(path, tmp_path / "cache")
+    assert read_info(copy_engine(engine, tmp_path / "out")).spec.working_thresholds == found
 
 
 # The cache
