@@ -159,6 +159,7 @@ class VideoFile:
             image = np.asarray(cv2.resize(image, self._size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
         if self._stream.pix_fmt == "yuv420p":
             # OpenCV does it in a seventh of FFmpeg's time, and for even sides only.
-            return av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420), format="yuv420p")
+            yuv = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420), np.uint8)
+            return av.VideoFrame.from_ndarray(yuv, format="yuv420p")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         return frame.reformat(format=self._stream.pix_fmt, dst_colorspace="ITU601")
