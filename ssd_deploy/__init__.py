@@ -5,24 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssd_deploy.detector import load_detector
-    from ssd_train.detections import Detections
+    from ssd_deploy.detector import Detector, load_detector
+    from ssd_train.detections import Detection, Detections
 
     __version__: str
 
-__all__ = ["Detections", "__version__", "load_detector"]
+__all__ = ["Detection", "Detections", "Detector", "__version__", "load_detector"]
+
+_MODULES = {
+    "Detection": "ssd_train.detections",
+    "Detections": "ssd_train.detections",
+    "Detector": "ssd_deploy.detector",
+    "load_detector": "ssd_deploy.detector",
+}
 
 
 def __getattr__(name: str) -> Any:
     # The command line starts here too, and must answer --help before NumPy or OpenCV is loaded.
-    if name == "load_detector":
-        from ssd_deploy.detector import load_detector
+    if name in _MODULES:
+        import importlib
 
-        return load_detector
-    if name == "Detections":
-        from ssd_train.detections import Detections
-
-        return Detections
+        return getattr(importlib.import_module(_MODULES[name]), name)
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssd_deploy.backends import AUTO, BACKENDS, Backend, RunOptions, choose_backend, open_model
+from ssd_deploy.backends.row import ONNX_START
 from ssd_train.errors import BackendError, ModelError, NetworkError, WeightsError
 from ssd_train.precisions import PRECISIONS, in_precision
 from ssd_train.requirements import require
@@ -36,7 +37,8 @@ class ModelSource:
 
     Attributes:
         name: as it was written, for people.
-        file: the exported file or engine; None for a network.
+        file: the exported file or engine; None for a network, and for one in memory.
+        content: what is in an exported ONNX file, where it was given in memory.
         network: the network's name; None for a file.
         weights: as `load_network` takes them.
         classes: class list of a `_custom` network; None for the weight file's own.
@@ -45,6 +47,7 @@ class ModelSource:
 
     name: str
     file: Path | None = None
+    content: bytes | None = dataclasses.field(default=None, repr=False)
     network: str | None = None
     weights: str | Path = "published"
     classes: Sequence[str] | None = None
@@ -86,7 +89,7 @@ class ModelSource:
 
 
 def find_model(
-    named: str | Path,
+    named: str | Path | bytes,
     *,
     network: str | None = None,
     weights: str | Path | None = None,
@@ -96,7 +99,7 @@ def find_model(
     """Tell what a name stands for; nothing is loaded.
 
     Args:
-        named: a network, a run folder, a weight file, an exported file or an engine.
+        named: a network, a run folder, a weight file, an exported file or an engine; bytes are what is in an ONNX file.
         network: which network a weight file is of, where it does not say so itself.
         weights: of a network: a file, `shapes`, `random[:SEED]`; None for the published ones.
         classes: class list of a `_custom` network.
@@ -105,20 +108,25 @@ def find_model(
     Raises:
         BackendError: a file that nothing runs, or an argument does not fit what was named.
         NetworkError: no such network.
+        ModelError: there is no such file, or the bytes are none of an ONNX file.
         WeightsError: a weight file that does not say what it is of, or a run folder without weights.
     """
     from ssd_train.networks.zoo import find_network, is_network
 
+    given = {"network": network, "weights": weights, "classes": classes}
+    extra = tuple(name for name, value in given.items() if value is not None)
+    if isinstance(named, bytes):
+        if not named.startswith(ONNX_START):
+            raise ModelError(
+                f"the {len(named)} bytes given are none of an ONNX file; give what is in one, or name another model"
+            )
+        _check_alone("the model in memory", extra)
+        return ModelSource(name="the model in memory", content=named)
     path = Path(named).expanduser()
     if is_exported(path):
         if not path.exists():
             raise ModelError(f"{path}: there is no such model file; make one with `ssd-deploy export`")
-        given = {"network": network, "weights": weights, "classes": classes}
-        extra = tuple(name for name, value in given.items() if value is not None)
-        if extra:
-            raise WeightsError(
-                f"{named}: an exported model has its own weights and classes; leave yours out", arguments=extra
-            )
+        _check_alone(str(named), extra)
         return ModelSource(name=str(named), file=path)
     is_there = path.is_dir() or path.is_file()
     if not is_network(str(named)) and (is_there or path.suffix.lower() in WEIGHT_SUFFIXES):
@@ -139,6 +147,13 @@ def find_model(
         classes=classes,
         batch_norm=batch_norm,
     )
+
+
+def _check_alone(name: str, extra: tuple[str, ...]) -> None:
+    if extra:
+        raise WeightsError(
+            f"{name}: an exported model has its own weights and classes; leave yours out", arguments=extra
+        )
 
 
 def is_exported(path: Path) -> bool:
@@ -166,11 +181,14 @@ def open_runner(
     Raises:
         BackendError, ModelError, NetworkError, WeightsError: it cannot be opened so, or not here.
     """
-    if source.file is not None:
+    if source.network is None:
         if precision is not None:
-            raise BackendError(f"{source.file}: an exported model has its own precision", arguments=("precision",))
+            raise BackendError(f"{source.name}: an exported model has its own precision", arguments=("precision",))
         if options.settings is not None:
-            raise BackendError(f"{source.file}: an exported model has its own thresholds", arguments=("settings",))
+            raise BackendError(f"{source.name}: an exported model has its own thresholds", arguments=("settings",))
+    if source.content is not None:
+        return _open_content(source.content, backend, options)
+    if source.file is not None:
         row = choose_backend(source.file, backend)
         logger.info("opening %s in %s", source.file, row.name)
         return open_model(row, source.file, options)
@@ -183,6 +201,22 @@ def open_runner(
     with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
         path = export_network(network, Path(folder), precision, options.settings, int8)
         return open_model(row, path, dataclasses.replace(options, settings=None))
+
+
+def _open_content(content: bytes, backend: str, options: RunOptions) -> "Runner":
+    """Open what is in an ONNX file; a backend that needs a file gets one that is gone again when it is open."""
+    able = [row for row in BACKENDS.values() if ".onnx" in row.suffixes]
+    row = next((row for row in able if row.opens_bytes), able[0]) if backend == AUTO else BACKENDS.find(backend)
+    if row not in able:
+        names = ", ".join(each.name for each in able)
+        raise BackendError(f"the {row.name} backend runs no ONNX file; choose {names}", arguments=("backend",))
+    logger.info("opening a model in memory in %s", row.name)
+    if row.opens_bytes:
+        return open_model(row, content, options)
+    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(content)
+        return open_model(row, path, options)
 
 
 def backend_of_network(backend: str, precision: str) -> Backend:

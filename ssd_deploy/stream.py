@@ -14,7 +14,7 @@ from ssd_deploy.sources.frame import Frame
 from ssd_deploy.sources.open import Named, open_sources
 from ssd_train.detections import Detections
 from ssd_train.errors import BackendError
-from ssd_train.evaluation.loop import detect_images
+from ssd_train.evaluation.loop import Predict, detect_images
 from ssd_train.thresholds import Keeping
 
 
@@ -30,6 +30,7 @@ def stream(
     source: Source | Named | Sequence[Named],
     keeping: Keeping,
     *,
+    run: Predict | None = None,
     batch_size: int | None = None,
     reconnect: Reconnect | None = None,
     drop_late: bool | None = None,
@@ -41,6 +42,7 @@ def stream(
 
     Args:
         keeping: which detections are given out.
+        run: runs a batch; None for the runner's own.
     """
     if isinstance(source, Source):
         sources = [source]
@@ -51,14 +53,19 @@ def stream(
         for each in sources:
             opened.enter_context(each)
         for each in sources:
-            with contextlib.closing(detect_source(detector, each, batch_size=batch_size)) as found:
+            with contextlib.closing(detect_source(detector, each, run=run, batch_size=batch_size)) as found:
                 for frame, detections in found:
                     yield frame, keeping.apply(detections)
             each.close()
 
 
 def detect_source(
-    detector: Detecting, source: Source, *, batch_size: int | None = None, workers: int = 2
+    detector: Detecting,
+    source: Source,
+    *,
+    run: Predict | None = None,
+    batch_size: int | None = None,
+    workers: int = 2,
 ) -> Generator[tuple[Frame, Detections], None, None]:
     """Yield every frame of one open source, its picture in it, and all that the detector found there.
 
@@ -66,6 +73,7 @@ def detect_source(
     frames are at their end.
 
     Args:
+        run: runs a batch; None for the runner's own.
         batch_size: images a call of the backend, at most its own limit; None for the detector's own, and for 1 where
             frames come live: each is then detected in as soon as it is there.
         workers: threads that make pictures of frames and pre-process them, at least 1.
@@ -83,7 +91,7 @@ def detect_source(
         found_images = detect_images(
             frames,
             source.load,
-            runner.run,
+            run or runner.run,
             runner.spec,
             name_of=lambda frame: frame.name,
             batch_size=min(wanted, runner.max_batch_size or wanted),

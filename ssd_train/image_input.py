@@ -5,7 +5,6 @@ PyTorch and Pillow are looked at only where the user imported them: nobody has a
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
@@ -49,9 +48,9 @@ _ORIENTATION = 0x0112
 
 
 def is_one_image(given: object) -> bool:
-    """Whether something is one image, rather than several; what is no image at all counts as one, and is refused."""
+    """Whether something is one image, though perhaps a wrong one, rather than several."""
     if isinstance(given, np.ndarray) or _is_tensor(given):
-        return given.ndim < 4  # type: ignore[attr-defined]
+        return given.ndim != 4  # type: ignore[attr-defined]
     return isinstance(given, str | bytes | os.PathLike) or _is_pillow(given)
 
 
@@ -143,7 +142,10 @@ def _of_pillow(image: Any) -> NDArray[np.uint8]:
             return _of_array(levels.astype(np.uint16), "rgb")
         if image.mode == "F":
             raise ImageError("a Pillow image has floats (mode F); scale it to 0 to 255 and convert it to mode L")
-        return _of_array(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), "rgb")
+        if image.mode != "RGB":
+            # Pillow warns where a palette with transparency loses it at once.
+            image = image.convert("RGBA" if image.mode == "P" else "RGB")
+        return _of_array(np.asarray(image), "rgb")
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises of broken, foreign and closed files
         raise ImageError(f"a Pillow image cannot be read whole ({first_line(error)}); replace it") from error
 
@@ -159,8 +161,3 @@ def _is_pillow(given: object) -> bool:
 def _imported(module: str, name: str) -> Any:
     """Return a class of a module that somebody imported; what `isinstance` answers no to, otherwise."""
     return getattr(sys.modules.get(module), name, ())
-
-
-def named_images(given: Sequence[OneImage]) -> list[tuple[str, OneImage]]:
-    """Return images with what errors call each."""
-    return [(f"images[{index}]", image) for index, image in enumerate(given)]

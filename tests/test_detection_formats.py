@@ -184,7 +184,8 @@ def test_a_voc_annotation_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_voc_annotation_counts_from_one_and_stays_inside() -> None:
-    lines = three(boxes=np.array([[0, 0, 200, 100], [2.4, 2.6, 4.5, 5], [500, 500, 501, 501]], np.float32)).to_voc("a&b")
+    boxes = np.array([[0, 0, 200, 100], [2.4, 2.6, 4.5, 5], [500, 500, 501, 501]], np.float32)
+    lines = three(boxes=boxes).to_voc("a&b")
     numbers = [line.strip() for line in lines.splitlines() if "<x" in line or "<y" in line]
     assert numbers == [
         *("<xmin>1</xmin>", "<ymin>1</ymin>", "<xmax>200</xmax>", "<ymax>100</ymax>"),

@@ -80,9 +80,9 @@ def test_the_plate_is_as_large_as_the_name(name: str) -> None:
     (width, height), depth = text_size(f"{name} 0.98", 1.5, 1)
     put_text(canvas, f"{name} 0.98", (50, 100), 1.5, (255, 255, 255), 1)
     rows, columns = np.nonzero(canvas.max(axis=2) > 128)
-    assert 50 - 3 <= columns.min() and columns.max() <= 50 + width + 3
+    assert columns.min() >= 50 - 3 and columns.max() <= 50 + width + 3
     assert columns.max() - columns.min() > 0.85 * width
-    assert 100 - height - 5 <= rows.min() and rows.max() <= 100 + depth + 5
+    assert rows.min() >= 100 - height - 5 and rows.max() <= 100 + depth + 5
 
 
 def test_no_font_is_taken_for_what_it_lacks() -> None:

@@ -36,7 +36,7 @@ def _probe_torch(device: str) -> Finding:
     return probe_torch(device)
 
 
-def _open_torch(model: "SSD | Path", options: RunOptions) -> "Runner":
+def _open_torch(model: "SSD | Path | bytes", options: RunOptions) -> "Runner":
     from ssd_train.requirements import require
 
     require("torch", "export", "The torch backend")
@@ -51,7 +51,7 @@ def _probe_onnxruntime(device: str) -> Finding:
     return probe_onnxruntime(device)
 
 
-def _open_onnxruntime(model: "SSD | Path", options: RunOptions) -> "Runner":
+def _open_onnxruntime(model: "SSD | Path | bytes", options: RunOptions) -> "Runner":
     from ssd_deploy.backends.onnxruntime import open_runner
 
     return open_runner(model, options)
@@ -71,7 +71,7 @@ def _tensorrt(flavour: str) -> Backend:
 
         return probe_tensorrt(flavour)
 
-    def open_engine(model: "SSD | Path", options: RunOptions) -> "Runner":
+    def open_engine(model: "SSD | Path | bytes", options: RunOptions) -> "Runner":
         from ssd_deploy.backends.tensorrt import open_runner
 
         return open_runner(flavour, model, options)
@@ -117,6 +117,7 @@ BACKENDS: Table[Backend] = Table(
             probe=_probe_onnxruntime,
             open=_open_onnxruntime,
             describe=describe_onnx,
+            opens_bytes=True,
         ),
         *(_tensorrt(flavour) for flavour in FLAVOURS),
     ),
@@ -124,7 +125,7 @@ BACKENDS: Table[Backend] = Table(
 )
 
 
-def open_model(row: Backend, model: "SSD | Path", options: RunOptions) -> "Runner":
+def open_model(row: Backend, model: "SSD | Path | bytes", options: RunOptions) -> "Runner":
     """Open a model in a backend, after a look at what the options ask of it.
 
     Raises:

@@ -27,12 +27,15 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 
+# What errors call a model without a file.
+IN_MEMORY = "the ONNX file in memory"
+
 
 class OnnxRuntimeRunner:
     """Runs an exported file; everything it needs to know is in the file.
 
     Args:
-        path: a file that `ssd-deploy export` wrote.
+        model: a file that `ssd-deploy export` wrote, or what is in one.
         device: key of `PROVIDERS`, for a GPU perhaps with its number, such as `cuda:1`; it is an error if the session
             ends up without it.
         allow_tf32: let CUDA round float32 products to 10 bits of mantissa.
@@ -49,35 +52,36 @@ class OnnxRuntimeRunner:
 
     def __init__(
         self,
-        path: Path,
+        model: Path | bytes,
         *,
         device: str = "cpu",
         allow_tf32: bool = False,
         threads: int = 0,
         with_raw: bool = False,
     ) -> None:
-        if path.is_dir():
-            raise ModelError(f"{path}: is a folder; name the .onnx file in it")
-        if not path.is_file():
-            raise ModelError(f"{path}: there is no such model file; make one with `ssd-deploy export`")
+        if isinstance(model, Path) and model.is_dir():
+            raise ModelError(f"{model}: is a folder; name the .onnx file in it")
+        if isinstance(model, Path) and not model.is_file():
+            raise ModelError(f"{model}: there is no such model file; make one with `ssd-deploy export`")
         provider, number = _parse_device(device)
-        self._path = path
+        self._model = model
+        self._called = IN_MEMORY if isinstance(model, bytes) else str(model)
         self._providers = provider_list(device, allow_tf32)
         self._options = quiet_options(threads=threads, plans_memory=provider != "cpu")
         # Looked at before the file is opened, so that one that is replaced meanwhile is noticed too.
-        self._identity = _identity(path)
-        self._session: Any = open_session(path, str(path), self._options, self._providers)
+        self._identity = _identity(model)
+        self._session: Any = open_session(model, self._called, self._options, self._providers)
         self._raw_session: Any = None
         # Of ONNX Runtime's values in the GPU's memory.
         self._gpu = ("cuda", number)
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.spec = DetectorSpec.from_metadata(metadata, str(path))
-        check_runs_here(metadata, str(path), onnxruntime.__version__, on_cpu=provider == "cpu")
+        self.spec = DetectorSpec.from_metadata(metadata, self._called)
+        check_runs_here(metadata, self._called, onnxruntime.__version__, on_cpu=provider == "cpu")
         inputs = {value.name for value in self._session.get_inputs()}
         outputs = {value.name for value in self._session.get_outputs()}
         if inputs != {INPUT_NAME} or not outputs.issuperset(OUTPUT_NAMES):
             raise ModelError(
-                f"{path}: has inputs {sorted(inputs)} and outputs {sorted(outputs)} instead of {INPUT_NAME} -> "
+                f"{self._called}: has inputs {sorted(inputs)} and outputs {sorted(outputs)} instead of {INPUT_NAME} -> "
                 f"{', '.join(OUTPUT_NAMES)}; export it again with `ssd-deploy export`"
             )
         # A report says what was computed in; the TensorRT provider has no switch against TF32.
@@ -110,14 +114,14 @@ class OnnxRuntimeRunner:
             require("onnx", "export", "Looking at raw predictions")
             from export.graph import graph_of_bytes, with_raw_outputs
 
-            data = self._path.read_bytes() if self._path.is_file() else b""
-            if _identity(self._path) != self._identity:
+            data = self._model if isinstance(self._model, bytes) else _content(self._model)
+            if _identity(self._model) != self._identity:
                 raise ModelError(
-                    f"{self._path}: was replaced or removed since it was opened, so its raw predictions would be "
+                    f"{self._called}: was replaced or removed since it was opened, so its raw predictions would be "
                     "another model's; open it again"
                 )
-            model = with_raw_outputs(graph_of_bytes(data, self._path).model, str(self._path))
-            self._raw_session = open_session(model.SerializeToString(), str(self._path), self._options, self._providers)
+            model = with_raw_outputs(graph_of_bytes(data, Path(self._called)).model, self._called)
+            self._raw_session = open_session(model.SerializeToString(), self._called, self._options, self._providers)
         return self._raw_session
 
     def device_times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
@@ -148,19 +152,19 @@ class OnnxRuntimeRunner:
                 binding.synchronize_outputs()
                 times_ms.append((time.perf_counter() - start) * 1e3)
         except Exception as error:  # ONNX Runtime's exceptions share no narrower base
-            raise BackendError(f"{self._path}: ONNX Runtime failed to run it ({first_line(error)})") from error
+            raise BackendError(f"{self._called}: ONNX Runtime failed to run it ({first_line(error)})") from error
         return times_ms
 
     def _call(self, session: Any, names: tuple[str, ...], images: NDArray[np.float32]) -> list[Any]:
         try:
             return session.run(names, {INPUT_NAME: images})
         except Exception as error:  # ONNX Runtime's exceptions share no narrower base
-            raise BackendError(f"{self._path}: ONNX Runtime failed to run it ({first_line(error)})") from error
+            raise BackendError(f"{self._called}: ONNX Runtime failed to run it ({first_line(error)})") from error
 
 
 def open_runner(model: Any, options: RunOptions) -> OnnxRuntimeRunner:
-    """Open an exported file; see `backends.Backend.open`."""
-    if not isinstance(model, Path):
+    """Open an exported file, or what is in one; see `backends.Backend.open`."""
+    if not isinstance(model, Path | bytes):
         raise BackendError("the onnxruntime backend runs a .onnx file; export the network first")
     return OnnxRuntimeRunner(
         model,
@@ -206,10 +210,16 @@ def _parse_device(device: str) -> tuple[str, int]:
     return provider, int(number or 0)
 
 
-def _identity(path: Path) -> tuple[int, ...] | None:
-    """Return what changes when a file is replaced or written to; None where there is none."""
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _identity(model: Path | bytes) -> tuple[int, ...] | None:
+    """Return what changes when a file is replaced or written to; None where there is none, as for bytes."""
+    if isinstance(model, bytes):
+        return None
     try:
-        stat = path.stat()
+        stat = model.stat()
     except OSError:
         return None
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

@@ -209,10 +209,11 @@ class TorchRunner:
             ) from error
 
 
-def open_runner(model: SSD | Path, options: RunOptions) -> TorchRunner:
+def open_runner(model: SSD | Path | bytes, options: RunOptions) -> TorchRunner:
     """Open a network; see `backends.Backend.open`. The network itself is not moved or changed."""
     if isinstance(model, Path):
         raise BackendError(f"{model}: the torch backend runs a network and its weights; name them, or use onnxruntime")
+    assert not isinstance(model, bytes)  # see `Backend.opens_bytes`
     if options.threads:
         torch.set_num_threads(options.threads)
     return TorchRunner(

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD
     from ssd_train.spec import DetectorSpec
 
+# How an ONNX file begins: with the format's first entry, the version of its intermediate representation.
+ONNX_START = b"\x08"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -59,10 +62,11 @@ class Backend:
             measured.
         made_for: file with one of `suffixes` -> whether it was made for this very backend, which `auto` then takes.
         probe: device -> whether it works here. Raises nothing, whatever is broken.
-        open: (network or file, options) -> runner, on the device that the options name. Raises BackendError or
-            ModelError where it cannot.
+        open: (network, file, or see `opens_bytes`; options) -> runner, on the device that the options name. Raises
+            BackendError or ModelError where it cannot.
         describe: file with one of `suffixes` -> what it says of itself, without running it; None where it opens no
             files. Raises ModelError.
+        opens_bytes: `open` takes what is in an ONNX file, too; otherwise it is given a file of it.
     """
 
     name: str
@@ -73,8 +77,9 @@ class Backend:
     is_tuned_for_batch: bool
     made_for: Callable[[Path], bool]
     probe: Callable[[str], Finding]
-    open: "Callable[[SSD | Path, RunOptions], Runner]"
+    open: "Callable[[SSD | Path | bytes, RunOptions], Runner]"
     describe: "Callable[[Path], DetectorSpec] | None"
+    opens_bytes: bool = False
 
     def __post_init__(self) -> None:
         if not self.devices or not (self.runs_networks or self.suffixes):
@@ -100,6 +105,5 @@ def suffix_of(path: Path) -> str:
     """Return what a file's name ends with, in lower case; `.onnx` for an ONNX file whose name has no ending."""
     if path.suffix == "" and path.is_file():
         with path.open("rb") as file:
-            # The first entry of the format: the version of its intermediate representation.
-            return ".onnx" if file.read(1) == b"\x08" else ""
+            return ".onnx" if file.read(1) == ONNX_START else ""
     return path.suffix.lower()

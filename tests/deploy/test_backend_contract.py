@@ -252,16 +252,13 @@ def test_detecting_does_not_modify_the_images(runner: Runner) -> None:
     "image",
     [
         np.zeros((30, 40, 3), np.float32),
-        np.zeros((30, 40, 3), np.uint16),
-        np.zeros((30, 40), np.uint8),
-        np.zeros((30, 40, 1), np.uint8),
-        np.zeros((30, 40, 4), np.uint8),
+        np.zeros((30, 40, 3), np.int64),
+        np.zeros((30, 40, 2), np.uint8),
         np.zeros((3, 30, 40), np.uint8),
         np.zeros((0, 40, 3), np.uint8),
-        "photo.jpg",
         None,
     ],
 )
-def test_whatever_is_no_rgb_uint8_array_is_refused(runner: Runner, image: object) -> None:
+def test_whatever_is_no_image_is_refused(runner: Runner, image: object) -> None:
     with pytest.raises(ImageError, match="RGB uint8"):
         Detector(runner).detect([np.zeros((30, 40, 3), np.uint8), image])  # type: ignore[list-item]

@@ -378,7 +378,7 @@ def test_an_answer_that_is_no_detections_is_an_error_and_not_fewer_detections(
 def test_an_array_that_is_no_image_is_named_by_its_place() -> None:
     good = np.zeros((9, 9, 3), np.uint8)
     detector = Detector(FakeRunner(SPEC, []))
-    for bad in (np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3), np.float32), "a.jpg"):
-        with pytest.raises(ImageError, match=r"images\[2\]: an image (has|is)"):
+    for bad in (np.zeros((9, 9, 2), np.uint8), np.zeros((9, 9, 3), np.float32), "a.jpg", None):
+        with pytest.raises(ImageError, match=r"images\[2\]: (an image (has|is)|a.jpg: cannot be read)"):
             detector.detect([good, good, bad])  # type: ignore[list-item]
     assert detector.detect([]) == []

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from moving_shapes import free_port, http_server, moving_shapes, start_tcp_stream, write_video
+from rtsp_server import rtsp_server
 
 from ssd_deploy.sources import live
 from ssd_deploy.sources.base import Reconnect, Source
@@ -197,6 +198,28 @@ def test_a_live_stream_is_cut_and_comes_back_and_its_count_goes_on(videos: Path)
         for process in senders:
             process.kill()
             process.wait()
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the program ffmpeg is not installed")
+def test_a_camera_s_rtsp_stream_is_cut_and_comes_back(videos: Path, tmp_path: Path) -> None:
+    with rtsp_server(videos / "v.mp4", tmp_path, cut_after_s=2) as server:
+        source = open_source(f"rtsp://me:secret@{server}/cam", reconnect=SOON, drop_late=False, timeout_s=5)
+        assert (source.info.kind, source.info.name) == ("live", f"rtsp://me:***@{server}/cam")
+        told: list[str] = []
+        source.on_problem = told.append
+        indices = []
+        with source:
+            for frame in source.frames():
+                assert source.load(frame).shape == (120, 160, 3)
+                assert frame.name == f"cam#{frame.index}"
+                indices.append(frame.index)
+                if len(indices) == 70:
+                    break
+    assert all(np.diff(indices) > 0)
+    assert re.search(r"cam: lost after \d+ frames \(.*\); trying again in 0.05 s \(1 of 4\)", told[0]), told
+    assert any("back after" in sentence for sentence in told)
+    assert "secret" not in " ".join(told)
+    assert source.is_whole
 
 
 def connected(address: str, reconnect: Reconnect) -> Source:
