@@ -69,7 +69,7 @@ def detect_images(
         items: what images are loaded from; none is fine. They are taken as they are needed, so there may be any number.
         load: item -> (H, W, 3) RGB uint8; called in threads.
         run: (N, 3, H, W) float32, N from 1 to `batch_size` -> padded detections of N images, in
-            network-input pixels. Its arrays need not outlive the next call.
+            network-input pixels. Its arrays need not outlive the next call, and neither does what it is given.
         spec: gives pre-processing, input size and class list.
         name_of: what errors call an item.
         batch_size: images a call, at least 1.
@@ -98,6 +98,7 @@ def detect_images(
     look_ahead = max(batch_size, workers) + 1
     with contextlib.closing(_in_threads(items, prepare, workers, look_ahead, is_ready)) as waiting:
         done, is_over = 0, False
+        inputs: NDArray[np.float32] | None = None
         while not is_over:
             batch, tensors, start = [], [], done
             for item, loaded in itertools.islice(waiting, batch_size):
@@ -112,7 +113,10 @@ def detect_images(
                     tensors.append(tensor)
                     batch.append((item, image_size, image))
             if batch:
-                stacked = np.stack(tensors)
+                if inputs is None:
+                    inputs = np.empty((batch_size, *tensors[0].shape), np.float32)
+                # Into the same memory each time: fresh pages would cost more than the copy does.
+                stacked = np.stack(tensors, out=inputs[: len(tensors)])
                 tensors.clear()  # their memory is not needed twice
                 padded = run(stacked)
                 check_answer(padded, len(batch), spec, f"{name_of(batch[0][0])} to {name_of(batch[-1][0])}")
