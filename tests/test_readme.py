@@ -152,8 +152,8 @@ def test_no_figure_was_forgotten():
 def test_every_extra_in_the_readme_exists():
     extras = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
     assert (
-        "Other extras: `train`, `plots`, `video`, `supervision`, `track`, `mlflow`, `wandb`, `tensorrt`, `tensorrt-rtx`, "
-        "`pycuda`,\n`all`, `dev`." in text_of(README)
+        "Other extras: `train`, `plots`, `video`, `supervision`, `track`, `mlflow`, `wandb`, `tensorrt`, "
+        "`tensorrt-rtx`, `pycuda`,\n`all`, `dev`." in text_of(README)
     )
     assert set(extras) == {
         "train",
