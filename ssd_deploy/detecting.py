@@ -96,16 +96,19 @@ def detect_sources(
     writers = {name: RESULTS[name].open(run) for name in chosen}
     behind = WriteBehind(workers=workers, depth=detector.batch_size + workers)
     detecting = _Detecting(detector, run, behind, tiling or Tiling(), viewer, workers, on_progress)
-    is_complete = False
+    is_complete, is_through = False, False
     try:
         for source, of_source in zip(sources, frames, strict=True):
             kind = source.info.kind
             if not detecting.is_stopped:
                 tracker = Tracker(float(source.info.rate) if source.info.rate else None) if track else None
                 detecting.run(source, of_source, [writers[name] for name, of in chosen.items() if kind in of], tracker)
+        is_through = True
         is_complete = not detecting.is_stopped and all(source.is_whole for source in sources)
     finally:
         results = behind.close(writers, Ending(is_complete=is_complete, errors=detecting.errors))
+        if results and not is_through:
+            _log.warning("broken off; what was found up to then is in %s", out_dir)
     is_nothing = detecting.sources and not any(source.detections for source in detecting.sources)
     return Detected(
         results=results,

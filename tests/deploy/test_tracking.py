@@ -63,14 +63,15 @@ def of(*rows: tuple[float, ...]) -> Detections:
 
 def test_an_object_that_is_hardly_seen_for_a_while_keeps_its_number_and_is_not_shown_then() -> None:
     tracker, numbers, shown = Tracker(10), [], []
-    for frame in range(12):
-        score = 0.2 if 4 <= frame < 8 else 0.8
-        found = of((10 + 8 * frame, 10, 50 + 8 * frame, 50, score, 0), (200, 10, 240, 50, 0.15, 1))
+    # Longer than the second after which an object that is not seen at all is given up.
+    for frame in range(26):
+        score = 0.2 if 4 <= frame < 22 else 0.8
+        found = of((10 + 8 * frame, 10, 50 + 8 * frame, 50, score, 0), (200, 100, 240, 140, 0.15, 1))
         answer = tracker.update(found, np.flatnonzero(found.scores >= 0.5))
         assert answer.track_ids is not None
         shown.append(len(answer))
         numbers += answer.track_ids.tolist()
-    assert shown == [1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1]
+    assert shown == [1] * 4 + [0] * 18 + [1] * 4
     assert numbers == [-1, 1, 1, 1, 1, 1, 1, 1]
 
 

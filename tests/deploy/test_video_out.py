@@ -232,7 +232,9 @@ def test_a_stream_that_is_stopped_by_its_user_ended_well(tmp_path: Path) -> None
     assert content["is_complete"] is True and len(content["images"]) <= 5 and not found.is_lossy
 
 
-def test_a_video_that_is_broken_off_keeps_what_was_done(tmp_path: Path) -> None:
+def test_a_video_that_is_broken_off_keeps_what_was_done_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     # A look-ahead of frames is under way when it happens, so the last ones are not there.
     source = Shots({number: shade(number) for number in range(20)}, length=40, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
@@ -242,6 +244,7 @@ def test_a_video_that_is_broken_off_keeps_what_was_done(tmp_path: Path) -> None:
     assert [number_of(image) for image in frames] == list(range(len(frames))) and len(frames) >= 15
     assert content["is_complete"] is False and len(content["images"]) == len(frames)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"shots.mp4", "detections.json"}
+    assert f"broken off; what was found up to then is in {tmp_path / 'out'}" in caplog.text
 
 
 def test_a_backend_that_fails_in_the_middle_leaves_a_video_of_what_was_done(tmp_path: Path) -> None:
