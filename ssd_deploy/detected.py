@@ -96,7 +96,7 @@ class Detected:
             if each.kind != "pictures":
                 lines.append(f"{each.video or each.name}  {each.summary(at_least)}")
         files = [str(path) for name, path in self.results.items() if name not in ("pictures", "video")]
-        return [*lines, *([self.hint] if self.hint else []), *files]
+        return [*lines, *files]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for programs."""

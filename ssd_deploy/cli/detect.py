@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,8 @@ from ssd_deploy.cli.report_options import Reporting
 from ssd_deploy.detect_options import Outputs, Streams, Thresholds
 from ssd_deploy.tiling import Tiling
 from ssd_train.command_line import USER_ERROR, Result, check_results
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -200,4 +203,6 @@ def detect(
             )
     for error in found.unsaid:
         typer.echo(f"Error: {error}", err=True)
+    if found.hint:
+        _log.info("nothing found: %s", found.hint)
     return Result(text="\n".join(found.lines()), data=found.to_dict(), exit_code=USER_ERROR if found.is_lossy else 0)

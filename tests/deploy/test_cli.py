@@ -44,6 +44,7 @@ from ssd_deploy.progress import download_progress
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, VOC_CLASSES
 
+PICTURE = str(Path(__file__).resolve().parents[2] / "docs/images/shapes.jpg")
 NAME = "ssd_300_mobilenet0.25_voc"
 CUSTOM = "ssd_300_mobilenet0.25_custom"
 COMMANDS = ("models", "doctor", "fetch", "convert", "export", "eval", "parity", "detect")
@@ -210,7 +211,7 @@ def test_doctor_names_every_backend_and_why_it_does_not_work(run_cli: Run) -> No
 
 
 @pytest.mark.parametrize(
-    "arguments", [["fetch", NAME], ["export", "--network", NAME], ["detect", "--network", NAME, "--images", __file__]]
+    "arguments", [["fetch", NAME], ["export", "--network", NAME], ["detect", "--network", NAME, "--images", PICTURE]]
 )
 def test_a_network_without_published_weights_asks_for_a_file(mistake: Mistake, arguments: list[str]) -> None:
     line = mistake(*arguments)
