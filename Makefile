@@ -30,7 +30,8 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed
 	$(BIN)/ssd-deploy shapes --out .demo/shapes --train 1 --val 100
 	$(BIN)/ssd-deploy export --network $(DEMO_NETWORK) --weights shapes --out .demo
-	$(BIN)/ssd-deploy eval --model $(DEMO_MODEL) --dataset voc --data-root .demo/shapes --split val
+	$(BIN)/ssd-deploy eval --model $(DEMO_MODEL) --dataset voc --data-root .demo/shapes --split val \
+		--save-thresholds --report .demo/report
 	$(BIN)/ssd-deploy parity --network $(DEMO_NETWORK) --weights shapes --model $(DEMO_MODEL) \
 		--dataset voc --data-root .demo/shapes --split val
 	$(BIN)/ssd-deploy detect --model $(DEMO_MODEL) --images '.demo/shapes/JPEGImages/shapes1_100000*.jpg' \
