@@ -103,6 +103,10 @@ def open_stream(address: str, reconnect: Reconnect | None, drop_late: bool | Non
     """
     scheme, name = scheme_of(address), without_password(address)
     options = {"protocol_whitelist": _PROTOCOLS}
+    if scheme in _PATIENT_SCHEMES:
+        # Without it FFmpeg 8 asks servers to close, waits for more on what they closed, and loses the first frames of
+        # an MP4 whose index is at its end.
+        options["multiple_requests"] = "1"
     if scheme in ("rtsp", "rtsps"):
         options["rtsp_transport"] = "tcp"
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import re
 import socket
 import subprocess
 import threading
@@ -84,12 +85,13 @@ def write_video(
 
 
 class _Cutting(http.server.BaseHTTPRequestHandler):
-    """Sends a file; the first connections, as many as `cuts`, end after `share` of it."""
+    """Sends a file; the first connections that ask for most of it, as many as `cuts`, end after `share` of it."""
 
     protocol_version = "HTTP/1.1"
     path_on_disk: Path
     cuts: int
     share: float
+    has_ranges: bool
     pause_s: float
     down_s: float
     down_until: float
@@ -99,15 +101,23 @@ class _Cutting(http.server.BaseHTTPRequestHandler):
         if time.monotonic() < type(self).down_until:
             self.send_error(503)
             return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("Connection", "close")
+        asked = re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) if self.has_ranges else None
+        start, end = int(asked[1]) if asked else 0, len(data)
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(end - start))
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
+        if not self.has_ranges:
+            self.send_header("Connection", "close")
+            self.close_connection = True
         self.end_headers()
-        self.close_connection = True
-        is_cut = type(self).cuts > 0
+        # The first request of a player that looks for the index is broken off by it.
+        is_cut = type(self).cuts > 0 and (not self.has_ranges or 0 < start < end // 2)
         if is_cut:
             type(self).cuts -= 1
-            data = data[: int(len(data) * self.share)]
+            end = int(end * self.share)
+            self.close_connection = True
+        data = data[start:end]
         with contextlib.suppress(OSError):
             self.wfile.write(data)
         time.sleep(self.pause_s)
@@ -120,17 +130,24 @@ class _Cutting(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def http_server(
-    path: Path, *, cuts: int = 0, share: float = 0.5, pause_s: float = 0.0, down_s: float = 0.0
+    path: Path,
+    *,
+    cuts: int = 0,
+    share: float = 0.5,
+    has_ranges: bool = False,
+    pause_s: float = 0.0,
+    down_s: float = 0.0,
 ) -> Iterator[str]:
     """Serve a file, at any path, and yield the address without its path.
 
     Args:
         cuts: connections that end early, though the length of the whole was promised.
         share: of the file that those get.
+        has_ranges: send parts of the file, and keep connections open as HTTP/1.1 does.
         pause_s: seconds for which a connection stays open after that.
         down_s: seconds for which every request is refused after a cut.
     """
-    settings = {"path_on_disk": path, "cuts": cuts, "share": share, "pause_s": pause_s}
+    settings = {"path_on_disk": path, "cuts": cuts, "share": share, "has_ranges": has_ranges, "pause_s": pause_s}
     handler = type("Cutting", (_Cutting,), settings | {"down_s": down_s, "down_until": 0.0})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True

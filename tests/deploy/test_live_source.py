@@ -89,6 +89,23 @@ def test_a_file_on_a_web_server_goes_on_where_it_was_cut(videos: Path, name: str
         assert np.array_equal(source.load(frame), source.load(expected))
 
 
+@pytest.mark.parametrize("cuts", [0, 1])
+def test_a_file_whose_index_is_at_its_end_comes_whole_from_a_server_that_keeps_connections(
+    tmp_path: Path, cuts: int
+) -> None:
+    # Key frames are large beside FFmpeg's buffer, so that it has to come back to the first one.
+    path = write_video(tmp_path / "v.mp4", moving_shapes(100, (240, 320)), options={"g": "10", "crf": "5"})
+    assert path.read_bytes().index(b"moov") > path.read_bytes().index(b"mdat")
+    with http_server(path, cuts=cuts, has_ranges=True) as server:
+        source = open_source(f"http://{server}/v.mp4", reconnect=SOON)
+        frames, told = read(source)
+    assert [frame.index for frame in frames] == list(range(100))
+    assert len(told) == 2 * cuts and source.is_whole
+    whole, _ = read(open_source(path))
+    for frame, expected in zip(frames, whole, strict=True):
+        assert np.array_equal(source.load(frame), source.load(expected))
+
+
 def test_connections_that_bring_nothing_new_are_tries_and_come_to_an_end(videos: Path) -> None:
     with http_server(videos / "v.ts", cuts=10**6) as server:
         source = open_source(f"http://{server}/v.ts", reconnect=Reconnect(attempts=3, wait_s=0.01))
