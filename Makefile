@@ -23,7 +23,7 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	# It asks for the OpenCV that needs libGL; the one that is here will do, and supervision brings the rest.
-	$(BIN)/python -m pip install --quiet --no-deps 'trackers>=2.4'
+	$(BIN)/python -m pip install --quiet --no-deps 'trackers>=2.5'
 	touch $@
 
 # The detector that ships with the package, on pictures that it was not trained on.
