@@ -3,6 +3,7 @@
 import math
 
 from ssd_deploy.text_table import text_table, wrapped
+from ssd_train.evaluation.evaluate import percent
 from ssd_train.metrics.operating_point import OperatingPoint, OperatingPoints
 
 HEADER = ("class", "threshold", "precision", "recall", "F1", "objects")
@@ -13,8 +14,8 @@ def operating_lines(points: OperatingPoints, width: int = 80) -> list[str]:
     rows = [_row("all", points.overall), *(_row(name, point) for name, point in points.per_class.items())]
     combined = points.combined
     notes = [
-        f"each class at its own threshold: precision {_percent(combined.precision)}, "
-        f"recall {_percent(combined.recall)}, F1 {_percent(combined.f1)}"
+        f"each class at its own threshold: precision {percent(combined.precision)}, "
+        f"recall {percent(combined.recall)}, F1 {percent(combined.f1)}"
     ]
     named = {"all": points.overall, **points.per_class}
     nearest = [name for name, point in named.items() if not point.is_reached and not math.isnan(point.threshold)]
@@ -31,8 +32,4 @@ def operating_lines(points: OperatingPoints, width: int = 80) -> list[str]:
 def _row(name: str, point: OperatingPoint) -> tuple[str, ...]:
     threshold = "n/a" if math.isnan(point.threshold) else f"{point.threshold:.15g}"
     shares = (point.precision, point.recall, point.f1)
-    return name, threshold, *map(_percent, shares), str(point.true + point.missed)
-
-
-def _percent(fraction: float) -> str:
-    return "n/a" if math.isnan(fraction) else f"{100 * fraction:.2f} %"
+    return name, threshold, *map(percent, shares), str(point.true + point.missed)

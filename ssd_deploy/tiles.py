@@ -21,14 +21,12 @@ from ssd_deploy.tiling import Tiling, Window
 from ssd_train.boxes import areas, shared_areas
 from ssd_train.detections import Detections
 from ssd_train.errors import ImageError
-from ssd_train.evaluation.loop import Found, Predict, detect_images
+from ssd_train.evaluation.loop import NO_IMAGE, Found, Predict, detect_images
 from ssd_train.nms import rank, suppress
 from ssd_train.spec import DetectorSpec
 
 Item = TypeVar("Item")
 Image = NDArray[np.uint8]
-
-_NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
 # A box that comes this close to a window's edge, as a share of its side, may be the part of an object that lies inside:
 # regressed edges end a little before the border or behind it.
@@ -116,7 +114,7 @@ def detect_tiled(
                 merged = merge_windows(parts, tile.image.shape[:2], spec)
                 parts = []
                 done += 1
-                yield Found(item=tile.item, image=tile.image if keep_images else _NO_IMAGE, detections=merged)
+                yield Found(item=tile.item, image=tile.image if keep_images else NO_IMAGE, detections=merged)
                 if on_progress is not None:
                     on_progress(done)
 

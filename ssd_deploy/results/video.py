@@ -4,7 +4,7 @@ import contextlib
 import math
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,9 +15,6 @@ from ssd_deploy.results.names import Names
 from ssd_deploy.sources.frame import Frame, SourceInfo
 from ssd_train.files import written_atomically
 from ssd_train.requirements import require
-
-if TYPE_CHECKING:
-    pass
 
 SUFFIX = ".mp4"
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from ssd_deploy.sources.base import Source
 from ssd_deploy.sources.decoding import DecodedFrame, to_rgb
 from ssd_deploy.sources.frame import Frame
-from ssd_deploy.sources.pictures import NO_IMAGE
 from ssd_deploy.sources.run_ahead import RunAhead
 from ssd_train.errors import SourceError
+from ssd_train.evaluation.loop import NO_IMAGE
 
 if TYPE_CHECKING:
     import av

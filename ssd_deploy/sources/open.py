@@ -1,6 +1,7 @@
 """What a user names -> sources: the table of kinds, and the order in which a word is tried."""
 
 import dataclasses
+import functools
 import glob
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -158,17 +159,20 @@ def _grouped(words: Sequence[Named], options: OpenOptions) -> list[Callable[[], 
 
     def end_pictures() -> None:
         if pictures:
-            opens.append(lambda given=tuple(pictures): _open_pictures(given, options))  # type: ignore[misc]
+            opens.append(functools.partial(_open_pictures, tuple(pictures), options))
             pictures.clear()
 
     for named in words:
-        for word in [named] if isinstance(named, np.ndarray) else _expanded(str(named)):
-            row = None if isinstance(word, np.ndarray) else _kind_of(word)
-            if row is None or row.open is None:
+        if isinstance(named, np.ndarray):
+            pictures.append(named)
+            continue
+        for word in _expanded(str(named)):
+            opener = _kind_of(word).open
+            if opener is None:
                 pictures.append(word)
             else:
                 end_pictures()
-                opens.append(lambda word=word, row=row: row.open(word, options))  # type: ignore[misc]
+                opens.append(functools.partial(opener, word, options))
     end_pictures()
     return opens
 

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from ssd_deploy.sources.base import Source
 from ssd_deploy.sources.frame import Frame, SourceInfo
 from ssd_train.errors import ImageError
+from ssd_train.evaluation.loop import NO_IMAGE
 from ssd_train.preprocess import check_image, load_image
-
-NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
 
 class Pictures(Source):

@@ -67,7 +67,7 @@ class EvaluationReport:
         """Return the report as text, numbers in percent; lines longer than `width` are wrapped and indented."""
         limit = self.postprocess["max_detections"]
         lines = [
-            f"{self.headline_name} {_percent(self.headline)}  {self.network} on {self.dataset}",
+            f"{self.headline_name} {percent(self.headline)}  {self.network} on {self.dataset}",
             self.protocol_text,
             "detector: " + ", ".join(f"{key} {value:g}" for key, value in self.postprocess.items()),
             f"{self.images} images, {self.objects} objects ({self.difficult_objects} difficult, "
@@ -75,17 +75,18 @@ class EvaluationReport:
             f"{self.capped_images} images at the limit of {limit:g} detections",
         ]
         lines += [f"note: {note}" for note in self.notes]
-        lines += [f"{name:<12} {_percent(value):>8}" for name, value in self.numbers.items()]
+        lines += [f"{name:<12} {percent(value):>8}" for name, value in self.numbers.items()]
         longest = max(map(len, self.per_class), default=0)
         for name, values in self.per_class.items():
-            cells = [f"{key} {_percent(value):>8}" for key, value in values.items() if key != "objects"]
+            cells = [f"{key} {percent(value):>8}" for key, value in values.items() if key != "objects"]
             lines.append(f"{name:<{longest}}  {'  '.join(cells)}  ({values['objects']:g} objects)")
         # Spaces stay as they are: they align the columns.
         wrapper = textwrap.TextWrapper(width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
         return [part for line in lines for part in wrapper.wrap(line)]
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
+    """Return a fraction as reports print it; `n/a` for NaN."""
     return "n/a" if np.isnan(fraction) else f"{100 * fraction:.2f} %"
 
 

@@ -42,7 +42,8 @@ class Found(Generic[Item]):
 
 # A network input (3, H, W), its image's (height, width), and the image itself, empty unless it is kept.
 _Loaded = tuple[NDArray[np.float32], tuple[int, int], NDArray[np.uint8]]
-_NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
+# Stands for an image that is not kept, or not loaded yet.
+NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
 
 def detect_images(
@@ -92,7 +93,7 @@ def detect_images(
 
     def prepare(item: Item) -> _Loaded:
         image = load(item)
-        return preprocess(image, spec), image.shape[:2], image if keep_images else _NO_IMAGE
+        return preprocess(image, spec), image.shape[:2], image if keep_images else NO_IMAGE
 
     # One more than a batch, since the image handed out last no longer waits when the network starts.
     look_ahead = max(batch_size, workers) + 1
