@@ -66,9 +66,6 @@ def evaluate(
     from ssd_train.metrics.operating_point import BEST_F1, Goal, curves_of, find_points
     from ssd_train.metrics.protocol import Protocol
     from ssd_train.networks.config import size_name
-    from ssd_train.report.evaluation import collect
-    from ssd_train.report.provenance import describe_run
-    from ssd_train.report.write import write_report
 
     goals = [BEST_F1] if at is None else [BEST_F1, Goal.parse(at)]
     source = named.source(name)
@@ -105,11 +102,10 @@ def evaluate(
         write_results(detections, dataset, found)
     report = score(dataset, found, spec, metric=metric, protocol=Protocol(data.protocol), evaluator=evaluator)
     lines = [f"backend: {backend}, {spec.precision}, weights: {spec.weights}", *report.lines()]
-    points = []
-    if has_objects(dataset.samples):
-        curves = curves_of(dataset, found, match_dataset(dataset, found), lowest=spec.postprocess.score_threshold)
-        points = [find_points(curves, goal) for goal in goals]
-        lines += [line for each in points for line in operating_lines(each)]
+    matches = match_dataset(dataset, found)
+    curves = curves_of(dataset, found, matches, lowest=spec.postprocess.score_threshold)
+    points = [find_points(curves, goal) for goal in goals] if has_objects(dataset.samples) else []
+    lines += [line for each in points for line in operating_lines(each)]
     thresholds = points[-1].working_thresholds(f"{dataset.name}, {report.images} images") if save_thresholds else None
     saved = None if thresholds is None else str(keep_thresholds(source, thresholds))
     if saved is not None:
@@ -118,9 +114,16 @@ def evaluate(
         lines.append("no thresholds were saved, since nothing that is right was found")
     page = None
     if reporting.report is not None:
+        from ssd_train.report.evaluation import collect
+        from ssd_train.report.provenance import describe_run
+        from ssd_train.report.write import write_report
+
         ran = describe_run(dataset, spec, backend=backend, model_file=source.file)
         goal = goals[-1] if at is not None or save_thresholds else None
-        collected = collect(dataset, found, spec, report, ran, evaluator=reporting.evaluator, goal=goal)
+        collected = collect(
+            dataset, found, spec, report, ran,
+            matches=matches, curves=curves, evaluator=reporting.evaluator, goal=goal,
+        )  # fmt: skip
         page = str(write_report(reporting.report, collected))
         lines.append(f"report: {page}")
     return Result(

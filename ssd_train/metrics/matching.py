@@ -37,6 +37,10 @@ class Matches:
     def is_false(self) -> NDArray[np.bool_]:
         return ~(self.is_true | self.is_ignored)
 
+    def select(self, rows: NDArray[np.int64]) -> "Matches":
+        """Return those of some detections. Where thresholds left the others out, these are the matches of the rest."""
+        return Matches(objects=self.objects[rows], is_true=self.is_true[rows], is_ignored=self.is_ignored[rows])
+
 
 def overlaps(found: Detections, truth: GroundTruth) -> NDArray[np.float64]:
     """Return the (K, M) IoU of detections and objects; with a crowd the share of the detection that lies in it."""

@@ -13,9 +13,9 @@ from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
 from ssd_train.evaluation.evaluate import EvaluationReport, score
 from ssd_train.metrics.confusion import confusion_matrix
-from ssd_train.metrics.matching import Matches, match_dataset
+from ssd_train.metrics.matching import Matches
 from ssd_train.metrics.mistakes import Mistake, find_mistakes
-from ssd_train.metrics.operating_point import Curves, Goal, OperatingPoint, curves_of
+from ssd_train.metrics.operating_point import Curves, Goal, OperatingPoint
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.metrics.table import METRICS
 from ssd_train.report.histograms import Histogram, histograms
@@ -128,6 +128,8 @@ def collect(
     report: EvaluationReport,
     ran: Mapping[str, str],
     *,
+    matches: Sequence[Matches],
+    curves: Curves,
     evaluator: str | None = None,
     goal: Goal | None = None,
 ) -> Evaluation:
@@ -139,16 +141,18 @@ def collect(
         spec: the detector that found them.
         report: their score, from `evaluate.score`.
         ran: what was run, see `provenance.describe_run`.
+        matches: of the detections with the objects, from `match_dataset`.
+        curves: of these, from `curves_of`.
         evaluator: what computes the other metrics, where there is a choice.
         goal: what the working thresholds are looked for by; see `working_point`.
     """
-    matches = match_dataset(dataset, detections)
-    curves = curves_of(dataset, detections, matches, lowest=spec.postprocess.score_threshold)
     keep = working_point(spec, curves, goal)
+    rows = [keep.rows(found) for found in detections]
     kept = [
-        keep.apply(found).clipped(sample.image_size) for sample, found in zip(dataset.samples, detections, strict=True)
+        found.select(own).clipped(sample.image_size)
+        for sample, found, own in zip(dataset.samples, detections, rows, strict=True)
     ]
-    kept_matches: list[Matches] = match_dataset(dataset, kept)
+    kept_matches = [of_image.select(own) for of_image, own in zip(matches, rows, strict=True)]
     truths = [sample.ground_truth for sample in dataset.samples]
     other_reports, unscored = _other_reports(dataset, detections, spec, report, evaluator)
     coco = next((each for each in (report, *other_reports) if each.metric == "coco"), None)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from ssd_train.metrics.matching import match_dataset
+from ssd_train.metrics.operating_point import curves_of
 from ssd_train.report.evaluation import collect
 from ssd_train.report.provenance import describe_run
 from ssd_train.report.write import write_report
@@ -50,5 +52,7 @@ def write_training_report(config: TrainingConfig, prepared: Prepared, device: to
     assert scored is not None  # the first process has it
     report, detections = scored
     ran = describe_run(prepared.validation, network.spec, backend=f"torch ({device})")
-    evaluation = collect(prepared.validation, detections, network.spec, report, ran)
+    matches = match_dataset(prepared.validation, detections)
+    curves = curves_of(prepared.validation, detections, matches, lowest=network.spec.postprocess.score_threshold)
+    evaluation = collect(prepared.validation, detections, network.spec, report, ran, matches=matches, curves=curves)
     return write_report(folder.path / REPORT_NAME, evaluation)

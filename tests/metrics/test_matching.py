@@ -122,3 +122,14 @@ def test_leaving_out_low_scores_changes_nothing_above_them() -> None:
     found = found_of(([0, 0, 10, 11], 0.9, 0), ([0, 0, 10, 10], 0.5, 0), ([0, 0, 10, 12], 0.3, 0))
     whole, part = match_image(truth, found), match_image(truth, found.select(np.array([True, True, False])))
     assert whole.objects[:2].tolist() == part.objects.tolist()
+
+
+def test_matches_of_what_thresholds_leave_are_those_that_were_found_with_the_rest() -> None:
+    truth = truth_of(([0, 0, 10, 10], 0, ""), ([0, 0, 10, 12], 0, ""), ([20, 0, 30, 10], 1, "crowd"))
+    found = found_of(
+        ([0, 0, 10, 11], 0.9, 0), ([20, 0, 30, 10], 0.7, 1), ([0, 0, 10, 10], 0.5, 0), ([20, 0, 25, 5], 0.4, 1)
+    )
+    rows = np.array([0, 1, 3])
+    selected, alone = match_image(truth, found).select(rows), match_image(truth, found.select(rows))
+    for name in ("objects", "is_true", "is_ignored"):
+        assert getattr(selected, name).tolist() == getattr(alone, name).tolist()

@@ -7,6 +7,8 @@ import pytest
 from ssd_train.datasets.dataset import Dataset, Sample, make_ground_truth
 from ssd_train.detections import Detections
 from ssd_train.evaluation.evaluate import score
+from ssd_train.metrics.matching import match_dataset
+from ssd_train.metrics.operating_point import curves_of
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.report.evaluation import Evaluation, collect
 from ssd_train.spec import DetectorSpec, WorkingThresholds
@@ -86,4 +88,7 @@ def spec() -> DetectorSpec:
 @pytest.fixture(scope="session")
 def evaluation(dataset: Dataset, detections: list[Detections], spec: DetectorSpec) -> Evaluation:
     report = score(dataset, detections, spec, metric="voc", protocol=Protocol.STANDARD)
-    return collect(dataset, detections, spec, report, {"command": "by <hand>", "SHA-256 of the weights": "ab" * 32})
+    ran = {"command": "by <hand>", "SHA-256 of the weights": "ab" * 32}
+    matches = match_dataset(dataset, detections)
+    curves = curves_of(dataset, detections, matches, lowest=spec.postprocess.score_threshold)
+    return collect(dataset, detections, spec, report, ran, matches=matches, curves=curves)

@@ -64,7 +64,9 @@ def test_a_metric_that_cannot_be_computed_says_why(dataset: Dataset, spec: Detec
     )
     nothing = [Detections.empty()] * len(dataset.samples)
     report = score(empty, nothing, spec, metric="coco", protocol=Protocol.STANDARD)
-    found = collect(empty, nothing, spec, report, {})
+    matches = match_dataset(empty, nothing)
+    curves = curves_of(empty, nothing, matches, lowest=spec.postprocess.score_threshold)
+    found = collect(empty, nothing, spec, report, {}, matches=matches, curves=curves)
     assert found.other_reports[0].numbers == {}
     assert found.other_reports[0].notes == ("no score, since no image has an object that counts",)
     assert found.confusion.sum() == 0 and math.isnan(found.overall.recall)
