@@ -114,3 +114,21 @@ class Writer(abc.ABC):
     def path_of_video(self, info: SourceInfo) -> Path | None:
         """Return a source's annotated video; None for a kind of result that is none."""
         return None
+
+
+class FolderWriter(Writer):
+    """A writer whose files are whole after `prepare`, a folder of them.
+
+    Args:
+        folder: where they lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.has_files = False
+
+    def write(self, outcome: Outcome, prepared: Any) -> None:
+        self.has_files = True
+
+    def close(self, ending: Ending) -> Path | None:
+        return self.folder if self.has_files else None

@@ -1,22 +1,20 @@
 """What was found, cut out: a picture a detection, in a folder a class."""
 
 import math
-from pathlib import Path
 from typing import Any
 
-from ssd_deploy.results.base import Ending, Outcome, Run, Writer
+from ssd_deploy.results.base import FolderWriter, Outcome, Run
 from ssd_deploy.results.names import Names, picture_suffix, safe_name
 from ssd_train.draw import write_picture
 
 
-class CropWriter(Writer):
+class CropWriter(FolderWriter):
     """`crops/CLASS/NAME_0.jpg`, numbered in the order of the detections, without anything drawn."""
 
     def __init__(self, run: Run) -> None:
-        self._folder = run.out_dir / "crops"
-        self._names = Names(run, self._folder, picture_suffix)
+        super().__init__(run.out_dir / "crops")
+        self._names = Names(run, self.folder, picture_suffix)
         self._folders = _class_folders(run.spec.class_names)
-        self._is_written = False
 
     def prepare(self, outcome: Outcome) -> None:
         path = self._names.of_frame(outcome.frame)
@@ -26,14 +24,11 @@ class CropWriter(Writer):
             crop = outcome.image[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)]
             # One that lies outside the picture has none.
             if crop.size:
-                folder = self._folder / self._folders[label]
+                folder = self.folder / self._folders[label]
                 write_picture(folder / f"{path.stem}_{number}{path.suffix}", crop)
 
     def write(self, outcome: Outcome, prepared: Any) -> None:
-        self._is_written |= len(outcome.detections) > 0
-
-    def close(self, ending: Ending) -> Path | None:
-        return self._folder if self._is_written else None
+        self.has_files |= len(outcome.detections) > 0
 
 
 def _class_folders(class_names: tuple[str, ...]) -> list[str]:
