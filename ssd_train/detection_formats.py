@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssd_train.boxes import xyxy_to_xywh
-from ssd_train.detections import Detections
+from ssd_train.detection_rows import DetectionRows
 from ssd_train.errors import SSDDeployError
 from ssd_train.requirements import require
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import supervision
 
 
-def to_dict(found: Detections) -> dict[str, Any]:
+def to_dict(found: DetectionRows) -> dict[str, Any]:
     """Return plain values, as an image's entry in `detections.json` has them.
 
     Returns:
@@ -34,7 +34,7 @@ def to_dict(found: Detections) -> dict[str, Any]:
 
 
 def to_coco(
-    found: Detections,
+    found: DetectionRows,
     image_id: int | str,
     category_ids: Sequence[int | str | None] | Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
@@ -63,7 +63,7 @@ def to_coco(
     ]
 
 
-def to_yolo(found: Detections, *, with_scores: bool = True) -> str:
+def to_yolo(found: DetectionRows, *, with_scores: bool = True) -> str:
     """Return the text of a label file: a line of label, x and y of the centre, width, height and score of each.
 
     Args:
@@ -85,7 +85,7 @@ def to_yolo(found: Detections, *, with_scores: bool = True) -> str:
     return "".join(lines)
 
 
-def to_voc(found: Detections, filename: str) -> str:
+def to_voc(found: DetectionRows, filename: str) -> str:
     """Return the text of a Pascal VOC annotation, without scores, for which it has no place.
 
     VOC counts pixels from 1, and the last one is part of the box: a box from 0 to 10 becomes 1 to 10. Numbers are
@@ -112,7 +112,7 @@ def to_voc(found: Detections, filename: str) -> str:
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def to_supervision(found: Detections) -> "supervision.Detections":
+def to_supervision(found: DetectionRows) -> "supervision.Detections":
     """Return `supervision.Detections`: boxes in pixels, not clipped, class names in `data["class_name"]`.
 
     Raises:
@@ -130,11 +130,11 @@ def to_supervision(found: Detections) -> "supervision.Detections":
     )
 
 
-def _clipped(found: Detections) -> Detections:
+def _clipped(found: DetectionRows) -> DetectionRows:
     return found if found.image_size is None else found.clipped(found.image_size)
 
 
-def _known_size(found: Detections, why: str) -> tuple[int, int]:
+def _known_size(found: DetectionRows, why: str) -> tuple[int, int]:
     if found.image_size is None:
         raise SSDDeployError(f"the image's size is not known, and {why}; give Detections an image_size")
     return found.image_size

@@ -7,14 +7,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_train.detections import Detections
+from ssd_train.detection_rows import DetectionRows
 from ssd_train.errors import SSDDeployError
 from ssd_train.files import written_atomically
 from ssd_train.lettering import put_text, text_size
 
 
 def draw(
-    image: NDArray[np.uint8], detections: Detections, class_names: tuple[str, ...], *, with_scores: bool = True
+    image: NDArray[np.uint8], detections: DetectionRows, class_names: tuple[str, ...], *, with_scores: bool = True
 ) -> NDArray[np.uint8]:
     """Return a copy of an image with boxes, class names and scores in it.
 

@@ -7,7 +7,7 @@ every runner, so that no backend carries a mean, a threshold or a class list of 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssd_train.errors import ModelError, SpecError
@@ -192,3 +192,8 @@ def check_class_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
     if repeated:
         raise SpecError(f"the class list repeats {', '.join(repeated)}")
     return class_names
+
+
+def first_names(class_names: Sequence[str]) -> str:
+    """Return the first ten classes of a list for an error's sentence, with dots for the rest."""
+    return ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")

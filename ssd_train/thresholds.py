@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ssd_train.detections import Detections
 from ssd_train.errors import SpecError
-from ssd_train.spec import DetectorSpec
+from ssd_train.spec import DetectorSpec, first_names
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,9 +77,8 @@ def keeping(
         _check_score(score_threshold, spec, "score_threshold")
     for name, value in (class_thresholds or {}).items():
         if name not in least:
-            known = ", ".join(spec.class_names[:10]) + (", ..." if len(spec.class_names) > 10 else "")
             raise SpecError(
-                f"class_thresholds: {name!r} is no class of {spec.network}; it has {known}",
+                f"class_thresholds: {name!r} is no class of {spec.network}; it has {first_names(spec.class_names)}",
                 arguments=("class_thresholds",),
             )
         _check_score(value, spec, "class_thresholds")

@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TORCH_FREE = [
     f"ssd_train/{name}"
     for name in (
-        "boxes.py", "class_list.py", "cpus.py", "datasets", "detection_formats.py", "detections.py", "draw.py",
+        "boxes.py", "class_list.py", "cpus.py", "datasets", "detection_formats.py", "detection_rows.py",
+        "detections.py", "draw.py",
         "errors.py", "evaluation", "files.py", "image_files.py", "image_input.py", "lettering.py", "metrics",
         "nms.py", "picture_grid.py", "preprocess.py", "report", "requirements.py", "spec.py",
     )
