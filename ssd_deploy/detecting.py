@@ -22,11 +22,11 @@ from ssd_deploy.results.behind import WriteBehind
 from ssd_deploy.results.table import RESULTS, choose
 from ssd_deploy.sources.base import Source
 from ssd_deploy.sources.frame import Frame, SourceInfo, SourceKind
-from ssd_deploy.tiles import detect_tiled
+from ssd_deploy.stream import detect_source
 from ssd_deploy.tiling import Tiling
 from ssd_deploy.tracking import Tracker, check_installed
 from ssd_train.detections import PaddedDetections
-from ssd_train.errors import ImageError, SSDDeployError
+from ssd_train.errors import SSDDeployError
 from ssd_train.evaluation.loop import Found
 from ssd_train.thresholds import Keeping, nothing_found
 
@@ -95,7 +95,7 @@ def detect_sources(
     )
     writers = {name: RESULTS[name].open(run) for name in chosen}
     behind = WriteBehind(workers=workers, depth=detector.batch_size + workers)
-    detecting = _Detecting(detector, run, behind, tiling or Tiling(), viewer, workers, on_progress)
+    detecting = _Detecting(detector, run, behind, tiling, viewer, workers, on_progress)
     is_complete, is_through = False, False
     try:
         for source, of_source in zip(sources, frames, strict=True):
@@ -152,7 +152,7 @@ class _Detecting:
         detector: Detector,
         run: Run,
         behind: WriteBehind,
-        tiling: Tiling,
+        tiling: Tiling | None,
         viewer: Viewer | None,
         workers: int,
         on_progress: Callable[[int], None] | None,
@@ -209,27 +209,19 @@ class _Detecting:
         )
 
     def _found(self, source: Source, frames: Iterable[Frame]) -> Generator[Found[Frame], None, None]:
-        def report(_: Frame, error: ImageError) -> None:
-            source.report(str(error))
-
         def progress(done: int) -> None:
             if self._on_progress is not None:
                 self._on_progress(self._done + done)
 
-        # Whoever looks on, or a stream that goes on meanwhile, does not wait for a batch.
-        at_once = source.info.kind == "live" or self._viewer is not None
-        return detect_tiled(
+        return detect_source(
+            self._detector,
+            source,
             frames,
-            source.load,
-            self._timed_network,
-            self._run.spec,
-            tiling=self._tiling,
-            name_of=lambda frame: frame.name,
-            batch_size=1 if at_once else self._detector.batch_size,
+            run=self._timed_network,
+            # Whoever looks on does not wait for a batch.
+            batch_size=None if self._viewer is None else 1,
             workers=self._workers,
-            keep_images=True,
-            is_ready=source.is_ready,
-            on_failed=report,
+            tiling=self._tiling,
             on_progress=progress,
         )
 

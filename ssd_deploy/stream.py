@@ -5,16 +5,18 @@ pre-process them, and the network runs.
 """
 
 import contextlib
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Protocol
 
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.sources.base import Reconnect, Source
 from ssd_deploy.sources.frame import Frame
 from ssd_deploy.sources.open import Named, open_sources
+from ssd_deploy.tiles import detect_tiled
+from ssd_deploy.tiling import Tiling
 from ssd_train.detections import Detections
 from ssd_train.errors import BackendError
-from ssd_train.evaluation.loop import Predict, detect_images
+from ssd_train.evaluation.loop import Found, Predict
 from ssd_train.thresholds import Keeping
 
 
@@ -53,30 +55,48 @@ def stream(
         for each in sources:
             opened.enter_context(each)
         for each in sources:
-            with contextlib.closing(detect_source(detector, each, run=run, batch_size=batch_size)) as found:
-                for frame, detections in found:
-                    yield frame, keeping.apply(detections)
+            with (
+                contextlib.closing(each.frames()) as frames,
+                contextlib.closing(detect_source(detector, each, frames, run=run, batch_size=batch_size)) as found,
+            ):
+                for of_frame in found:
+                    frame = of_frame.item
+                    # A plain frame: what it was decoded from is not kept with it.
+                    plain = Frame(
+                        index=frame.index,
+                        name=frame.name,
+                        image=of_frame.image,
+                        path=frame.path,
+                        time_s=frame.time_s,
+                        source=frame.source,
+                    )
+                    yield plain, keeping.apply(of_frame.detections)
             each.close()
 
 
 def detect_source(
     detector: Detecting,
     source: Source,
+    frames: Iterable[Frame],
     *,
     run: Predict | None = None,
     batch_size: int | None = None,
     workers: int = 2,
-) -> Generator[tuple[Frame, Detections], None, None]:
-    """Yield every frame of one open source, its picture in it, and all that the detector found there.
+    tiling: Tiling | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Generator[Found[Frame], None, None]:
+    """Yield every frame of one open source with its picture and all that the detector found there.
 
-    A picture that cannot be read is told to the source's `on_problem` and left out. The source is not closed, but its
-    frames are at their end.
+    A picture that cannot be read is told to the source's `on_problem` and left out. The source is not closed.
 
     Args:
+        frames: the source's.
         run: runs a batch; None for the runner's own.
         batch_size: images a call of the backend, at most its own limit; None for the detector's own, and for 1 where
             frames come live: each is then detected in as soon as it is there.
         workers: threads that make pictures of frames and pre-process them, at least 1.
+        tiling: cuts large pictures; None for none.
+        on_progress: called with the number of frames done so far.
 
     Raises:
         BackendError: a batch size below 1; the backend answered with something that is no detections.
@@ -87,33 +107,19 @@ def detect_source(
     if wanted < 1:
         raise BackendError(f"a batch size of {wanted} is not possible; use 1 or more", arguments=("batch_size",))
     runner = detector.runner
-    with contextlib.closing(source.frames()) as frames:
-        found_images = detect_images(
-            frames,
-            source.load,
-            run or runner.run,
-            runner.spec,
-            name_of=lambda frame: frame.name,
-            batch_size=min(wanted, runner.max_batch_size or wanted),
-            # Each further thread would hold one more frame back, and make it older.
-            workers=1 if is_live else workers,
-            keep_images=True,
-            # A file is always about to give the next frame, and is waited for, so that whole batches load ahead.
-            is_ready=source.is_ready if is_live else lambda: True,
-            on_failed=lambda _, error: source.report(str(error)),
-        )
-        with contextlib.closing(found_images):
-            for found in found_images:
-                frame = found.item
-                # A plain frame: what it was decoded from is not kept with it.
-                yield (
-                    Frame(
-                        index=frame.index,
-                        name=frame.name,
-                        image=found.image,
-                        path=frame.path,
-                        time_s=frame.time_s,
-                        source=frame.source,
-                    ),
-                    found.detections,
-                )
+    return detect_tiled(
+        frames,
+        source.load,
+        run or runner.run,
+        runner.spec,
+        tiling=tiling or Tiling(),
+        name_of=lambda frame: frame.name,
+        batch_size=min(wanted, runner.max_batch_size or wanted),
+        # Each further thread would hold one more frame back, and make it older.
+        workers=1 if is_live else workers,
+        keep_images=True,
+        # A file is always about to give the next frame, and is waited for, so that whole batches load ahead.
+        is_ready=source.is_ready if is_live else lambda: True,
+        on_failed=lambda _, error: source.report(str(error)),
+        on_progress=on_progress,
+    )
