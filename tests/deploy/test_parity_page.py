@@ -4,14 +4,13 @@ import dataclasses
 import html
 import json
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import pytest
+from browser import NEEDS_BROWSER, probe
 from parity_data import SPEC, Row, annotated, detections, run_of, three_pictures
 from tiny_data import FakeRunner, blocks, write_image
 
@@ -23,7 +22,6 @@ from ssd_deploy.parity.report import ParityOutcome
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.report.page import DATA_NAME, PAGE_NAME
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EVIL = "<script>alert('x')</script>"
 
 # Far apart, so that each has one partner at most.
@@ -223,6 +221,7 @@ addEventListener("load", () => {
   const column = headers.findIndex((header) => header.textContent === "vanished");
   headers[column].querySelector("button").click();
   const output = parent.document.createElement("pre");
+  output.id = "probe";
   output.textContent = JSON.stringify({
     width: innerWidth, needed: document.documentElement.scrollWidth,
     wide: [...document.querySelectorAll("body *")].filter((each) => {
@@ -233,29 +232,15 @@ addEventListener("load", () => {
   });
   parent.document.body.append(output);
 });
-</script></body>"""
+</script>"""
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on this machine")
+@NEEDS_BROWSER
 @pytest.mark.parametrize("width", [400, 1400])
 def test_the_page_works_in_a_browser(evil: tuple[Path, Path], width: int) -> None:
     page, folder = evil
-    assert BROWSER is not None
-    (folder / "report" / "probed.html").write_text(page.read_text().replace("</body>", PROBE))
-    frame = folder / "report" / "frame.html"
-    frame.write_text(
-        f'<!DOCTYPE html><body style="margin:0"><iframe src="probed.html" style="width:{width}px;border:0">'
-    )
-    command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom",
-        "--virtual-time-budget=20000", f"--window-size={width + 200},900", f"--user-data-dir={folder / 'profile'}",
-        frame.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    answer = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
-    assert answer, done.stdout[-1000:] + done.stderr[-1000:]
-    found = json.loads(html.unescape(answer[1]))
+    found = probe(folder / "report", page, width, PROBE)
     assert found["width"] == width and found["needed"] <= width and found["wide"] == []
     assert len(found["images"]) == 2 and all(found["images"])
     # Three dogs vanished, of which one in the second picture; two cats in the first.

@@ -3,25 +3,15 @@
 A script at the end of a copy of the page does what a person would and writes what it found into the page.
 """
 
-import html
-import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
+from browser import NEEDS_BROWSER, probe
 
 from ssd_train.report.evaluation import Evaluation
 from ssd_train.report.write import write_report
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on this machine"),
-]
+pytestmark = [pytest.mark.slow, NEEDS_BROWSER]
 
 PROBE = """
 <script>
@@ -69,31 +59,6 @@ addEventListener("load", () => {
 </script>
 """
 
-# A headless window is never narrower than some 500 pixels; a frame in it is.
-FRAME = '<!DOCTYPE html><body style="margin:0"><iframe src="probed.html" style="width:{width}px;height:900px;border:0">'
-
-
-def probe(folder: Path, page: Path, width: int) -> dict[str, Any]:
-    """Open a page in a window of a width, and return what the probe found."""
-    # The page's own policy allows the probe, since its own script is inline too.
-    text = page.read_text(encoding="utf-8").replace(
-        "<head>", "<head><script>dialogs = 0; alert = () => dialogs++</script>"
-    )
-    (folder / "probed.html").write_text(text.replace("</body>", PROBE + "</body>"), encoding="utf-8")
-    (folder / "frame.html").write_text(FRAME.format(width=width))
-    assert BROWSER is not None
-    command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom",
-        "--virtual-time-budget=20000", f"--window-size={max(width, 600)},900",
-        "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}", (folder / "frame.html").as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stdout[-2000:] + done.stderr[-2000:]
-    result: dict[str, Any] = json.loads(html.unescape(found[1]))
-    assert "CONSOLE" not in done.stderr, done.stderr
-    return result
-
 
 @pytest.fixture(scope="module")
 def page(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -102,7 +67,7 @@ def page(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.mark.parametrize("width", [400, 1400])
 def test_the_page_works_in_a_browser(page: Path, evaluation: Evaluation, width: int, tmp_path: Path) -> None:
-    found = probe(page.parent, page, width)
+    found = probe(page.parent, page, width, PROBE)
     assert found["width"] == width
     assert found["errors"] == [] and found["dialogs"] == 0
     # Charts: overview, matrix, two classes; and a picture of each kind of mistake.
@@ -142,7 +107,7 @@ def test_numbers_sort_as_numbers_and_names_as_people_count(tmp_path: Path) -> No
         patch.syspath_prepend(str(tmp_path))
         values = {"data": SortableTable(columns=columns, rows=rows)}
         (tmp_path / "page.html").write_text(render("page.html.j2", values, package="sorted_page"), encoding="utf-8")
-    clicks = probe(tmp_path, tmp_path / "page.html", 700)["clicks"]
+    clicks = probe(tmp_path, tmp_path / "page.html", 700, PROBE)["clicks"]
     assert clicks["class"][0][1] == ["image 1", "image 9", "image 10"]
     assert [values for _, values in clicks["objects"]] == [["9", "10", "100"], ["100", "10", "9"]]
     assert [values for _, values in clicks["AP07"]] == [["9.0 %", "10.0 %", "–"], ["10.0 %", "9.0 %", "–"]]
