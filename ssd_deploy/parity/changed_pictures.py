@@ -20,13 +20,11 @@ class ChangedPicture:
     Attributes:
         sample: the image.
         picture: (H, W, 3) RGB uint8, reference left, candidate right.
-        changed: how many detections changed.
         texts: what became of each, a few words each, the highest score first.
     """
 
     sample: Sample
     picture: NDArray[np.uint8]
-    changed: int
     texts: tuple[str, ...]
 
 
@@ -63,7 +61,6 @@ def changed_pictures(
                 _side(theirs, found.kept[:, 1], np.concatenate([pairs[:, 1], found.appeared])),
                 class_names,
             ),
-            changed=counts[index],
             texts=change_texts(ours, theirs, found, class_names),
         )
 

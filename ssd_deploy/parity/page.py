@@ -16,17 +16,15 @@ from ssd_deploy.parity.criteria import MOVED_IOU
 from ssd_deploy.parity.pairs import ImageChanges, find_changes
 from ssd_deploy.parity.report import ParityOutcome
 from ssd_train.detections import Detections
-from ssd_train.draw import write_picture
 from ssd_train.files import write_json
 from ssd_train.report.page import DATA_NAME, PAGE_NAME, remove_older, write_page
-from ssd_train.report.pictures import thumbnail_uri
+from ssd_train.report.pictures import PICTURES_NAME, write_linked
 from ssd_train.report.provenance import describe_run
 from ssd_train.report.table import Column, Link, SortableTable
 
 # Of `report.json`; raised where a field changes its meaning or goes away.
 SCHEMA_VERSION = 1
 
-PICTURES_NAME = "pictures"
 # Most pictures of a comparison.
 PICTURES = 12
 # How many changes a picture's caption names.
@@ -193,10 +191,9 @@ def _write_pictures(
     )
     for place, each in enumerate(found, start=1):
         file = f"{PICTURES_NAME}/changed_{number:02d}_{place:02d}.jpg"
-        write_picture(folder / file, each.picture)
         yield {
             "file": file,
-            "uri": thumbnail_uri(each.picture),
+            "uri": write_linked(folder, file, each.picture),
             "image": str(each.sample.image_id),
             "changes": list(each.texts),
             "caption": _caption(each),

@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssd_train.draw import write_picture
 from ssd_train.files import written_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# Folder of the pictures that thumbnails lead to.
+PICTURES_NAME = "pictures"
 
 JPEG_QUALITY = 80
 THUMBNAIL_WIDTH = 400
@@ -31,6 +35,21 @@ def thumbnail_uri(picture: NDArray[np.uint8]) -> str:
     small = shrunk(picture, THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT)
     _, data = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
+
+
+def write_linked(folder: Path, file: str, picture: NDArray[np.uint8]) -> str:
+    """Write a page's picture in full size, and return its thumbnail as a data URI.
+
+    Args:
+        folder: the page's.
+        file: where it lies in there, which is what the thumbnail leads to.
+        picture: (H, W, 3) RGB uint8.
+
+    Raises:
+        SSDDeployError: it cannot be written.
+    """
+    write_picture(folder / file, picture)
+    return thumbnail_uri(picture)
 
 
 def shrunk(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:

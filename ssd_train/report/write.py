@@ -4,17 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ssd_train.draw import write_picture
 from ssd_train.files import write_json
 from ssd_train.metrics.mistakes import KINDS
 from ssd_train.report.charts import ClassCharts, write_confusion, write_overview
 from ssd_train.report.evaluation import Evaluation
 from ssd_train.report.page import DATA_NAME, PAGE_NAME, remove_older, write_page
-from ssd_train.report.pictures import png_uri, thumbnail_uri
+from ssd_train.report.pictures import PICTURES_NAME, png_uri, write_linked
 from ssd_train.report.tables import class_table, confusion_table, size_table
 from ssd_train.report.worst import WorstPicture, worst_pictures
 
-PICTURES_NAME = "pictures"
 OVERVIEW_NAME, CONFUSION_NAME = "curves.png", "confusion.png"
 # How many pictures of each kind of mistake.
 PICTURES = 12
@@ -85,10 +83,9 @@ def _write_class_charts(folder: Path, evaluation: Evaluation) -> Iterator[dict[s
 def _write_pictures(folder: Path, evaluation: Evaluation, kind: str, most: int) -> Iterator[dict[str, Any]]:
     for number, worst in enumerate(worst_pictures(evaluation, kind, most), start=1):
         href = f"{PICTURES_NAME}/{kind.replace(' ', '_')}_{number:02d}.jpg"
-        write_picture(folder / href, worst.picture)
         yield {
             "href": href,
-            "uri": thumbnail_uri(worst.picture),
+            "uri": write_linked(folder, href, worst.picture),
             "image": str(worst.sample.image_id),
             "count": len(worst.mistakes),
             "caption": _caption(worst, evaluation),
