@@ -1,0 +1,176 @@
+"""A process that reads inputs, one after the other, under limits; whatever an input does to it, the run goes on."""
+
+import contextlib
+import dataclasses
+import faulthandler
+import io
+import os
+import pickle
+import resource
+import shutil
+import signal
+import tempfile
+import traceback
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from cases import Case, Kind, Seed, make_input, table_of
+
+from ssd_train.command_line import user_errors
+from ssd_train.errors import SSDDeployError
+
+# Of memory, beyond what a worker has when it begins.
+MORE_MEMORY = 2 << 30
+LONGEST_S = 10
+# What a sentence for people may come to; a file's own words in it are shortened.
+LONGEST_SENTENCE = 4000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of an input.
+
+    Attributes:
+        result: `read`, `refused` (a sentence) or `failed`.
+        what: the sentence; of a failure its kind, such as the error's type.
+        where: of a failure file and line of the innermost code of this project.
+        trace: of a failure everything known.
+    """
+
+    result: str
+    what: str = ""
+    where: str = ""
+    trace: str = ""
+
+
+class _TooLong(BaseException):
+    """Past `except Exception`, which would take it for the file's fault."""
+
+
+def work(connection: Connection, kinds_module: str, seeds_folder: str, root: str) -> None:
+    """Answer each case with its outcome until there are no more."""
+    kinds = table_of(kinds_module)
+    folders = {name: Path(root) / name for name in ("data", "out", "home", "temporary", "here")}
+    shutil.rmtree(root, ignore_errors=True)
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    os.environ |= {
+        "HOME": str(folders["home"]),
+        "TMPDIR": str(folders["temporary"]),
+        "SSD_DEPLOY_CACHE": str(folders["home"] / "cache"),
+        "SSD_DEPLOY_ROOT": str(folders["home"] / "weights"),
+    }
+    tempfile.tempdir = None
+    os.chdir(folders["here"])
+    crash = (Path(root) / "crash.txt").open("w")
+    # What libraries in C print would bury the report.
+    null = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(null, descriptor)
+    faulthandler.enable(crash)
+    _limit_memory()
+    signal.signal(signal.SIGALRM, _too_long)
+    seeds_of: dict[str, list[Seed]] = {}
+    while (case := connection.recv()) is not None:
+        if case.kind not in seeds_of:
+            seeds_of[case.kind] = pickle.loads((Path(seeds_folder) / f"{case.kind}.pickle").read_bytes())
+        kind, seeds = kinds[case.kind], seeds_of[case.kind]
+        connection.send(_outcome(case, kind, make_input(case, kind, seeds), seeds[case.seed], folders))
+
+
+def _outcome(case: Case, kind: Kind, data: bytes, seed: Seed, folders: dict[str, Path]) -> Outcome:
+    folder = folders["data"] / f"{kind.name}-{case.seed}"
+    if not folder.exists():
+        _write(folder, seed.files)
+    path = folder / seed.target
+    path.write_bytes(data)
+    own = None if kind.rewrites else folder
+    before = _listing(folders, own)
+    error: BaseException | None = None
+    signal.setitimer(signal.ITIMER_REAL, LONGEST_S)
+    try:
+        kind.read(folder, path, folders["out"])
+    except BaseException as caught:
+        error = caught
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        if isinstance(error, SSDDeployError):
+            return _refused(error)
+        if error is not None:
+            return _failed(error)
+        left = sorted(_listing(folders, own) ^ before)
+        if left:
+            return Outcome(result="failed", what="FilesLeft", where=", ".join(left[:3]))
+        return Outcome(result="read")
+    finally:
+        for name in ("out", "home", "temporary", "here"):
+            for entry in list(os.scandir(folders[name])):
+                shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
+        if kind.rewrites or _listing(folders, own) != before:
+            shutil.rmtree(folder)
+
+
+def _refused(error: SSDDeployError) -> Outcome:
+    """Print the error as the command does: it has to be a line that every terminal can show."""
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace", newline="")
+    with contextlib.redirect_stderr(printed), contextlib.suppress(SystemExit), user_errors():
+        raise error
+    printed.flush()
+    text = printed.buffer.getvalue().decode()
+    trace = "".join(traceback.format_exception(error))
+    where = _where(error)
+    if text.count("\n") != 1 or not text.startswith("Error: "):
+        return Outcome(result="failed", what="NotOneLine", where=where, trace=trace)
+    if any(not letter.isprintable() for letter in text.removesuffix("\n")):
+        return Outcome(result="failed", what="ControlCharacters", where=where, trace=trace)
+    if len(text) > LONGEST_SENTENCE:
+        return Outcome(result="failed", what="LongSentence", where=where, trace=f"{len(text)} letters\n{trace}")
+    return Outcome(result="refused", what=text)
+
+
+def _failed(error: BaseException) -> Outcome:
+    trace = "".join(traceback.format_exception(error))
+    what = "Hang" if isinstance(error, _TooLong) else type(error).__name__
+    return Outcome(result="failed", what=what, where=_where(error), trace=trace)
+
+
+def _where(error: BaseException) -> str:
+    """Return the innermost line of this project's packages that an error came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    for frame in reversed(frames):
+        parts = Path(frame.filename).parts
+        package = next((place for place, part in enumerate(parts) if part in ("ssd_train", "export", "ssd_deploy")), 0)
+        if package and "site-packages" not in parts:
+            return f"{'/'.join(parts[package:])}:{frame.lineno}"
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
+def _listing(folders: Mapping[str, Path], own: Path | None) -> set[str]:
+    """Return all there is beside results, which are the reader's own: what an input made, or took away."""
+    found = {f"{folders['data']}/{name}" for name in os.listdir(folders["data"])}
+    for folder in (*([own] if own else []), *(folders[name] for name in ("home", "temporary", "here"))):
+        for parent, _, files in os.walk(folder):
+            found |= {parent, *(f"{parent}/{file}" for file in files)}
+    return found
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _limit_memory() -> None:
+    """Of what a process may write to: the space that libraries reserve to map files in does not count."""
+    with open("/proc/self/status") as file:
+        used = next(int(line.split()[1]) for line in file if line.startswith("VmData"))
+    limit = used * 1024 + MORE_MEMORY
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _too_long(signal_number: int, frame: object) -> None:
+    raise _TooLong
