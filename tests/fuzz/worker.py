@@ -23,6 +23,8 @@ from ssd_train.errors import SSDDeployError
 # Of memory, beyond what a worker has when it begins.
 MORE_MEMORY = 2 << 30
 LONGEST_S = 10
+# What a worker says before it reads an input.
+BEGUN = "begun"
 # What a sentence for people may come to; a file's own words in it are shortened.
 LONGEST_SENTENCE = 4000
 
@@ -49,9 +51,24 @@ class _TooLong(BaseException):
 
 
 def work(connection: Connection, kinds_module: str, seeds_folder: str, root: str) -> None:
-    """Answer each case with its outcome until there are no more."""
-    kinds = table_of(kinds_module)
-    folders = {name: Path(root) / name for name in ("data", "out", "home", "temporary", "here")}
+    """Answer each case with its outcome until there are no more.
+
+    Args:
+        connection: gives cases, and None at the end.
+        seeds_folder: has `<kind>.pickle`, the seeds of each kind.
+        root: this process's folder; what an ending process says of itself stands in `<root>.txt`.
+    """
+    with open(f"{root}.txt", "w") as crash:
+        faulthandler.enable(crash)
+        try:
+            _work(connection, table_of(kinds_module), Path(seeds_folder), Path(root))
+        except BaseException:  # a fault of the harness
+            traceback.print_exc(file=crash)
+            raise
+
+
+def _work(connection: Connection, kinds: dict[str, Kind], seeds_folder: Path, root: Path) -> None:
+    folders = {name: root / name for name in ("data", "out", "home", "temporary", "here")}
     shutil.rmtree(root, ignore_errors=True)
     for folder in folders.values():
         folder.mkdir(parents=True)
@@ -63,23 +80,27 @@ def work(connection: Connection, kinds_module: str, seeds_folder: str, root: str
     }
     tempfile.tempdir = None
     os.chdir(folders["here"])
-    crash = (Path(root) / "crash.txt").open("w")
     # What libraries in C print would bury the report.
     null = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(null, descriptor)
-    faulthandler.enable(crash)
     _limit_memory()
     signal.signal(signal.SIGALRM, _too_long)
     seeds_of: dict[str, list[Seed]] = {}
     while (case := connection.recv()) is not None:
+        kind = kinds[case.kind]
         if case.kind not in seeds_of:
-            seeds_of[case.kind] = pickle.loads((Path(seeds_folder) / f"{case.kind}.pickle").read_bytes())
-        kind, seeds = kinds[case.kind], seeds_of[case.kind]
-        connection.send(_outcome(case, kind, make_input(case, kind, seeds), seeds[case.seed], folders))
+            seeds_of[case.kind] = pickle.loads((seeds_folder / f"{case.kind}.pickle").read_bytes())
+            # What imports and makes things on its first call does so now, without a limit.
+            valid = Case(kind=case.kind, seed=0, steps=())
+            _outcome(valid, kind, make_input(valid, kind, seeds_of[case.kind]), seeds_of[case.kind][0], folders, 0)
+        seeds = seeds_of[case.kind]
+        data = make_input(case, kind, seeds)
+        connection.send(BEGUN)
+        connection.send(_outcome(case, kind, data, seeds[case.seed], folders))
 
 
-def _outcome(case: Case, kind: Kind, data: bytes, seed: Seed, folders: dict[str, Path]) -> Outcome:
+def _outcome(case: Case, kind: Kind, data: bytes, seed: Seed, folders: dict[str, Path], limit_s: float = LONGEST_S) -> Outcome:
     folder = folders["data"] / f"{kind.name}-{case.seed}"
     if not folder.exists():
         _write(folder, seed.files)
@@ -88,7 +109,7 @@ def _outcome(case: Case, kind: Kind, data: bytes, seed: Seed, folders: dict[str,
     own = None if kind.rewrites else folder
     before = _listing(folders, own)
     error: BaseException | None = None
-    signal.setitimer(signal.ITIMER_REAL, LONGEST_S)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
         kind.read(folder, path, folders["out"])
     except BaseException as caught:
