@@ -341,3 +341,48 @@ def change_torch(data: bytes, random: Random) -> bytes:
     saved = io.BytesIO()
     torch.save(tree, saved, _use_new_zipfile_serialization=random.random() < 0.8)
     return saved.getvalue()
+
+
+def change_onnx_graph(data: bytes, random: Random) -> bytes:
+    """Change a field anywhere in a model: a number, a name, a shape, where external data lie."""
+    import onnx
+
+    model = onnx.load_from_string(data)
+    message, field = random.choice([place for place in _fields(model) if place[1].name != "metadata_props"])
+    value = getattr(message, field.name)
+    if field.is_repeated:
+        index = random.randrange(len(value))
+        if field.message_type is not None:
+            copy = value[index].SerializeToString()
+            times = random.choice((0, 2, 50))
+            del value[index]
+            for _ in range(times):
+                value.add().ParseFromString(copy)
+        elif random.random() < 0.5:
+            del value[index]
+        else:
+            value[index] = _odd_field(value[index], random)
+    elif field.message_type is not None:
+        message.ClearField(field.name)
+    else:
+        setattr(message, field.name, _odd_field(value, random))
+    return model.SerializeToString()
+
+
+def _fields(message: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield every field that is set, with the message that has it."""
+    for field, value in message.ListFields():
+        yield message, field
+        if field.message_type is not None:
+            for each in value if field.is_repeated else [value]:
+                yield from _fields(each)
+
+
+def _odd_field(value: Any, random: Random) -> Any:
+    if isinstance(value, bytes):
+        return random.choice(BYTES)(value, random)
+    if isinstance(value, str):
+        return random.choice([text for text in ODD_TEXTS if text.isprintable()])
+    if isinstance(value, float):
+        return random.choice((0.0, -1.0, 1e30, float("nan"), float("inf")))
+    return random.choice((0, 1, -1, 2, 100, 2**31 - 1, -(2**31)))

@@ -73,6 +73,10 @@ def _work(connection: Connection, kinds: dict[str, Kind], seeds_folder: Path, ro
     for folder in folders.values():
         folder.mkdir(parents=True)
     os.environ |= {
+        # Made once: a list of fonts.
+        "MPLCONFIGDIR": str(root.parent / "matplotlib"),
+        # Nothing is fetched.
+        "MXNET_GLUON_REPO": "http://127.0.0.1:1/",
         "HOME": str(folders["home"]),
         "TMPDIR": str(folders["temporary"]),
         "SSD_DEPLOY_CACHE": str(folders["home"] / "cache"),
