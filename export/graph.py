@@ -10,8 +10,10 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from export.exported import read_exported
 from export.session import open_session
 from ssd_train.errors import ModelError
+from ssd_train.json_input import quoted
 from ssd_train.spec import INPUT_NAME, RAW_NAMES, DetectorSpec
 
 
@@ -42,9 +44,14 @@ def graph_of_bytes(data: bytes, path: Path) -> ExportedGraph:
         model = onnx.load_from_string(data)
     except DecodeError as error:
         raise ModelError(f"{path}: is not a usable ONNX file ({error}); make one with `ssd-deploy export`") from error
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    spec = DetectorSpec.from_metadata(metadata, str(path))
-    return ExportedGraph(path=path, model=model, metadata=metadata, spec=spec)
+    exported = read_exported(data, str(path))
+    elsewhere = next((value for value in model.graph.initializer if value.data_location == value.EXTERNAL), None)
+    if elsewhere is not None:
+        raise ModelError(
+            f"{path}: keeps {quoted(elsewhere.name)} in another file, and a model is one file here; make one with "
+            "`ssd-deploy export`"
+        )
+    return ExportedGraph(path=path, model=model, metadata=exported.metadata, spec=exported.spec)
 
 
 def network_only(model: onnx.ModelProto) -> onnx.ModelProto:
