@@ -61,8 +61,9 @@ def as_metadata(entries: Iterable[tuple[str, str]], name: str) -> dict[str, str]
     """Return text entries by their names, or raise ModelError where there are two of one name."""
     metadata: dict[str, str] = {}
     for key, value in entries:
-        if metadata.setdefault(key, value) is not value:
+        if key in metadata:
             raise ModelError(f"{name}: its metadata has two entries {quoted(key)}; {AGAIN}")
+        metadata[key] = value
     return metadata
 
 

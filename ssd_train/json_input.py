@@ -47,15 +47,24 @@ def read_json(path: Path, kind: Any = Any, *, most_bytes: int = MOST_BYTES) -> A
 
 
 def read_annotations(path: Path) -> Any:
-    """Read a file of annotations, which may be large, and in which single values may be odd.
+    """Read a file of annotations, which may be large; see `parse_leniently`.
+
+    Raises:
+        JSONError: the file cannot be read, or is no JSON.
+    """
+    return parse_leniently(_bytes_of(path, MOST_BYTES_OF_ANNOTATIONS))
+
+
+def parse_leniently(data: bytes | str) -> Any:
+    """Parse JSON in which single values may be odd, and as fast as Python can.
 
     Numbers that are infinite or NaN are left as they are, those of thousands of digits are infinite, and neither depth
     nor repeated keys are looked at: who reads the values checks those that it uses.
 
     Raises:
-        JSONError: the file cannot be read, or is no JSON.
+        JSONError: it is no JSON.
     """
-    text = _text(_bytes_of(path, MOST_BYTES_OF_ANNOTATIONS))
+    text = data if isinstance(data, str) else _text(data)
     try:
         try:
             return json.loads(text)
@@ -132,6 +141,11 @@ def quoted_json(value: object, most: int = 80) -> str:
         return _shortened(json.dumps(value), most)
     except Exception:  # too deep, too many digits, nothing that JSON has
         return quoted(value, most)
+
+
+def shown(text: str, most: int = 200) -> str:
+    """Return text from outside for a sentence: as it is where it prints on one line and is short, else `quoted`."""
+    return text if len(text) <= most and text.isprintable() else quoted(text, most)
 
 
 def _shortened(text: str, most: int) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssd_train.errors import SpecError
-from ssd_train.json_input import quoted
+from ssd_train.json_input import quoted, shown
 from ssd_train.metadata import TextEntries
 from ssd_train.options import check_ranges, option
 
@@ -253,7 +253,7 @@ def _is_side(value: object) -> bool:
 
 def quoted_names(class_names: Sequence[str]) -> str:
     """Return the first ten names of a list from outside, escaped where they have to be, with dots for the rest."""
-    return first_names([name if name.isprintable() else quoted(name) for name in class_names[:11]])
+    return first_names([shown(name, 80) for name in class_names[:11]])
 
 
 def first_names(class_names: Sequence[str]) -> str:

@@ -82,11 +82,11 @@ def build_engine(
         outputs=tuple(outputs),
     )
     cache = cache or default_cache()
-    engine = find_engine(cache, request.name)
+    engine = find_engine(cache, request)
     if engine is None:
         cache = writable_cache(cache, request.name)
         with building(cache, request.name):
-            engine = find_engine(cache, request.name) or _build(trt, request, cache, on_progress)
+            engine = find_engine(cache, request) or _build(trt, request, cache, on_progress)
     if FLAVOURS[flavour].tells_layers:
         # Also of an engine from the cache.
         for problem in precision_problems(spec.precision, engine.info.layer_precisions):

@@ -1,8 +1,10 @@
 """YOLO folders: images, and label files of normalised boxes, as Ultralytics and Roboflow write them."""
 
 import dataclasses
+import datetime
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,18 +16,30 @@ from ssd_train.datasets.findings import Findings
 from ssd_train.datasets.image_paths import FileIndex, find_file, inside, known_size, spellings
 from ssd_train.datasets.splits import ALL, SPLIT_NAMES, find_part
 from ssd_train.errors import DatasetError
+from ssd_train.json_input import quoted, shown
+from ssd_train.spec import name_fault
 
 NAMES_FILE = "classes.txt"
+
+# Of a class.
+_NUMBER = re.compile("[0-9]{1,9}")
 
 # A share beyond it is no box that sticks out a little, but pixels.
 MAX_SHARE = 2.0
 
 
+# Of YAML, which is read slowly; ten thousands of names have one.
+MOST_YAML_BYTES = 2**22
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML without truth values: classes may be called yes, no, on or off."""
+    """YAML without truth values: classes may be called yes, no, on or off.
+
+    And without merged keys, of which a few lines can make any number of values.
+    """
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in rows if tag != "tag:yaml.org,2002:bool"]
+        first: [(tag, pattern) for tag, pattern in rows if not tag.endswith((":bool", ":merge"))]
         for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -120,7 +134,7 @@ def open_folder(root: Path) -> YoloFolder:
     names = _names(content.get("names"), path)
     number = content.get("nc")
     if isinstance(number, int) and number != len(names):
-        raise DatasetError(f"{path}: nc is {number}, but there are {len(names)} names; mend one of them")
+        raise DatasetError(f"{path}: nc is {quoted(number)}, but there are {len(names)} names; mend one of them")
     parts = {key: _texts(content[key], key, path) for key in SPLIT_NAMES if content.get(key)}
     return YoloFolder(
         root=root, names=names, parts=parts, base=_base(root, content.get("path")), has_keypoints="kpt_shape" in content
@@ -147,9 +161,11 @@ def _yaml_of(folder: Path) -> Path | None:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > MOST_YAML_BYTES:
+            raise ValueError(f"more than {MOST_YAML_BYTES} bytes")
         content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # for tags that do not fit their values the loader raises whatever they lead to
+        reason = shown(" ".join(str(error).split()) or type(error).__name__, 300)
         raise DatasetError(f"{path}: cannot be read as YAML ({reason}); mend it") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: holds no keys and values; expected names, train and val")
@@ -163,19 +179,25 @@ def _names(names: Any, path: Path) -> dict[int, str]:
     )
     read: dict[int, str] = {}
     for number, name in pairs:
-        text = "" if isinstance(name, dict | list) or name is None else str(name).strip()
-        if not str(number).isdecimal() or not text:
-            raise DatasetError(f"{path}: names has {number!r}: {name!r}, expected a number from 0 and a name; mend it")
+        text = str(name).strip() if isinstance(name, str | int | float | datetime.date) else ""
+        if not (isinstance(number, int | str) and _NUMBER.fullmatch(str(number))) or not text:
+            raise DatasetError(
+                f"{path}: names has {quoted(number)}: {quoted(name)}, expected a number from 0 and a name; mend it"
+            )
+        if fault := name_fault(text):
+            raise DatasetError(f"{path}: names has {fault}; mend it")
         read[int(number)] = text
     if not read or len(set(read.values())) < len(read):
-        raise DatasetError(f"{path}: names is {names!r}, expected different names, one a class; mend it")
+        raise DatasetError(f"{path}: names is {quoted(names)}, expected different names, one a class; mend it")
     return dict(sorted(read.items()))
 
 
 def _texts(value: Any, key: str, path: Path) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str) and each.strip() for each in values):
-        raise DatasetError(f"{path}: {key} is {value!r}, expected a folder or list of images, or several; mend it")
+        raise DatasetError(
+            f"{path}: {key} is {quoted(value)}, expected a folder or list of images, or several; mend it"
+        )
     return tuple(each.strip() for each in values)
 
 
@@ -229,7 +251,7 @@ def _images_of(folder: YoloFolder, written: str, findings: Findings) -> list[Pat
                 return _listed(folder, path, findings)
     why = "which leads out of it" if forward.startswith("/") or forward.startswith("..") else "which is not there"
     findings.stop(
-        f"{folder.root}: its images are said to be in {written}, {why}; write a folder inside, relative to the file",
+        f"{folder.root}: its images are said to be in {shown(written)}, {why}; write a folder inside, relative to the file",
         place=written,
     )
     return []
@@ -244,7 +266,7 @@ def _listed(folder: YoloFolder, path: Path, findings: Findings) -> list[Path]:
     for line in filter(None, map(str.strip, lines)):
         found, problem = find_file(line, (path.parent, folder.base, folder.root), folder.root)
         if found is None:
-            findings.stop(f"{path}: image {line}: {problem}; mend the list, or add the image", place=line)
+            findings.stop(f"{path}: image {shown(line)}: {problem}; mend the list, or add the image", place=shown(line))
         else:
             paths.append(found)
     return paths
