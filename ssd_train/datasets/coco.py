@@ -317,8 +317,8 @@ def _names_of_categories(
             names[name] = category_id
         elif _key(category_id) in used and _key(names[name]) in used:
             findings.stop(
-                f"{path}: categories {names[name]} and {category_id} are both called {quoted(name)} and have objects; rename "
-                "one",
+                f"{path}: categories {names[name]} and {category_id} are both called {quoted(name)} and have objects; "
+                "rename one",
                 place=name,
             )
         else:

@@ -181,8 +181,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise SSDDeployError(f"{path}: holds a {type(content).__name__}; expected an object of options and values")
     unknown = [name for name in content if name not in FIELDS]
     if unknown:
-        shown = ", ".join(map(shown, unknown[:10]))
-        raise SSDDeployError(f"{path}: has the unknown option {shown}; known are {', '.join(FIELDS)}")
+        named = ", ".join(map(shown, unknown[:10]))
+        raise SSDDeployError(f"{path}: has the unknown option {named}; known are {', '.join(FIELDS)}")
     return {name: _converted(name, value, path) for name, value in content.items()}
 
 
