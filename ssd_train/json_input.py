@@ -116,9 +116,8 @@ def convert(value: Any, kind: Any) -> Any:
     try:
         return msgspec.convert(value, kind, strict=True, dec_hook=_as_path)
     except msgspec.ValidationError as error:
-        what, _, place = str(error).replace("`", "").replace(" - at $", " - at ").partition(" - at ")
-        what = what[:1].lower() + what[1:]
-        raise JSONError(f"{place.removeprefix('.')}: {what}" if place else what) from error
+        text = str(error).replace("`", "")
+        raise JSONError(text[:1].lower() + text[1:]) from error
     except SSDDeployError as error:  # of a dataclass that checks itself
         raise JSONError(str(error)) from error
     except _FAULTS as error:
@@ -177,15 +176,15 @@ def _text(data: bytes) -> str:
     try:
         return data.decode(json.detect_encoding(data))
     except (UnicodeDecodeError, MemoryError) as error:
-        raise JSONError(f"is no text in UTF-8 ({str(error) or 'no memory'})") from error
+        raise JSONError(f"is not JSON ({str(error) or 'no memory'})") from error
 
 
 def _not_json(error: BaseException) -> str:
     if isinstance(error, RecursionError):
-        return "is nested too deep"
+        return "is not JSON (nested too deep)"
     if isinstance(error, MemoryError):
-        return "is larger than the memory there is"
-    return f"is not JSON ({str(error) or type(error).__name__})"
+        return "is not JSON (larger than the memory there is)"
+    return f"is not JSON ({shown(str(error)) or type(error).__name__})"
 
 
 def _integer(digits: str) -> int:
@@ -220,7 +219,7 @@ def _check_depth(value: Any) -> None:
     level, depth = [value], 0
     while level:
         if depth > MAX_DEPTH:
-            raise JSONError(f"is nested deeper than {MAX_DEPTH} levels")
+            raise JSONError(f"is not JSON ({MAX_DEPTH} levels of lists and objects are the most that is read)")
         inner: list[Any] = []
         for each in level:
             if isinstance(each, dict):

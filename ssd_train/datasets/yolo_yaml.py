@@ -29,6 +29,9 @@ class _Loader(yaml.SafeLoader):
         for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Leave keys as they are, those with the tag of a merge too."""
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the keys and values of a file. Raises DatasetError."""

@@ -3,7 +3,7 @@
 import functools
 import logging
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 
@@ -23,22 +23,16 @@ class _OfStep(TypedDict):
     step: _Count
 
 
-class _OfEpoch(_OfStep):
+class _OfEpoch(_OfStep, total=False):
     epoch: _Count
     cls_loss: _Number
     box_loss: _Number
     lr: _Number
-
-
-class _OfValidation(_OfStep):
-    epoch: _Count
     scores: dict[str, _Number]
-    cls_loss: NotRequired[_Number]
-    box_loss: NotRequired[_Number]
 
 
-# What is read again of a line of a kind; those of other kinds have a step at least.
-_KINDS: dict[Any, Any] = {"epoch": _OfEpoch, "validation": _OfValidation}
+# What is read again of a line of a kind, where it is there; all have a step at least.
+_KINDS: dict[Any, Any] = {"epoch": _OfEpoch, "validation": _OfEpoch}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -105,9 +105,11 @@ class MetricsWriter:
 
     def draw_curves(self) -> None:
         lines = self.folder.read_metrics()
-        epochs = [line for line in lines if line.get("kind") == "epoch"]
+        epochs = [line for line in lines if line.get("kind") == "epoch" and "epoch" in line]
         if self.has_matplotlib and epochs:
-            validations = [line for line in lines if line.get("kind") == "validation"]
+            validations = [
+                line for line in lines if line.get("kind") == "validation" and line.keys() >= {"epoch", "scores"}
+            ]
             write_curves(self.folder.path / "curves.png", self.title, epochs, validations)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from ssd_train.errors import WeightsError
 from ssd_train.json_input import JSONError, convert, parse_json
 
-Size = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 class TensorEntry(TypedDict):
