@@ -68,6 +68,12 @@ def drawable(text: str, most: int = MOST_LETTERS) -> str:
     return kept if len(kept) <= most else f"{kept[: most - 3]}..."
 
 
+def chart_label(name: str, most: int = MOST_LETTERS) -> str:
+    """Return a name as matplotlib takes it: no formula, and no underscore at its start, which would hide it."""
+    short = drawable(name, most)
+    return (" " if short.startswith("_") else "") + short.replace("$", r"\$")
+
+
 def text_size(text: str, scale: float, thickness: int) -> tuple[tuple[int, int], int]:
     """Return what `cv2.getTextSize` would: ((width, height above the base line), depth below it), in pixels."""
     text = drawable(text)

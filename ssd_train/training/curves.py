@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_train.files import written_atomically
-from ssd_train.lettering import drawable
+from ssd_train.lettering import chart_label
 
 LOSS_COLORS = {"cls_loss": ("#0072B2", "classification loss"), "box_loss": ("#E69F00", "localisation loss")}
 SCORE_COLORS = ("#009E73", "#CC79A7", "#56B4E9")
@@ -59,7 +59,7 @@ def write_curves(
             [line["epoch"] + 1 for line in validations],
             values,
             color=color,
-            label=drawable(name),
+            label=chart_label(name),
             marker=_marker(validations),
         )
     scores.set_ylim(0, 100)
@@ -72,11 +72,8 @@ def write_curves(
         axes.spines[["top", "right"]].set_visible(False)
     rates.spines[["top"]].set_visible(False)
     handles = [handle for axes in (losses, rates, scores) for handle in axes.get_legend_handles_labels()[0]]
-    legend = figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    # Names of folders and scores are no formulas, whatever they hold.
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    figure.suptitle(drawable(title), fontsize=12, fontweight="bold", parse_math=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(chart_label(title), fontsize=12, fontweight="bold")
     with written_atomically(path) as temporary:
         figure.savefig(temporary, format="png")
 
