@@ -34,6 +34,10 @@ class JSONError(ValueError):
     """JSON that cannot be used; its text is a clause to go behind the name of the file, without a full stop."""
 
 
+class UnreadableError(JSONError):
+    """The file itself cannot be read."""
+
+
 def read_json(path: Path, kind: Any = Any, *, most_bytes: int = MOST_BYTES) -> Any:
     """Read a file; see `parse_json`.
 
@@ -161,11 +165,11 @@ def _bytes_of(path: Path, most_bytes: int) -> bytes:
                 raise JSONError(f"has {status.st_size} bytes, and {most_bytes} are the most that is read")
             data = file.read() if is_plain else file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise JSONError(f"cannot be read ({error.strerror or error})") from error
+        raise UnreadableError(f"cannot be read ({error.strerror or error})") from error
     except JSONError:
         raise
     except (ValueError, MemoryError) as error:  # a zero byte in the name; no room
-        raise JSONError(f"cannot be read ({str(error) or type(error).__name__})") from error
+        raise UnreadableError(f"cannot be read ({str(error) or type(error).__name__})") from error
     if not is_plain and len(data) > MOST_BYTES:
         raise JSONError(f"goes on after {MOST_BYTES} bytes, the most that is read of what is no file")
     return data

@@ -13,7 +13,7 @@ from ssd_train.datasets.dataset import GroundTruth
 from ssd_train.datasets.findings import Findings
 from ssd_train.datasets.image_paths import MOST_SIDE, find_file, known_size
 from ssd_train.errors import DatasetError
-from ssd_train.json_input import JSONError, quoted, quoted_json, read_annotations, shown
+from ssd_train.json_input import JSONError, UnreadableError, quoted, quoted_json, read_annotations, shown
 from ssd_train.spec import name_fault
 
 Entry = dict[str, Any]
@@ -66,11 +66,13 @@ def read_json(path: Path) -> Entry:
     """Return a JSON file's object. Raises DatasetError."""
     try:
         content = read_annotations(path)
-    except JSONError as error:
+    except UnreadableError as error:
         raise DatasetError(
-            f"{path}: the annotation file {error}; download it again, choose another split, or name the COCO folder",
+            f"{path}: the annotation file {error}; choose another split, or name the COCO folder",
             arguments=("split", "data_root"),
         ) from error
+    except JSONError as error:
+        raise DatasetError(f"{path}: {str(error).removeprefix('is ')}; download it again") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: holds a JSON {type(content).__name__}, expected an object; is it a result file?")
     return content

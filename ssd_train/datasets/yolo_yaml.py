@@ -1,6 +1,7 @@
 """`data.yaml` of a YOLO folder: which keys and values there are, and those that are names or places."""
 
 import datetime
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -34,17 +35,23 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the keys and values of a file. Raises DatasetError."""
+    """Return the keys and values of a file, which are not to be changed. Raises DatasetError."""
     try:
-        if path.stat().st_size > MOST_YAML_BYTES:
+        status = path.stat()
+        if status.st_size > MOST_YAML_BYTES:
             raise ValueError(f"more than {MOST_YAML_BYTES} bytes")
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+        content = _loaded(path, status.st_mtime_ns, status.st_size)
     except Exception as error:  # for tags that do not fit their values the loader raises whatever they lead to
         reason = shown(" ".join(str(error).split()) or type(error).__name__, 300)
         raise DatasetError(f"{path}: cannot be read as YAML ({reason}); mend it") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: holds no keys and values; expected names, train and val")
     return content
+
+
+@functools.lru_cache(maxsize=2)  # a folder is recognised, then its splits and names are looked up, then it is read
+def _loaded(path: Path, mtime_ns: int, size_bytes: int) -> Any:
+    return yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
 
 
 def read_names(names: Any, path: Path) -> dict[int, str]:
