@@ -55,10 +55,10 @@ from ssd_train.training.config import TrainingConfig
 from ssd_train.training.ema import MovingAverage
 from ssd_train.training.epoch import validate
 from ssd_train.training.loop import train
+from ssd_train.training.metrics_file import METRICS_NAME
 from ssd_train.training.optimizer import learning_rate
 from ssd_train.training.prepare import load_training_samples
 from ssd_train.training.processes import Processes
-from ssd_train.training.run_folder import METRICS_NAME
 from ssd_train.weights.store import LAST_NAME
 
 NETWORK = "ssd_512_mobilenet0.25_custom"

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ssd_train.errors import ModelError
+from ssd_train.json_input import quoted
+from ssd_train.metadata import TextEntries
 
 # The entries that tell which steps a file went through.
 INT8_KEY = "int8_target"
@@ -56,21 +58,16 @@ class Quantization:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], source: str) -> "Quantization | None":
         """Read back what `to_metadata` wrote, or raise ModelError; None for a file that is not int8."""
-        if INT8_KEY not in metadata:
+        read = TextEntries(entries=metadata, source=source)
+        if INT8_KEY not in read:
             return None
-        try:
-            return cls(
-                target=Int8Target(metadata[INT8_KEY]),
-                method=metadata["calibration_method"],
-                images=int(metadata["calibration_images"]),
-                images_sha256=metadata["calibration_sha256"],
-                float_layers=tuple(json.loads(metadata["float_layers"])),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"{source}: what it says of its calibration cannot be used ({error}); "
-                "export it again with `ssd-deploy export`"
-            ) from error
+        return cls(
+            target=read.choice(INT8_KEY, Int8Target),
+            method=read.text("calibration_method"),
+            images=read.value("calibration_images", int),
+            images_sha256=read.text("calibration_sha256"),
+            float_layers=read.value("float_layers", tuple[str, ...]),
+        )
 
 
 def describe_metadata(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
@@ -105,10 +102,11 @@ def check_runs_here(metadata: Mapping[str, str], name: str, onnxruntime_version:
     again = "use the file that it was made of, or rewrite that here with `ssd-deploy export`"
     if not on_cpu:
         raise ModelError(f"{name}: was rewritten for a CPU and does not run on a GPU; {again}")
-    made_for, here = json.loads(metadata[CPU_GRAPH_KEY]), this_cpu(onnxruntime_version)
+    made_for = TextEntries(entries=metadata, source=name).value(CPU_GRAPH_KEY, dict[str, str])
+    here = this_cpu(onnxruntime_version)
     for what, value in here.items():
         if made_for.get(what) != value:
             raise ModelError(
-                f"{name}: was rewritten for another CPU or release of ONNX Runtime ({what}: {made_for.get(what)!r}, "
-                f"here {value!r}); {again}"
+                f"{name}: was rewritten for another CPU or release of ONNX Runtime ({what}: "
+                f"{quoted(made_for.get(what))}, here {value!r}); {again}"
             )

@@ -10,8 +10,10 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from export.exported import read_exported
 from export.session import open_session
-from ssd_train.errors import ModelError
+from ssd_train.errors import ModelError, first_line
+from ssd_train.json_input import quoted
 from ssd_train.spec import INPUT_NAME, RAW_NAMES, DetectorSpec
 
 
@@ -42,9 +44,25 @@ def graph_of_bytes(data: bytes, path: Path) -> ExportedGraph:
         model = onnx.load_from_string(data)
     except DecodeError as error:
         raise ModelError(f"{path}: is not a usable ONNX file ({error}); make one with `ssd-deploy export`") from error
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    spec = DetectorSpec.from_metadata(metadata, str(path))
-    return ExportedGraph(path=path, model=model, metadata=metadata, spec=spec)
+    exported = read_exported(data, str(path))
+    elsewhere = next((value for value in model.graph.initializer if value.data_location == value.EXTERNAL), None)
+    if elsewhere is not None:
+        raise ModelError(
+            f"{path}: keeps {quoted(elsewhere.name)} in another file, and a model is one file here; make one with "
+            "`ssd-deploy export`"
+        )
+    return ExportedGraph(path=path, model=model, metadata=exported.metadata, spec=exported.spec)
+
+
+def check_sound(graph: ExportedGraph) -> None:
+    """Raise ModelError where a graph is damaged or has no raw predictions, before anything is made of it."""
+    _raw_values(graph.model, str(graph.path))
+    try:
+        onnx.checker.check_model(graph.model)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise ModelError(
+            f"{graph.path}: its graph is damaged ({first_line(error)}); export the model again with `ssd-deploy export`"
+        ) from error
 
 
 def network_only(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -79,20 +97,35 @@ def with_raw_outputs(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
     A ModelError calls the graph by `name` where it has none.
     """
+    values = _raw_values(model, name)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.extend(values)
+    return copy
+
+
+def _raw_values(model: onnx.ModelProto, name: str) -> list[onnx.ValueInfoProto]:
     values = {value.name: value for value in model.graph.value_info}
     missing = [raw for raw in RAW_NAMES if raw not in values]
     if missing:
         raise ModelError(f"{name}: has no inner value {', '.join(missing)}; export it again with `ssd-deploy export`")
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    copy.graph.output.extend(values[raw] for raw in RAW_NAMES)
-    return copy
+    return [values[raw] for raw in RAW_NAMES]
 
 
 def open_graph(model: onnx.ModelProto, outputs: Sequence[str]) -> Callable[[NDArray[np.float32]], list[Any]]:
-    """Return a function from images to values of a graph on the CPU."""
-    session = open_session(model.SerializeToString(), model.graph.name or "the graph")
-    return lambda images: session.run(list(outputs), {INPUT_NAME: images})
+    """Return a function from images to values of a graph on the CPU; it raises ModelError where that does not run."""
+    name = model.graph.name or "the graph"
+    session = open_session(model.SerializeToString(), name)
+
+    def run(images: NDArray[np.float32]) -> list[Any]:
+        try:
+            return session.run(list(outputs), {INPUT_NAME: images})
+        except Exception as error:  # ONNX Runtime's exceptions share no narrower base
+            raise ModelError(
+                f"{name}: ONNX Runtime failed to run it ({first_line(error)}); export it again with `ssd-deploy export`"
+            ) from error
+
+    return run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

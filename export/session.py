@@ -8,6 +8,7 @@ from typing import Any
 
 import onnxruntime
 
+from export.exported import Exported, read_exported
 from export.file_metadata import CPU_GRAPH_KEY
 from ssd_train.captured_stdout import captured_stdout
 from ssd_train.cpus import default_threads
@@ -86,14 +87,14 @@ def open_session(
     return session
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return the text entries of an ONNX file, or raise ModelError; it is opened, but not prepared to run."""
+def describe_exported(path: Path) -> Exported:
+    """Return what an ONNX file says of itself, or raise ModelError; it is opened, but not prepared to run."""
     if not path.is_file():
         raise ModelError(f"{path}: there is no such model file; make one with `ssd-deploy export`")
     options = quiet_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    metadata: dict[str, str] = open_session(path, str(path), options).get_modelmeta().custom_metadata_map
-    return metadata
+    open_session(path, str(path), options)
+    return read_exported(path, str(path))
 
 
 def _why_elsewhere(model: Path | bytes) -> str:

@@ -139,10 +139,11 @@ class OnnxStep:
         """See `ExportStep.apply`."""
         self.check(settings)
         require("onnx", "export", f"The export step {self.name}")
-        from export.graph import load_exported
+        from export.graph import check_sound, load_exported
 
         graph = load_exported(source)
         self._check_takes(graph)
+        check_sound(graph)
         log.info("%s: making %s of it", source.name, self.name)
         rewritten: Rewritten = importlib.import_module(self.module).rewrite(graph, settings, on_progress)
         if rewritten.model is None:

@@ -73,9 +73,9 @@ def _describe_file(path: Path) -> dict[str, Any]:
     about = {"kind": path.suffix.lower().removeprefix("."), "path": str(path), **dataclasses.asdict(spec)}
     if path.suffix.lower() == ".onnx":
         from export.file_metadata import describe_metadata
-        from export.session import read_metadata
+        from export.session import describe_exported
 
-        about |= describe_metadata(read_metadata(path), str(path))
+        about |= describe_metadata(describe_exported(path).metadata, str(path))
     return about | {"size_bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
 
 

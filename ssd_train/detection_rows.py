@@ -34,6 +34,11 @@ class Detection(NamedTuple):
     track_id: int | None = None
 
 
+def name_of(label: int, class_names: Sequence[str]) -> str:
+    """Return the name of a label from 0; `class 3` where names are not known."""
+    return class_names[label] if label < len(class_names) else f"class {label}"
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DetectionRows:
     """What was found in one image, best first: the fields and rows of `Detections`.
@@ -99,7 +104,7 @@ class DetectionRows:
             box=(left, top, right, bottom),
             score=float(self.scores[row]),
             label=int(self.labels[row]),
-            class_name=self._name(int(self.labels[row])),
+            class_name=name_of(int(self.labels[row]), self.class_names),
             track_id=None if self.track_ids is None else int(self.track_ids[row]),
         )
 
@@ -115,10 +120,7 @@ class DetectionRows:
     @property
     def names(self) -> list[str]:
         """The class of each detection; `class 3` where names are not known."""
-        return [self._name(label) for label in self.labels.tolist()]
-
-    def _name(self, label: int) -> str:
-        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
+        return [name_of(label, self.class_names) for label in self.labels.tolist()]
 
     def select(self, keep: NDArray[Any]) -> Self:
         """Return the rows that a boolean mask or an index array names."""
@@ -146,14 +148,16 @@ class DetectionRows:
         keep = (self.scores >= np.float32(score_threshold)) & (areas(self.boxes) >= min_area)
         if classes is not None:
             wanted = [classes] if isinstance(classes, str | int) else classes
-            keep &= np.isin(self.labels, [self._label(each) for each in wanted])
+            keep &= np.isin(self.labels, self._labels(wanted))
         return self.select(keep)
 
-    def _label(self, named: str | int) -> int:
-        if isinstance(named, str) and named not in self.class_names:
-            known = first_names(self.class_names)
-            raise SpecError(f"{named!r} is no class; there are {known or 'labels alone'}", arguments=("classes",))
-        return self.class_names.index(named) if isinstance(named, str) else operator.index(named)
+    def _labels(self, wanted: Collection[str | int]) -> list[int]:
+        label_of = {name: label for label, name in enumerate(self.class_names)}
+        for named in wanted:
+            if isinstance(named, str) and named not in label_of:
+                known = first_names(self.class_names)
+                raise SpecError(f"{named!r} is no class; there are {known or 'labels alone'}", arguments=("classes",))
+        return [label_of[named] if isinstance(named, str) else operator.index(named) for named in wanted]
 
     def clipped(self, image_size: tuple[int, int]) -> Self:
         """Return the same detections with boxes clipped to the image; `image_size` is (height, width)."""

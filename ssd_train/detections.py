@@ -89,8 +89,7 @@ class Detections(DetectionRows):
                 f"the image has {width}x{height} pixels, but these detections are of one of {own_width}x{own_height}; "
                 "draw into the image that they were found in"
             )
-        names = tuple(self._name(label) for label in range(max(self.labels, default=-1) + 1))
-        drawn = draw(pixels, self, names, with_scores=with_scores)
+        drawn = draw(pixels, self, self.class_names, with_scores=with_scores)
         return np.ascontiguousarray(drawn[:, :, ::-1]) if color == "bgr" else drawn
 
     def to_dict(self) -> dict[str, Any]:

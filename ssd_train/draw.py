@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_train.detection_rows import DetectionRows
+from ssd_train.detection_rows import DetectionRows, name_of
 from ssd_train.errors import SSDDeployError
 from ssd_train.files import written_atomically
-from ssd_train.lettering import put_text, text_size
+from ssd_train.lettering import MOST_LETTERS, drawable, put_text, text_size
 
 
 def draw(
@@ -21,7 +21,7 @@ def draw(
     Args:
         image: (H, W, 3) RGB uint8.
         detections: boxes in pixels of that image; drawn worst first, so that the best lies on top.
-        class_names: label order.
+        class_names: label order; a label beyond them is called by its number.
         with_scores: False for annotations, which have none.
 
     Tracked detections have their track's number before the name, as in `#7 dog 0.98`.
@@ -40,7 +40,9 @@ def draw(
     # Names after all boxes, so that no line runs through one.
     for (left, top, _, _), score, label, track_id in reversed(rows):
         color = _color(label)
-        text = f"{class_names[label]} {score:.2f}" if with_scores else class_names[label]
+        # The score is seen behind a name of any length.
+        text = drawable(str(name_of(label, class_names)), MOST_LETTERS // 2)
+        text = f"{text} {score:.2f}" if with_scores else text
         text = text if track_id < 0 else f"#{track_id} {text}"
         (text_width, text_height), baseline = text_size(text, scale, max(1, thickness - 1))
         # Above the box, or inside it where there is no room; never past the right edge.

@@ -7,6 +7,7 @@ ASCII letters is drawn.
 
 import functools
 import itertools
+import os
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,15 @@ _STYLES = (
 # Pixels at OpenCV's scale 1: a font's size whose capitals are as high as OpenCV's, and the gap between words.
 _FONT_SIZE, _GAP = 29, 10
 
+# No text that is drawn is longer: it would be wider than any picture, and mean work without end.
+MOST_LETTERS = 200
+
+# Categories of Unicode: control, surrogate, unassigned, ends of lines and paragraphs.
+_UNSEEN = ("Cc", "Cs", "Cn", "Zl", "Zp")
+# What turns the direction of the text around it (Unicode, UAX #9).
+_TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_INSTEAD = "\u25a1"
+
 # No character, so that what a font draws for it is what it draws for all that it lacks.
 _MISSING = "\U0010fffe"
 
@@ -44,8 +54,29 @@ class _Run(NamedTuple):
     font: Path | None
 
 
+def drawable(text: str, most: int = MOST_LETTERS) -> str:
+    """Return text that every font's program takes: one line, of no more than `most` letters.
+
+    In the place of what is no character, or is none to be seen, such as a zero byte, the end of a line, half a
+    surrogate pair or a mark that turns the direction, stands a box.
+    """
+    # Not looked through first: nearly all text is plain.
+    if text.isascii() and text.isprintable() and len(text) <= most:
+        return text
+    seen = (_INSTEAD if unicodedata.category(each) in _UNSEEN or each in _TURNS else each for each in text[: most + 1])
+    kept = "".join(seen)
+    return kept if len(kept) <= most else f"{kept[: most - 3]}..."
+
+
+def chart_label(name: str, most: int = MOST_LETTERS) -> str:
+    """Return a name as matplotlib takes it: no formula, and no underscore at its start, which would hide it."""
+    short = drawable(name, most)
+    return (" " if short.startswith("_") else "") + short.replace("$", r"\$")
+
+
 def text_size(text: str, scale: float, thickness: int) -> tuple[tuple[int, int], int]:
     """Return what `cv2.getTextSize` would: ((width, height above the base line), depth below it), in pixels."""
+    text = drawable(text)
     if text.isascii():
         size, depth = cv2.getTextSize(text, FONT, scale, thickness)
         return (size[0], size[1]), depth
@@ -70,6 +101,7 @@ def put_text(
         ink: colour in the order of the canvas' channels.
         thickness: of OpenCV's lines.
     """
+    text = drawable(text)
     if text.isascii():
         cv2.putText(canvas, text, corner, FONT, scale, ink, thickness, cv2.LINE_AA)
         return
@@ -146,7 +178,7 @@ def _fonts() -> tuple[Path, ...]:
     found = {
         path
         for folder in FONT_FOLDERS
-        for path in Path(folder).expanduser().rglob("*")
+        for path in Path(os.path.expanduser(folder)).rglob("*")  # which stays as it is where there is no home
         if path.suffix.lower() in (".ttf", ".otf", ".ttc")
         and not path.stem.lower().replace("-", "").startswith(_PLACEHOLDERS)
     }

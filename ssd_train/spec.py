@@ -6,11 +6,15 @@ every runner, so that no backend carries a mean, a threshold or a class list of 
 
 import dataclasses
 import json
-import math
+import re
+import typing
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssd_train.errors import ModelError, SpecError
+from ssd_train.errors import SpecError
+from ssd_train.json_input import quoted, shown
+from ssd_train.metadata import TextEntries
 from ssd_train.options import check_ranges, option
 
 # ImageNet statistics in RGB order, for values in [0, 1]; every GluonCV SSD uses them.
@@ -24,6 +28,21 @@ GLUONCV_RESIZE = "opencv: cubic if both sides grow, area if both shrink, else li
 INPUT_NAME = "images"
 OUTPUT_NAMES = ("boxes", "scores", "labels")
 RAW_NAMES = ("cls_logits", "box_offsets")
+
+# Past any network, and so far that a batch of one image still fits a memory.
+MAX_INPUT_SIDE = 2**14
+
+# With these a normalised pixel stays far inside float32.
+MOST_STATISTIC, LEAST_STD = 1e3, 1e-6
+
+# Letters of a class name: a sentence, where the longest of COCO has fourteen.
+MAX_NAME = 1000
+
+# Control characters, halves of surrogate pairs, and what ends a line: nothing that is drawn or written on one.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Network and precision are parts of file names.
+_FILE_NAME = re.compile("[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff/\\\\]{1,100}")
+_FAR = 1e300
 
 # TensorRT refuses a TopK with a larger K, so no exported graph may hold one.
 MAX_TOP_K = 3840
@@ -82,8 +101,8 @@ class WorkingThresholds:
 
     def __post_init__(self) -> None:
         for name, value in {"overall": self.overall, **self.per_class}.items():
-            if not 0 <= value <= 1:
-                raise SpecError(f"the working threshold {value} ({name}) is not in 0 to 1")
+            if not _is_number(value) or not 0 <= value <= 1:
+                raise SpecError(f"the working threshold {quoted(value)} ({quoted(name)}) is not in 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,20 +141,33 @@ class DetectorSpec:
 
     def __post_init__(self) -> None:
         check_class_names(self.class_names)
-        if len(self.input_size) != 2 or min(self.input_size) < 1:
-            raise SpecError(f"input size {self.input_size} is not (height, width) in pixels")
+        for name, text in (("network", self.network), ("precision", self.precision)):
+            if not isinstance(text, str) or not _FILE_NAME.fullmatch(text):
+                raise SpecError(f"{name} {quoted(text)} is no name that a file could have")
+        if len(self.input_size) != 2 or not all(_is_side(side) for side in self.input_size):
+            raise SpecError(f"input size {quoted(self.input_size)} is not (height, width) in pixels")
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not all(math.isfinite(value) for value in values):
-                raise SpecError(f"{name} {values} is not three finite numbers")
-        if min(self.std) <= 0:
-            raise SpecError(f"std {self.std} has a value that is not above 0")
+            if len(values) != 3 or not all(_is_number(value) for value in values):
+                raise SpecError(f"{name} {quoted(values)} is not three finite numbers")
+        if max(map(abs, (*self.mean, *self.std))) > MOST_STATISTIC or min(self.std) < LEAST_STD:
+            raise SpecError(
+                f"mean {self.mean} or std {self.std} is out of range for values in [0, 1]; std has to be {LEAST_STD:g} "
+                f"or more, and all at most {MOST_STATISTIC:g}"
+            )
         if self.resize != GLUONCV_RESIZE:
-            raise SpecError(f"resize rule {self.resize!r} is not known; this version knows {GLUONCV_RESIZE!r}")
-        unknown = sorted(
-            set(self.working_thresholds.per_class if self.working_thresholds else ()) - {*self.class_names}
-        )
+            raise SpecError(
+                f"resize rule {quoted(self.resize)} is not known; this version knows {quoted(GLUONCV_RESIZE)}"
+            )
+        if not re.fullmatch(r"|[0-9a-f]{64}", self.weights_sha256):
+            raise SpecError(f"weights_sha256 {quoted(self.weights_sha256)} is no SHA-256")
+        found_by = self.working_thresholds.found_by if self.working_thresholds else ""
+        for text in (self.weights, found_by, *self.versions, *self.versions.values()):
+            if not is_text(text):
+                raise SpecError(f"{quoted(text)} is no text")
+        per_class = self.working_thresholds.per_class if self.working_thresholds else {}
+        unknown = sorted(per_class.keys() - {*self.class_names})
         if unknown:
-            raise SpecError(f"there are working thresholds for {', '.join(unknown)}, which are no classes")
+            raise SpecError(f"there are working thresholds for {quoted_names(unknown)}, which are no classes")
 
     def to_metadata(self) -> dict[str, str]:
         """Return flat text entries: plain text stays as it is, everything else is JSON."""
@@ -156,42 +188,72 @@ class DetectorSpec:
         Raises:
             ModelError: an entry is missing or unreadable, so the file was not exported by this project.
         """
+        read = TextEntries(entries=metadata, source=source)
         try:
-            settings = PostprocessSettings(
-                score_threshold=float(metadata["score_threshold"]),
-                nms_iou_threshold=float(metadata["nms_iou_threshold"]),
-                pre_nms_top_k=int(metadata["pre_nms_top_k"]),
-                max_detections=int(metadata["max_detections"]),
-            )
-            values: dict[str, Any] = {
-                key: tuple(json.loads(metadata[key])) for key in ("class_names", "input_size", "mean", "std")
-            }
-            for key in ("network", "resize", "precision", "weights", "weights_sha256"):
-                values[key] = metadata[key]
-            if "working_thresholds" in metadata:
-                values["working_thresholds"] = WorkingThresholds(**json.loads(metadata["working_thresholds"]))
-            return cls(postprocess=settings, versions=json.loads(metadata["versions"]), **values)
-        except KeyError as error:
-            raise ModelError(
-                f"{source}: its metadata has no entry {error.args[0]!r}; "
-                "export the model again with `ssd-deploy export`"
-            ) from error
-        except (TypeError, ValueError, SpecError) as error:
-            raise ModelError(
-                f"{source}: its metadata cannot be used ({error}); export the model again with `ssd-deploy export`"
-            ) from error
+            settings = PostprocessSettings(**{key: read.value(key, kind) for key, kind in _POSTPROCESS.items()})
+            values: dict[str, Any] = {key: read.value(key, kind) for key, kind in _JSON_ENTRIES.items()}
+            values |= {key: read.text(key) for key in _TEXT_ENTRIES}
+            if "working_thresholds" in read:
+                values["working_thresholds"] = read.value("working_thresholds", WorkingThresholds)
+            return cls(postprocess=settings, **values)
+        except SpecError as error:
+            raise read.unusable(str(error)) from error
+
+
+# Entries of metadata; those of JSON with their types.
+_TEXT_ENTRIES = ("network", "resize", "precision", "weights", "weights_sha256")
+_JSON_ENTRIES = {
+    "class_names": tuple[str, ...],
+    "input_size": tuple[int, int],
+    "mean": tuple[float, float, float],
+    "std": tuple[float, float, float],
+    "versions": dict[str, str],
+}
+_POSTPROCESS = typing.get_type_hints(PostprocessSettings)
 
 
 def check_class_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the class list; raise SpecError where it is empty or has an empty or repeated name."""
+    """Return the class list; raise SpecError where it is empty, or has a name that is none or repeated."""
     if not class_names:
         raise SpecError("the class list is empty; name at least one class")
-    if not all(isinstance(name, str) and name.strip() for name in class_names):
-        raise SpecError("the class list has an empty name")
-    repeated = sorted({name for name in class_names if class_names.count(name) > 1})
-    if repeated:
-        raise SpecError(f"the class list repeats {', '.join(repeated)}")
+    for name in class_names:
+        if fault := name_fault(name):
+            raise SpecError(f"the class list has {fault}")
+    if len(set(class_names)) < len(class_names):
+        repeated = sorted(name for name, count in Counter(class_names).items() if count > 1)
+        raise SpecError(f"the class list repeats {quoted_names(repeated)}")
     return class_names
+
+
+def name_fault(name: object) -> str:
+    """Say what is wrong with the name of a class, in words such as `an empty name`; empty where nothing is."""
+    if not isinstance(name, str):
+        return f"{quoted(name)}, which is no text"
+    if not name.strip():
+        return "an empty name"
+    if len(name) > MAX_NAME:
+        return f"a name of {len(name)} letters ({quoted(name, 40)}), where {MAX_NAME} are the most"
+    if _UNPRINTABLE.search(name):
+        return f"the name {quoted(name)}, which holds a control character or half a character"
+    return ""
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is text that UTF-8 can hold: JSON may have halves of surrogate pairs."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_FAR < value < _FAR
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_INPUT_SIDE
+
+
+def quoted_names(class_names: Sequence[str]) -> str:
+    """Return the first ten names of a list from outside, escaped where they have to be, with dots for the rest."""
+    return first_names([shown(name, 80) for name in class_names[:11]])
 
 
 def first_names(class_names: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from export.engine.flavours import FLAVOURS
 from export.engine.inspector import count_convolutions, precision_problems, read_layers
 from export.engine.plan import OnProgress, build_plan, check_targets
 from export.file_metadata import Int8Target, Quantization, check_runs_here
-from export.session import read_metadata
+from export.session import describe_exported
 from ssd_train.errors import BackendError, ModelError
 from ssd_train.files import sha256_of_file, written_atomically
 from ssd_train.spec import OUTPUT_NAMES, DetectorSpec
@@ -82,11 +82,11 @@ def build_engine(
         outputs=tuple(outputs),
     )
     cache = cache or default_cache()
-    engine = find_engine(cache, request.name)
+    engine = find_engine(cache, request)
     if engine is None:
         cache = writable_cache(cache, request.name)
         with building(cache, request.name):
-            engine = find_engine(cache, request.name) or _build(trt, request, cache, on_progress)
+            engine = find_engine(cache, request) or _build(trt, request, cache, on_progress)
     if FLAVOURS[flavour].tells_layers:
         # Also of an engine from the cache.
         for problem in precision_problems(spec.precision, engine.info.layer_precisions):
@@ -173,7 +173,8 @@ def check_options(options: BuildOptions, flavour: str, gpu: Gpu | None) -> None:
 
 def read_spec(onnx: Path) -> DetectorSpec:
     """Return the description inside an exported file; raise ModelError where it is not ours, or was made for a CPU."""
-    metadata = read_metadata(onnx)
+    exported = describe_exported(onnx)
+    metadata = exported.metadata
     check_runs_here(metadata, str(onnx), onnxruntime.__version__, on_cpu=False)
     quantization = Quantization.from_metadata(metadata, str(onnx))
     if quantization is not None and quantization.target == Int8Target.CPU:
@@ -181,4 +182,4 @@ def read_spec(onnx: Path) -> DetectorSpec:
             f"{onnx}: was quantized for the CPU, to uint8 activations that TensorRT refuses; quantize it again for "
             "the portable target"
         )
-    return DetectorSpec.from_metadata(metadata, str(onnx))
+    return exported.spec

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from export.engine.file import BuildOptions, EngineInfo, Gpu, engine_name, read_info, write_info
+from export.engine.file import BuildOptions, EngineInfo, Gpu, engine_name, info_path, read_info, write_info
 from export.engine.flavours import FLAVOURS
 from ssd_train.errors import ModelError, SSDDeployError
 from ssd_train.files import check_writable, sha256_of_file, written_atomically
@@ -94,13 +94,18 @@ def engine_path(cache: Path, name: str) -> Path:
     return cache / "engines" / name
 
 
-def find_engine(cache: Path, name: str) -> BuiltEngine | None:
-    """Return an engine; None where it is absent or not what its JSON says."""
-    path = engine_path(cache, name)
+def find_engine(cache: Path, request: EngineRequest) -> BuiltEngine | None:
+    """Return the engine of a request; None where it is absent, or its JSON speaks of another one or another plan."""
+    path = engine_path(cache, request.name)
+    if any(each.is_symlink() for each in (path, info_path(path))):
+        return None  # no cache makes links
     try:
         info = read_info(path)
-        found = sha256_of_file(path) == info.plan_sha256
-    except (ModelError, OSError):
+        is_asked = (info.flavour, info.tensorrt_version, info.spec, info.onnx_sha256, info.options.built_with()) == (
+            request.flavour, request.version, request.spec, request.onnx_sha256, request.options.built_with(),
+        )  # fmt: skip
+        found = is_asked and sha256_of_file(path) == info.plan_sha256
+    except (ModelError, OSError, MemoryError):
         return None
     return BuiltEngine(path=path, info=info, from_cache=True) if found else None
 
@@ -148,10 +153,13 @@ def write_engine(cache: Path, name: str, plan: bytes, info: EngineInfo) -> Path:
     try:
         # The JSON goes first: a plan without one would count as built, a JSON without its plan does not.
         path.parent.mkdir(parents=True, exist_ok=True)
+        for each in (path, info_path(path)):
+            if each.is_symlink():
+                each.unlink()
         write_info(path, info)
         with written_atomically(path) as temporary:
             temporary.write_bytes(plan)
-    except SSDDeployError as error:
+    except (SSDDeployError, OSError) as error:
         if cache == process_cache():
             raise
         _log.warning("%s; this engine is not kept for another time", error)
@@ -171,8 +179,9 @@ def timing_cache_path(cache: Path, request: EngineRequest) -> Path | None:
 def load_timing_cache(config: "trt.IBuilderConfig", path: Path) -> None:
     """Give the builder its measurements of earlier builds; a file of another version or card counts as empty."""
     saved = b""
-    with contextlib.suppress(OSError):
-        saved = path.read_bytes()
+    with contextlib.suppress(OSError, MemoryError):
+        # Neither a pipe, which may never end, nor what is no file of a cache.
+        saved = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(saved)
     if cache is None or not config.set_timing_cache(cache, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)

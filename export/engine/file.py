@@ -6,14 +6,14 @@ The plan itself stays as TensorRT wrote it, so that `trtexec` and Triton load it
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from ssd_train.errors import BackendError, ModelError, SSDDeployError
+from ssd_train.errors import BackendError, ModelError
 from ssd_train.files import write_json
+from ssd_train.json_input import JSONError, convert, read_json, shown
 from ssd_train.options import check_ranges, option
 from ssd_train.spec import DetectorSpec
 
@@ -157,23 +157,24 @@ def write_info(engine: Path, info: EngineInfo) -> None:
 def read_info(engine: Path) -> EngineInfo:
     """Read the JSON beside an engine; raise ModelError where either is missing, or the JSON not one of ours."""
     path = info_path(engine)
-    if not engine.is_file():
+    if not os.path.isfile(engine):  # which takes a name that is too long for one that is not there
         raise ModelError(
             f"{engine}: there is no such engine file; build one with `ssd-deploy export --format tensorrt`"
         )
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"{path}: the description of the engine is missing; keep both files together, or {AGAIN}")
     try:
-        found = msgspec.json.decode(path.read_bytes())
-        info = msgspec.convert(found, EngineInfo, strict=True)
-    except (OSError, msgspec.MsgspecError, SSDDeployError) as error:
+        found = read_json(path)
+        info: EngineInfo = convert(found, EngineInfo)
+    except JSONError as error:
         raise ModelError(f"{path}: cannot be used as the description of an engine ({error}); {AGAIN}") from error
     # msgspec passes over entries that a type does not have, and fills in defaults.
     known = _plain(info)
     foreign = sorted(key for key in found if key not in known or found[key] != known[key])
     if foreign:
         raise ModelError(
-            f"{path}: has entries that this version does not know, or lacks some, in {', '.join(foreign)}; {AGAIN}"
+            f"{path}: has entries that this version does not know, or lacks some, in "
+            f"{', '.join(map(shown, foreign[:10]))}; {AGAIN}"
         )
     return info
 

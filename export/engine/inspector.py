@@ -5,7 +5,6 @@ TensorRT's JSON for a layer differs between versions and cards: a convolution is
 recorded and warned of; see `BuildOptions.strict`.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 from export.engine.bindings import Messages, make_logger, starting
 from export.engine.file import BuildOptions
 from ssd_train.errors import BackendError
+from ssd_train.json_input import parse_leniently
 from ssd_train.precisions import PRECISIONS
 from ssd_train.spec import INPUT_NAME, DetectorSpec
 
@@ -61,7 +61,7 @@ def read_layers(trt: Any, plan: bytes, spec: DetectorSpec, options: BuildOptions
     if context is not None and context.set_input_shape(INPUT_NAME, (options.opt_batch, 3, *spec.input_size)):
         # Formats of a dynamic engine are known for a shape only.
         inspector.execution_context = context
-    layers: dict[str, Any] = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    layers: dict[str, Any] = parse_leniently(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     return layers
 
 

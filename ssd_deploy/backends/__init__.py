@@ -59,10 +59,9 @@ def _open_onnxruntime(model: "SSD | Path | bytes", options: RunOptions) -> "Runn
 
 def describe_onnx(path: Path) -> "DetectorSpec":
     """Return what an ONNX file says of itself; a `Backend.describe` for rows that open such files."""
-    from export.session import read_metadata
-    from ssd_train.spec import DetectorSpec
+    from export.session import describe_exported
 
-    return DetectorSpec.from_metadata(read_metadata(path), str(path))
+    return describe_exported(path).spec
 
 
 def _tensorrt(flavour: str) -> Backend:

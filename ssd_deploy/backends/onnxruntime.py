@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from export.exported import read_exported
 from export.file_metadata import check_runs_here
 from export.session import open_session, quiet_options
 from ssd_deploy.backends.base import RawPredictions, check_images
@@ -17,7 +18,7 @@ from ssd_deploy.backends.row import RunOptions
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, ModelError, first_line
 from ssd_train.requirements import require
-from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec
+from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +77,9 @@ class OnnxRuntimeRunner:
         self._raw_session: Any = None
         # Of ONNX Runtime's values in the GPU's memory.
         self._gpu = ("cuda", number)
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self.spec = DetectorSpec.from_metadata(metadata, self._called)
-        check_runs_here(metadata, self._called, onnxruntime.__version__, on_cpu=provider == "cpu")
+        exported = read_exported(model, self._called)
+        self.spec = exported.spec
+        check_runs_here(exported.metadata, self._called, onnxruntime.__version__, on_cpu=provider == "cpu")
         inputs = {value.name for value in self._session.get_inputs()}
         outputs = {value.name for value in self._session.get_outputs()}
         if inputs != {INPUT_NAME} or not outputs.issuperset(OUTPUT_NAMES):

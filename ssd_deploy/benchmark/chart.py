@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from ssd_deploy.benchmark.measurements import Measurement, series_name
 from ssd_deploy.benchmark.report import BenchmarkReport
 from ssd_train.files import written_atomically
+from ssd_train.lettering import chart_label
 from ssd_train.requirements import require
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def write_chart(report: BenchmarkReport, path: Path) -> Path:
             "color": COLORS[color % len(COLORS)],
             "hatch": PATTERNS[(pattern + color // len(COLORS)) % len(PATTERNS)],
             "edgecolor": "white",
-            "label": series_name(own[0].runner, precision, own[0].source),
+            "label": chart_label(series_name(own[0].runner, precision, own[0].source)),
         }
         rates = [row.network.images_per_second for row in own]
         medians = [row.network.p50 for row in own]
@@ -81,7 +82,7 @@ def write_chart(report: BenchmarkReport, path: Path) -> Path:
         f"{spec.network}, input {spec.input_size[1]} x {spec.input_size[0]}" for spec in report.detectors.values()
     )
     title = f"{'; '.join(networks)}, on {on_gpu or report.environment.cpu}"
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    figure.suptitle(chart_label(title), fontsize=12, fontweight="bold")
     # Every series draws the same marks; the legend names them once, after the series.
     handles = {
         label: handle

@@ -34,9 +34,11 @@ class CropWriter(FolderWriter):
 def _class_folders(class_names: tuple[str, ...]) -> list[str]:
     """Return a folder's name for each class, each its own, whatever the class is called."""
     folders: list[str] = []
+    taken: set[str] = set()
     for name in class_names:
         folder, number = safe_name(name), 2
-        while folder.casefold() in {other.casefold() for other in folders}:
+        while folder.casefold() in taken:
             folder, number = f"{safe_name(name)}-{number}", number + 1
         folders.append(folder)
+        taken.add(folder.casefold())
     return folders

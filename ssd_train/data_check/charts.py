@@ -7,6 +7,7 @@ import numpy as np
 
 from ssd_train.data_check.report import CheckReport
 from ssd_train.files import written_atomically
+from ssd_train.lettering import chart_label
 from ssd_train.networks.anchors import generate_anchors
 from ssd_train.networks.zoo import find_network
 
@@ -19,6 +20,9 @@ GREY = "#999999"
 
 # Rows that a chart of classes has room for; of more classes those with the most and the fewest objects are shown.
 MAX_CLASSES = 80
+
+# Letters of a class, beside which there is room for its bar.
+MOST_NAME = 60
 
 # Points beyond this are a blot, and take long.
 MAX_POINTS = 4000
@@ -38,7 +42,7 @@ def write_class_chart(path: Path, report: CheckReport) -> None:
         left += counts[order]
     for place, count in zip(places, total[order], strict=True):
         axes.annotate(f"{count}", (count, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set_yticks(places, [report.class_names[label] for label in order])
+    axes.set_yticks(places, [chart_label(report.class_names[label], MOST_NAME) for label in order])
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.margins(x=0.08)
     axes.set_xlabel("objects")
@@ -72,7 +76,8 @@ def write_box_chart(path: Path, report: CheckReport) -> None:
         )
     for label, color in zip(frequent, COLORS, strict=False):
         own = sides[labels == label]
-        axes.scatter(own[:, 0], own[:, 1], s=9, alpha=0.5, linewidths=0, color=color, label=report.class_names[label])
+        name = chart_label(report.class_names[label], MOST_NAME)
+        axes.scatter(own[:, 0], own[:, 1], s=9, alpha=0.5, linewidths=0, color=color, label=name)
     if report.network is not None:
         shapes = np.unique(generate_anchors(find_network(report.network))[:, 2:], axis=0)
         axes.scatter(shapes[:, 0], shapes[:, 1], s=30, marker="x", color="black", linewidths=1.2, label="anchors")

@@ -12,6 +12,7 @@ from ssd_train.datasets.dataset import Sample
 from ssd_train.datasets.findings import Findings
 from ssd_train.datasets.layouts import Layout
 from ssd_train.evaluation.evaluate import has_objects
+from ssd_train.metrics.by_label import rows_by_label
 
 # Shares of a class's objects that are at most as large as its sizes of `size_quantiles`.
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
@@ -76,8 +77,9 @@ def size_quantiles(objects: Objects, input_size: tuple[int, int] | None, num_cla
     """
     sides = np.sqrt(objects.sides(input_size).prod(axis=1))
     quantiles = np.full((num_classes, len(QUANTILES)), np.nan)
-    for label in np.unique(objects.labels):
-        quantiles[label] = np.quantile(sides[objects.labels == label], QUANTILES)
+    for label, rows in enumerate(rows_by_label(objects.labels, num_classes)):
+        if len(rows):
+            quantiles[label] = np.quantile(sides[rows], QUANTILES)
     return quantiles
 
 

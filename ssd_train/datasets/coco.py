@@ -1,7 +1,6 @@
 """COCO annotation files -> annotations; no pycocotools needed to read one."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +11,15 @@ import numpy as np
 from ssd_train.datasets.annotations import AnnotatedImage, AnnotatedObject, Annotations, could_be_shares
 from ssd_train.datasets.dataset import GroundTruth
 from ssd_train.datasets.findings import Findings
-from ssd_train.datasets.image_paths import find_file, known_size
+from ssd_train.datasets.image_paths import MOST_SIDE, find_file, known_size
 from ssd_train.errors import DatasetError
+from ssd_train.json_input import JSONError, UnreadableError, quoted, quoted_json, read_annotations, shown
+from ssd_train.spec import name_fault
 
 Entry = dict[str, Any]
 
-# A number beyond it may be an integer that no float can hold.
-_FAR = 1e300
+# A number beyond it may be an integer that no float can hold, and of two the product.
+_FAR = 1e150
 
 
 def read_coco(path: Path, folders: Sequence[Path], root: Path, findings: Findings) -> Annotations:
@@ -64,15 +65,14 @@ def read_coco(path: Path, folders: Sequence[Path], root: Path, findings: Finding
 def read_json(path: Path) -> Entry:
     """Return a JSON file's object. Raises DatasetError."""
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
+        content = read_annotations(path)
+    except UnreadableError as error:
         raise DatasetError(
-            f"{path}: the annotation file cannot be read ({error.strerror}); "
-            "choose another split, or name the COCO folder",
+            f"{path}: the annotation file {error}; choose another split, or name the COCO folder",
             arguments=("split", "data_root"),
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: not JSON ({error}); download it again") from error
+    except JSONError as error:
+        raise DatasetError(f"{path}: {str(error).removeprefix('is ')}; download it again") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: holds a JSON {type(content).__name__}, expected an object; is it a result file?")
     return content
@@ -147,15 +147,20 @@ def _categories(content: Entry, path: Path, findings: Findings) -> dict[int | st
         key, name = _key(category.get("id")), category.get("name")
         if key is None or not isinstance(name, str | int) or not str(name).strip():
             findings.stop(
-                f"{path}: categories[{number}] is {json.dumps(category)}, expected an id and a name; mend the "
+                f"{path}: categories[{number}] is {quoted_json(category, 200)}, expected an id and a name; mend the "
                 "annotation file",
                 place=f"categories[{number}]",
             )
             continue
+        if fault := name_fault(str(name)):
+            findings.stop(
+                f"{path}: categories[{number}] has {fault}; mend the annotation file", place=f"categories[{number}]"
+            )
+            continue
         if key in named and named[key]["name"] != name:
             findings.stop(
-                f"{path}: categories {named[key]['name']!r} and {name!r} have the same id {key}; mend the annotation "
-                "file",
+                f"{path}: categories {quoted(named[key]['name'])} and {quoted(name)} have the same id {shown(key)}; "
+                "mend the annotation file",
                 place=f"categories[{number}]",
             )
         named.setdefault(key, category)
@@ -169,15 +174,15 @@ def _images(content: Entry, path: Path, findings: Findings) -> dict[str, Entry]:
         key, name = _key(image.get("id")), image.get("file_name")
         if key is None or not isinstance(name, str):
             findings.stop(
-                f"{path}: images[{number}] has id {json.dumps(image.get('id'))} and file_name {json.dumps(name)}, "
+                f"{path}: images[{number}] has id {quoted_json(image.get('id'))} and file_name {quoted_json(name)}, "
                 "expected a number or text, and a name; mend the annotation file",
                 place=f"images[{number}]",
             )
         elif key in images:
             findings.stop(
-                f"{path}: two images have the same id {key} ({images[key]['file_name']} and {name}); mend the "
-                "annotation file",
-                place=name,
+                f"{path}: two images have the same id {shown(key)} ({shown(images[key]['file_name'])} and "
+                f"{shown(name)}); mend the annotation file",
+                place=shown(name),
             )
         else:
             images[key] = image
@@ -201,7 +206,7 @@ def _read_annotation(
     class_name = class_names.get(_key(annotation.get("category_id")))
     if class_name is None:
         called = _called(annotation, number, images[image_key])
-        findings.add("unknown-category", f"{called} (category {annotation.get('category_id')})")
+        findings.add("unknown-category", f"{called} (category {_shown(annotation.get('category_id'))})")
         return
     problem, numbers = _numbers(annotation.get("bbox"), has_polygon=bool(annotation.get("segmentation")))
     if problem:
@@ -225,8 +230,13 @@ def _read_annotation(
 
 def _called(annotation: Entry, number: int, image: Entry | None = None) -> str:
     """Return what messages call an annotation: by its id, or its place in the list where it has none."""
-    called = f"annotation {annotation['id']}" if _key(annotation.get("id")) is not None else f"annotations[{number}]"
-    return called if image is None else f"{called} of image {image['file_name']}"
+    own = annotation.get("id")
+    called = f"annotation {_shown(own)}" if _key(own) is not None else f"annotations[{number}]"
+    return called if image is None else f"{called} of image {shown(image['file_name'])}"
+
+
+def _shown(value: Any) -> str:
+    return shown(value) if isinstance(value, str) else quoted(value)
 
 
 def _numbers(bbox: Any, *, has_polygon: bool) -> tuple[str, list[float]]:
@@ -234,13 +244,13 @@ def _numbers(bbox: Any, *, has_polygon: bool) -> tuple[str, list[float]]:
     if bbox is None:
         return "it has no bbox" + (", only a polygon" if has_polygon else ""), []
     if not isinstance(bbox, list):
-        return f"bbox is {json.dumps(bbox)}", []
+        return f"bbox is {quoted_json(bbox)}", []
     if len(bbox) != 4:
         return f"bbox has {len(bbox)} numbers", []
     if {float, int}.issuperset(map(type, bbox)) and all(-_FAR < number < _FAR for number in bbox):  # nearly all are
         return "", bbox
-    numbers = [number for value in bbox if (number := _number(value)) is not None]
-    return ("", numbers) if len(numbers) == 4 else (f"bbox is {json.dumps(bbox)}", [])
+    numbers = [number for value in bbox if (number := _number(value)) is not None and -_FAR < number < _FAR]
+    return ("", numbers) if len(numbers) == 4 else (f"bbox is {quoted_json(bbox)}", [])
 
 
 def _number(value: Any) -> float | None:
@@ -257,7 +267,7 @@ def _number(value: Any) -> float | None:
 def _flag(value: Any) -> bool:
     if value in (None, 0, 1):  # all but a few
         return bool(value)
-    return str(value).strip().lower() == "true" or bool(_number(value))
+    return (isinstance(value, str) and value.strip().lower() == "true") or bool(_number(value))
 
 
 def _annotated_image(
@@ -267,20 +277,24 @@ def _annotated_image(
     image_path, problem = find_file(name, folders, root)
     if image_path is None:
         findings.stop(
-            f"{folders[0] / name}: {problem}, but {path} lists this image; add the images of this split, or mend the "
-            "annotation file",
-            place=name,
+            f"{folders[0] / shown(name)}: {problem}, but {path} lists this image; add the images of this split, or "
+            "mend the annotation file",
+            place=shown(name),
         )
         return None
     height, width = (int(_number(image.get(side)) or 0) for side in ("height", "width"))
-    if height <= 0 or width <= 0:
-        findings.add("size-from-image", name)
+    if not (0 < height < MOST_SIDE and 0 < width < MOST_SIDE):
+        findings.add("size-from-image", shown(name))
         size = known_size(image_path, findings)
         if size is None:
             return None
         height, width = size
     return AnnotatedImage(
-        image_id=_id(image["id"]), path=image_path, image_size=(height, width), objects=tuple(objects), place=name
+        image_id=_id(image["id"]),
+        path=image_path,
+        image_size=(height, width),
+        objects=tuple(objects),
+        place=shown(name),
     )
 
 
@@ -305,8 +319,8 @@ def _names_of_categories(
             names[name] = category_id
         elif _key(category_id) in used and _key(names[name]) in used:
             findings.stop(
-                f"{path}: categories {names[name]} and {category_id} are both called {name!r} and have objects; rename "
-                "one",
+                f"{path}: categories {names[name]} and {category_id} are both called {quoted(name)} and have objects; "
+                "rename one",
                 place=name,
             )
         else:

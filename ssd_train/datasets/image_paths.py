@@ -14,6 +14,9 @@ from ssd_train.preprocess import IMAGE_SUFFIXES, load_image
 # EXIF's tag, and its values that exchange width and height.
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
+# Pixels of a side, above which an annotated size is none: as much as the formats of images can say.
+MOST_SIDE = 2**31
+
 
 class FileIndex:
     """The files of some kinds in a folder and its sub-folders, by their names without suffix.

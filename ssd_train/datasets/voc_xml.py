@@ -6,7 +6,9 @@ from pathlib import Path
 
 from ssd_train.datasets.annotations import AnnotatedImage, AnnotatedObject, could_be_shares
 from ssd_train.datasets.findings import Findings
-from ssd_train.datasets.image_paths import known_size
+from ssd_train.datasets.image_paths import MOST_SIDE, known_size
+from ssd_train.json_input import quoted, shown
+from ssd_train.spec import name_fault
 
 # What tools write into `difficult`. LabelImg and others have `Unspecified` for what nobody filled in.
 _YES = {"1", "true", "yes", "y", "t", "on"}
@@ -44,15 +46,16 @@ def read_annotated_image(image_id: str, image_path: Path, xml_path: Path, findin
 def class_names_in(path: Path) -> list[str]:
     """Return the class of every object, without those that have none; nothing of a file that is no annotation."""
     names = [_text(element, "name") for element in _parse(path, Findings(is_complete=True)).iterfind("object")]
-    return [name for name in names if name]
+    return [name for name in names if not name_fault(name)]
 
 
 def _parse(path: Path, findings: Findings) -> ElementTree.Element:
     try:
         return ElementTree.parse(path).getroot()
-    # Besides its own ParseError the parser raises ValueError or LookupError for encodings it cannot read.
-    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
-        findings.stop(f"{path}: not readable XML ({error}); mend or replace the annotation", place=path.name)
+    # Besides its own ParseError the parser raises what an encoding's decoder does.
+    except (OSError, ElementTree.ParseError, ValueError, LookupError, TypeError, MemoryError, SystemError) as error:
+        reason = shown(str(error) or type(error).__name__)
+        findings.stop(f"{path}: not readable XML ({reason}); mend or replace the annotation", place=path.name)
         return ElementTree.Element("annotation")
 
 
@@ -66,7 +69,7 @@ def _annotated_size(root: ElementTree.Element) -> tuple[int, int] | None:
         height, width = (int(float(_text(root, f"size/{side}"))) for side in ("height", "width"))
     except (ValueError, OverflowError):
         return None
-    return (height, width) if height > 0 and width > 0 else None
+    return (height, width) if 0 < height < MOST_SIDE and 0 < width < MOST_SIDE else None
 
 
 def _objects(root: ElementTree.Element, path: Path, findings: Findings) -> tuple[AnnotatedObject, ...]:
@@ -75,6 +78,9 @@ def _objects(root: ElementTree.Element, path: Path, findings: Findings) -> tuple
         name = _text(element, "name")
         if not name:
             findings.stop(f"{path}: object {number} has no name; name its class, or remove the object", place=path.name)
+            continue
+        if fault := name_fault(name):
+            findings.stop(f"{path}: object {number} has {fault}; mend the annotation", place=path.name)
             continue
         corners = _corners(element, f"{path}: object {number} ({name})", path, findings)
         if corners is None:
@@ -104,7 +110,8 @@ def _corners(element: ElementTree.Element, what: str, path: Path, findings: Find
             value = math.nan
         if not math.isfinite(value):
             findings.stop(
-                f"{what}: its bndbox has {corner} {text!r}, expected a number; mend the annotation", place=path.name
+                f"{what}: its bndbox has {corner} {quoted(text)}, expected a number; mend the annotation",
+                place=path.name,
             )
             return None
         corners.append(value)
@@ -118,5 +125,5 @@ def _is_difficult(element: ElementTree.Element, path: Path, findings: Findings) 
     try:
         return float(word) != 0
     except ValueError:
-        findings.add("difficult-word", f"{path.name} {word!r}")
+        findings.add("difficult-word", f"{path.name} {quoted(word)}")
         return False

@@ -7,27 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from ssd_train.datasets.annotations import AnnotatedImage, AnnotatedObject, Annotations
 from ssd_train.datasets.findings import Findings
 from ssd_train.datasets.image_paths import FileIndex, find_file, inside, known_size, spellings
 from ssd_train.datasets.splits import ALL, SPLIT_NAMES, find_part
+from ssd_train.datasets.yolo_yaml import read_names, read_places, read_yaml
 from ssd_train.errors import DatasetError
+from ssd_train.json_input import quoted, shown
 
 NAMES_FILE = "classes.txt"
 
 # A share beyond it is no box that sticks out a little, but pixels.
 MAX_SHARE = 2.0
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without truth values: classes may be called yes, no, on or off."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in rows if tag != "tag:yaml.org,2002:bool"]
-        for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,12 +107,12 @@ def open_folder(root: Path) -> YoloFolder:
     path = _yaml_of(root)
     if path is None:
         return _without_yaml(root)
-    content = _read_yaml(path)
-    names = _names(content.get("names"), path)
+    content = read_yaml(path)
+    names = read_names(content.get("names"), path)
     number = content.get("nc")
     if isinstance(number, int) and number != len(names):
-        raise DatasetError(f"{path}: nc is {number}, but there are {len(names)} names; mend one of them")
-    parts = {key: _texts(content[key], key, path) for key in SPLIT_NAMES if content.get(key)}
+        raise DatasetError(f"{path}: nc is {quoted(number)}, but there are {len(names)} names; mend one of them")
+    parts = {key: read_places(content[key], key, path) for key in SPLIT_NAMES if content.get(key)}
     return YoloFolder(
         root=root, names=names, parts=parts, base=_base(root, content.get("path")), has_keypoints="kpt_shape" in content
     )
@@ -135,7 +126,7 @@ def _yaml_of(folder: Path) -> Path | None:
     )
     for path in paths:
         try:
-            content = _read_yaml(path)
+            content = read_yaml(path)
         except DatasetError:
             if path.stem == "data":
                 return path  # whoever reads it says what is wrong
@@ -143,40 +134,6 @@ def _yaml_of(folder: Path) -> Path | None:
         if "names" in content and any(key in content for key in SPLIT_NAMES):
             return path
     return None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DatasetError(f"{path}: cannot be read as YAML ({reason}); mend it") from error
-    if not isinstance(content, dict):
-        raise DatasetError(f"{path}: holds no keys and values; expected names, train and val")
-    return content
-
-
-def _names(names: Any, path: Path) -> dict[int, str]:
-    """Return class number -> name of a list, or of numbers and names."""
-    pairs = (
-        list(names.items()) if isinstance(names, dict) else list(enumerate(names if isinstance(names, list) else []))
-    )
-    read: dict[int, str] = {}
-    for number, name in pairs:
-        text = "" if isinstance(name, dict | list) or name is None else str(name).strip()
-        if not str(number).isdecimal() or not text:
-            raise DatasetError(f"{path}: names has {number!r}: {name!r}, expected a number from 0 and a name; mend it")
-        read[int(number)] = text
-    if not read or len(set(read.values())) < len(read):
-        raise DatasetError(f"{path}: names is {names!r}, expected different names, one a class; mend it")
-    return dict(sorted(read.items()))
-
-
-def _texts(value: Any, key: str, path: Path) -> tuple[str, ...]:
-    values = value if isinstance(value, list) else [value]
-    if not all(isinstance(each, str) and each.strip() for each in values):
-        raise DatasetError(f"{path}: {key} is {value!r}, expected a folder or list of images, or several; mend it")
-    return tuple(each.strip() for each in values)
 
 
 def _base(root: Path, written: Any) -> Path:
@@ -207,7 +164,7 @@ def _without_yaml(root: Path) -> YoloFolder:
         raise DatasetError(f"{path}: cannot be read as UTF-8 text ({error}); write a name a line") from error
     while lines and not lines[-1].strip():
         lines.pop()
-    names = _names(lines, path)
+    names = read_names(lines, path)
     splits = [name for name in SPLIT_NAMES if (root / "images" / name).is_dir()]
     parts = {name: (f"images/{name}",) for name in splits} or {ALL: ("images",)}
     return YoloFolder(root=root, names=names, parts=parts, base=root)
@@ -229,7 +186,8 @@ def _images_of(folder: YoloFolder, written: str, findings: Findings) -> list[Pat
                 return _listed(folder, path, findings)
     why = "which leads out of it" if forward.startswith("/") or forward.startswith("..") else "which is not there"
     findings.stop(
-        f"{folder.root}: its images are said to be in {written}, {why}; write a folder inside, relative to the file",
+        f"{folder.root}: its images are said to be in {shown(written)}, {why}; write a folder inside, relative to the "
+        "file",
         place=written,
     )
     return []
@@ -244,7 +202,7 @@ def _listed(folder: YoloFolder, path: Path, findings: Findings) -> list[Path]:
     for line in filter(None, map(str.strip, lines)):
         found, problem = find_file(line, (path.parent, folder.base, folder.root), folder.root)
         if found is None:
-            findings.stop(f"{path}: image {line}: {problem}; mend the list, or add the image", place=line)
+            findings.stop(f"{path}: image {shown(line)}: {problem}; mend the list, or add the image", place=shown(line))
         else:
             paths.append(found)
     return paths

@@ -4,6 +4,7 @@ faster-coco-eval computes it unless another row of `EVALUATORS` is asked for. It
 tests hold it to, in an eighth of the time.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -102,11 +103,15 @@ def coco_average_precision(
     labels = np.concatenate([truth.labels[~truth.is_crowd] for truth in ground_truths])
     positives = np.bincount(labels, minlength=len(class_names))
     precision = evaluated.eval["precision"]
+    place_of = {category_id - 1: place for place, category_id in enumerate(evaluated.params.catIds)}
     numbers = np.where(evaluated.stats > -1, evaluated.stats, np.nan).tolist()
     return Scored(
         numbers=dict(zip(NUMBER_NAMES, numbers, strict=True)),
         per_class={
-            name: {"AP": mean_precision(precision[:, :, [label]]), "objects": int(positives[label])}
+            name: {
+                "AP": mean_precision(precision[:, :, [place_of[label]]]) if label in place_of else math.nan,
+                "objects": int(positives[label]),
+            }
             for label, name in enumerate(class_names)
         },
     )
@@ -122,6 +127,8 @@ def evaluate_boxes(
     evaluator: str = DEFAULT_EVALUATOR,
 ) -> Any:
     """Evaluate up to and including `accumulate`, without printing; returns a `COCOeval`.
+
+    Its categories are the labels that occur, each plus 1: others have no numbers, and would take memory for them.
 
     Args:
         ground_truths, detections, num_classes: as in `coco_average_precision`.
@@ -142,10 +149,13 @@ def evaluate_boxes(
             "nothing to find; choose another split"
         )
     index_class, evaluation_class = EVALUATORS.find(evaluator).classes()
+    present = np.unique(np.concatenate([of.labels for of in (*ground_truths, *detections)])).tolist()
+    if present and present[-1] >= num_classes:
+        raise ValueError(f"there is a label {present[-1]}, but there are {num_classes} classes")
     objects = ((of.labels, of.boxes, {"area": of.areas, "iscrowd": of.is_crowd.astype(int)}) for of in ground_truths)
     found = ((of.labels, of.boxes, {"score": of.scores}) for of in detections)
     with captured_stdout():
-        indices = (_index(index_class(), rows, num_classes) for rows in (objects, found))
+        indices = (_index(index_class(), rows, present) for rows in (objects, found))
         evaluated = evaluation_class(*indices, "bbox")
         evaluated.params.maxDets = list(max_detections)
         if not by_area:
@@ -157,7 +167,7 @@ def evaluate_boxes(
 
 
 def _index(
-    coco: Any, images: Iterable[tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]], num_classes: int
+    coco: Any, images: Iterable[tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]], present: Sequence[int]
 ) -> Any:
     """Fill an empty `COCO` as if it had read a file, with each image's labels, boxes and further columns.
 
@@ -175,7 +185,7 @@ def _index(
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **row})
     coco.dataset = {
         "images": image_ids,
-        "categories": [{"id": category_id} for category_id in range(1, num_classes + 1)],
+        "categories": [{"id": label + 1} for label in present],
         "annotations": annotations,
     }
     coco.createIndex()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
+from ssd_train.metrics.by_label import rows_by_label
 from ssd_train.metrics.matching import Matches
 from ssd_train.spec import WorkingThresholds
 
@@ -179,16 +180,17 @@ def curves_of(
     scores = np.concatenate([found.scores for found in detections] or [np.zeros(0, np.float32)])
     is_true = np.concatenate([each.is_true for each in matches] or [np.zeros(0, bool)])
     is_false = np.concatenate([each.is_false for each in matches] or [np.zeros(0, bool)])
-    positives = np.zeros(count, np.int64)
-    for sample in dataset.samples:
-        truth = sample.ground_truth
-        positives += np.bincount(truth.labels[~(truth.is_difficult | truth.is_crowd)], minlength=count)
+    truths = [sample.ground_truth for sample in dataset.samples]
+    wanted = [truth.labels[~(truth.is_difficult | truth.is_crowd)] for truth in truths]
+    positives = np.bincount(np.concatenate(wanted or [np.zeros(0, np.int64)]), minlength=count)
     counts = is_true | is_false
+    labels, scores, is_true = labels[counts], scores[counts], is_true[counts]
+    by_label = rows_by_label(labels, count)
     return Curves(
-        overall=_curve(scores[counts], is_true[counts], int(positives.sum()), lowest),
+        overall=_curve(scores, is_true, int(positives.sum()), lowest),
         per_class={
-            name: _curve(scores[counts & (labels == label)], is_true[counts & (labels == label)], number, lowest)
-            for label, (name, number) in enumerate(zip(dataset.class_names, positives.tolist(), strict=True))
+            name: _curve(scores[rows], is_true[rows], number, lowest)
+            for name, rows, number in zip(dataset.class_names, by_label, positives.tolist(), strict=True)
         },
     )
 

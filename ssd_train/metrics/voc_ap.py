@@ -14,6 +14,7 @@ from ssd_train.datasets.dataset import Dataset, GroundTruth
 from ssd_train.datasets.voc import gluoncv_boxes
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
+from ssd_train.metrics.by_label import rows_by_label
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.metrics.scored import Scored
 from ssd_train.spec import DetectorSpec
@@ -136,9 +137,9 @@ def voc_average_precision(
 
     scores, labels, objects = _match_all(ground_truths, detections, later_first_on_ties)
     per_class = {}
-    for label, name in enumerate(class_names):
-        of_class = labels == label
-        positives = int(np.count_nonzero((object_labels == label) & ~object_ignored))
+    positives_of = np.bincount(object_labels[~object_ignored], minlength=len(class_names)).tolist()
+    by_label = rows_by_label(labels, len(class_names))
+    for name, of_class, positives in zip(class_names, by_label, positives_of, strict=True):
         recall, precision = _recall_precision(
             scores[of_class], objects[of_class], object_ignored, positives, later_first_on_ties
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_train.lettering import chart_label
 from ssd_train.metrics.operating_point import Curve, OperatingPoint
 from ssd_train.report.evaluation import Evaluation
 from ssd_train.report.histograms import BINS, Histogram
@@ -40,7 +41,7 @@ def write_overview(path: Path, evaluation: Evaluation) -> None:
     is_colored = len(defined) <= MAX_COLORED
     for number, (name, curve) in enumerate(defined.items()):
         style = {"color": COLORS[number], "linewidth": 1.6} if is_colored else {"color": GREY, "linewidth": 0.7}
-        _curve_lines(panels, curve, label=_label(name) if is_colored else "", **style)
+        _curve_lines(panels, curve, label=chart_label(name, LONGEST_NAME) if is_colored else "", **style)
     if len(curves) > 1 and len(evaluation.curves.overall.thresholds) and evaluation.curves.overall.positives:
         _curve_lines(panels, evaluation.curves.overall, label="all together", color="black", linewidth=2)
     _finish_curves(panels)
@@ -93,7 +94,7 @@ class ClassCharts:
 def write_confusion(path: Path, evaluation: Evaluation) -> None:
     """Write a PNG of the confusion matrix: rows are true classes, a cell's color is its share of the row."""
     matrix = evaluation.confusion
-    names = [*map(_label, evaluation.dataset.class_names), "background"]
+    names = [*(chart_label(name, LONGEST_NAME) for name in evaluation.dataset.class_names), "background"]
     count = len(names)
     side = min(14.0, max(4.5, 1.6 + (0.55 if count <= MAX_COUNTED + 1 else 0.15) * count))
     figure = new_figure(side + 1, side)
@@ -162,9 +163,3 @@ def _finish(axes: "Axes", x: str, y: str, title: str) -> None:
     axes.grid(color="#e3e6ea", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _label(name: str) -> str:
-    """Return a class's name as matplotlib takes it: no formula, and no underscore at its start, which would hide it."""
-    short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-    return (" " if short.startswith("_") else "") + short.replace("$", r"\$")

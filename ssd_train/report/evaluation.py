@@ -1,7 +1,8 @@
 """An evaluation as data: everything that its page shows, computed before any of it is drawn."""
 
 import dataclasses
-from collections import Counter
+import functools
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,8 +70,17 @@ class Evaluation:
 
     def kinds_of(self, label: int | None = None) -> Counter[str]:
         """Count mistakes by kind, of one class or of all."""
-        every = (mistake for of_image in self.mistakes for mistake in of_image)
-        return Counter(mistake.kind for mistake in every if label is None or mistake.label == label)
+        if label is not None:
+            return self._kinds_by_label.get(label, Counter())
+        return sum(self._kinds_by_label.values(), start=Counter())
+
+    @functools.cached_property
+    def _kinds_by_label(self) -> dict[int, Counter[str]]:
+        kinds: dict[int, Counter[str]] = defaultdict(Counter)
+        for of_image in self.mistakes:
+            for mistake in of_image:
+                kinds[mistake.label][mistake.kind] += 1
+        return dict(kinds)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; the curves are thinned out."""

@@ -1,5 +1,6 @@
 """Images of rare classes more often: LVIS's repeat factors (Gupta et al. 2019, section 4.1), in epochs of one size."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -60,9 +61,8 @@ def describe_balance(repeats: NDArray[np.float64], samples: Sequence[Sample], cl
     if repeats[highest] == 1:
         return f"balance changes nothing: no class is in less than one of {len(class_names)} images"
     labels = samples[highest].ground_truth.labels
-    images_of = {
-        label: sum(label in sample.ground_truth.labels for sample in samples) for label in set(labels.tolist())
-    }
+    counts = Counter(label for sample in samples for label in set(sample.ground_truth.labels.tolist()))
+    images_of = {label: counts[label] for label in set(labels.tolist())}
     rarest = min(images_of, key=lambda label: (images_of[label], label))
     return (
         f"balance: {int((repeats > 1).sum())} of {len(samples)} images come more often than the others, those of "

@@ -1,7 +1,6 @@
 """Everything that decides a training, as data: checked, written to the run folder, and read back."""
 
 import dataclasses
-import json
 import re
 import typing
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 from ssd_train.cpus import THREADS_HELP
 from ssd_train.datasets.source import DataNames, DataSource
 from ssd_train.errors import SSDDeployError
+from ssd_train.json_input import JSONError, convert, quoted, read_json, shown
 from ssd_train.options import option
 from ssd_train.training.augmentation import Augmentation
 from ssd_train.training.loggers import find_loggers
@@ -174,34 +174,27 @@ def read_config(path: Path) -> dict[str, Any]:
             another type.
     """
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise SSDDeployError(f"{path}: the configuration cannot be read ({error.strerror}); check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise SSDDeployError(f"{path}: the configuration is not JSON ({error}); mend it") from error
+        content = read_json(path)
+    except JSONError as error:
+        raise SSDDeployError(f"{path}: the configuration {error}; mend it") from error
     if not isinstance(content, dict):
         raise SSDDeployError(f"{path}: holds a {type(content).__name__}; expected an object of options and values")
     unknown = [name for name in content if name not in FIELDS]
     if unknown:
-        raise SSDDeployError(f"{path}: has the unknown option {', '.join(unknown)}; known are {', '.join(FIELDS)}")
+        named = ", ".join(map(shown, unknown[:10]))
+        raise SSDDeployError(f"{path}: has the unknown option {named}; known are {', '.join(FIELDS)}")
     return {name: _converted(name, value, path) for name, value in content.items()}
 
 
 def _converted(name: str, value: Any, path: Path) -> Any:
     """Return a JSON value as the field's type; ranges are checked later, once all values are together."""
-    import msgspec
-
     try:
-        return msgspec.convert(value, TYPES[name], strict=True, dec_hook=_as_path)
-    except msgspec.ValidationError as error:
-        reason = str(error).replace("`", "").replace("Expected", "expected", 1)
-        raise SSDDeployError(f"{path}: {name} is {value!r}, {reason}; mend it", arguments=(name,)) from error
-
-
-def _as_path(kind: type, value: Any) -> Path:
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    raise TypeError(f"Expected {kind.__name__}, got {type(value).__name__}")
+        found = convert(value, TYPES[name])
+        if "\0" in str(found):
+            raise JSONError("expected text without zero bytes")
+    except JSONError as error:
+        raise SSDDeployError(f"{path}: {name} is {quoted(value)}, {error}; mend it", arguments=(name,)) from error
+    return found
 
 
 def recipe_values(name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_train.files import written_atomically
+from ssd_train.lettering import chart_label
 
 LOSS_COLORS = {"cls_loss": ("#0072B2", "classification loss"), "box_loss": ("#E69F00", "localisation loss")}
 SCORE_COLORS = ("#009E73", "#CC79A7", "#56B4E9")
@@ -17,7 +18,7 @@ def write_curves(
     """Write the picture; needs matplotlib.
 
     Args:
-        epochs: lines of `metrics.jsonl` with `epoch`, `cls_loss`, `box_loss` and `lr`.
+        epochs: lines of `metrics.jsonl` with `epoch`, and `cls_loss`, `box_loss` and `lr` where they are known.
         validations: lines with `epoch` and `scores`, a fraction by name; `cls_loss` and `box_loss`, of the validation
             images, may be missing.
     """
@@ -31,7 +32,9 @@ def write_curves(
     losses, scores = figure.subplots(1, 2)
     numbers = [line["epoch"] + 1 for line in epochs]
     for key, (color, label) in LOSS_COLORS.items():
-        losses.plot(numbers, [_number(line[key]) for line in epochs], color=color, label=label, marker=_marker(epochs))
+        losses.plot(
+            numbers, [_number(line.get(key)) for line in epochs], color=color, label=label, marker=_marker(epochs)
+        )
         if any(key in line for line in validations):
             losses.plot(
                 [line["epoch"] + 1 for line in validations],
@@ -44,14 +47,20 @@ def write_curves(
     losses.set_ylim(bottom=0)
     losses.set_ylabel("loss a matched anchor")
     rates = losses.twinx()
-    rates.plot(numbers, [line["lr"] for line in epochs], color=RATE_COLOR, linestyle=":", label="learning rate")
+    rates.plot(
+        numbers, [_number(line.get("lr")) for line in epochs], color=RATE_COLOR, linestyle=":", label="learning rate"
+    )
     rates.set_yscale("log")
     rates.set_ylabel("learning rate, logarithmic")
     names = list(validations[0]["scores"])[: len(SCORE_COLORS)] if validations else []
     for name, color in zip(names, SCORE_COLORS, strict=False):
         values = [100 * _number(line["scores"].get(name)) for line in validations]
         scores.plot(
-            [line["epoch"] + 1 for line in validations], values, color=color, label=name, marker=_marker(validations)
+            [line["epoch"] + 1 for line in validations],
+            values,
+            color=color,
+            label=chart_label(name),
+            marker=_marker(validations),
         )
     scores.set_ylim(0, 100)
     scores.set_ylabel("percent, on the validation images")
@@ -64,7 +73,7 @@ def write_curves(
     rates.spines[["top"]].set_visible(False)
     handles = [handle for axes in (losses, rates, scores) for handle in axes.get_legend_handles_labels()[0]]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    figure.suptitle(chart_label(title), fontsize=12, fontweight="bold")
     with written_atomically(path) as temporary:
         figure.savefig(temporary, format="png")
 

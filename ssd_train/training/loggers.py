@@ -5,7 +5,6 @@ A logger is one row and one `open_` function here. Light: what a row needs is im
 
 import dataclasses
 import importlib.util
-import json
 import logging
 import os
 import re
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 from ssd_train.errors import OwnPartError, SSDDeployError, first_line
 from ssd_train.files import write_json
+from ssd_train.json_input import JSONError, read_json
 from ssd_train.requirements import require
 from ssd_train.table import Table
 
@@ -224,6 +224,16 @@ def check_loggers(asked: str) -> None:
         require(logger.package, logger.extra, f"The logger {logger.name}")
 
 
+def _ids_of(path: Path) -> dict[str, str]:
+    """Return each logger's name of the run; those that cannot be read are new runs, which costs no training."""
+    try:
+        ids: dict[str, str] = read_json(path, dict[str, str])
+        return ids
+    except JSONError as error:
+        _log.warning("%s: %s; loggers begin a new run", path, error)
+        return {}
+
+
 class Loggers:
     """The open loggers of a run. One that fails later is left out with a warning: the training goes on.
 
@@ -236,7 +246,7 @@ class Loggers:
 
     def __init__(self, asked: str, run: LoggedRun) -> None:
         path = run.folder / IDS_NAME
-        ids: dict[str, str] = json.loads(path.read_bytes()) if run.step and path.is_file() else {}
+        ids = _ids_of(path) if run.step and path.is_file() else {}
         self.open: dict[str, RunLogger] = {}
         for logger in find_loggers(asked):
             try:

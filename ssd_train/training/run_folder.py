@@ -1,6 +1,5 @@
 """The files of a training: its configuration, its numbers, its checkpoint and weights; each whole or absent."""
 
-import contextlib
 import importlib.util
 import json
 import logging
@@ -14,10 +13,9 @@ from ssd_train.training.checkpoint import CHECKPOINT_NAME
 from ssd_train.training.config import CONFIG_NAME
 from ssd_train.training.curves import write_curves
 from ssd_train.training.loggers import DEFAULT_LOGGER, LoggedRun, Loggers, is_installed
+from ssd_train.training.metrics_file import METRICS_NAME, read_metrics
 from ssd_train.weights.network_file import save_network
 from ssd_train.weights.store import BEST_NAME, LAST_NAME
-
-METRICS_NAME = "metrics.jsonl"
 
 _log = logging.getLogger(__name__)
 
@@ -53,13 +51,8 @@ class RunFolder:
             raise _cannot_write(self.metrics_path, error, self.path) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return all lines; one that a killed process left half-written is left out."""
-        lines = []
-        if self.metrics_path.is_file():
-            for line in self.metrics_path.read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError):
-                    lines.append(json.loads(line))
-        return [values for values in lines if isinstance(values, dict) and "step" in values]
+        """Return all lines; see `metrics_file.read_metrics`."""
+        return read_metrics(self.metrics_path)
 
     def keep_metrics_until(self, step: int, *, with_validation: bool = True) -> None:
         """Drop the lines of steps that are about to be taken again.
@@ -112,9 +105,11 @@ class MetricsWriter:
 
     def draw_curves(self) -> None:
         lines = self.folder.read_metrics()
-        epochs = [line for line in lines if line["kind"] == "epoch"]
+        epochs = [line for line in lines if line.get("kind") == "epoch" and "epoch" in line]
         if self.has_matplotlib and epochs:
-            validations = [line for line in lines if line["kind"] == "validation"]
+            validations = [
+                line for line in lines if line.get("kind") == "validation" and line.keys() >= {"epoch", "scores"}
+            ]
             write_curves(self.folder.path / "curves.png", self.title, epochs, validations)
 
     def close(self) -> None:

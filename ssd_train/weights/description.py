@@ -2,15 +2,16 @@
 
 import dataclasses
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from ssd_train.errors import WeightsError
+from ssd_train.errors import SpecError, WeightsError
+from ssd_train.json_input import JSONError, parse_json
 from ssd_train.requirements import require
+from ssd_train.spec import check_class_names
 from ssd_train.weights.file_format import Format, damaged_safetensors, format_of, safetensors_header
 
 # Whose arithmetic the batch norms of the added levels get from a checkpoint of pytorch-cv; see `pytorch_cv`.
@@ -112,9 +113,6 @@ def stored_classes(metadata: Mapping[str, str], path: Path) -> tuple[str, ...] |
     if text is None:
         return None
     try:
-        names = json.loads(text)
-    except ValueError as error:
-        raise WeightsError(f"{path}: its class list cannot be read ({error}); convert it again") from error
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise WeightsError(f"{path}: its class list is no list of names; convert it again")
-    return tuple(names)
+        return check_class_names(parse_json(text, tuple[str, ...]))
+    except (JSONError, SpecError) as error:
+        raise WeightsError(f"{path}: its class list cannot be used ({error}); convert it again") from error

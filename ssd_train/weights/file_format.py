@@ -1,10 +1,23 @@
 """The kinds of weight files, told by their first bytes, and the header of one of them. No torch."""
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
+
+import msgspec
 
 from ssd_train.errors import WeightsError
+from ssd_train.json_input import JSONError, convert, parse_json
+
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
+class TensorEntry(TypedDict):
+    """A tensor in the header of a safetensors file."""
+
+    dtype: str
+    shape: list[Size]
+    data_offsets: tuple[Size, Size]
+
 
 Format = Literal["params", "safetensors", "torch"]
 
@@ -31,21 +44,18 @@ def format_of(path: Path) -> Format:
     raise WeightsError(f"{path}: is no weight file, since it begins with {head!r}; expected {EXPECTED}, so name one")
 
 
-def safetensors_header(data: bytes, path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+def safetensors_header(data: bytes, path: Path) -> tuple[dict[str, str], dict[str, TensorEntry]]:
     """Return the text metadata of a safetensors file and its entry for each tensor; `path` is only named in errors.
 
     Raises:
         WeightsError: the header is cut off or damaged.
     """
     try:
-        entries = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        metadata = entries.pop("__metadata__", None) or {}
-        valid = all(isinstance(entry["shape"], list) and len(entry["data_offsets"]) == 2 for entry in entries.values())
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise damaged_safetensors(path, type(error).__name__) from error
-    if not valid or not isinstance(metadata, dict):
-        raise damaged_safetensors(path, "header")
-    return metadata, entries
+        entries = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")], dict[str, Any])
+        metadata: dict[str, str] = convert(entries.pop("__metadata__", None) or {}, dict[str, str])
+        return metadata, convert(entries, dict[str, TensorEntry])
+    except JSONError as error:
+        raise damaged_safetensors(path, f"its header {error}") from error
 
 
 def damaged_safetensors(path: Path, what: object) -> WeightsError:

@@ -6,15 +6,14 @@ of a later training into the same folder get none of another's.
 
 import dataclasses
 import functools
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssd_train.errors import SpecError
 from ssd_train.files import sha256_of_file, write_json
-from ssd_train.spec import WorkingThresholds
+from ssd_train.json_input import JSONError, convert, read_json
+from ssd_train.spec import WorkingThresholds, quoted_names
 
 _log = logging.getLogger(__name__)
 
@@ -52,16 +51,16 @@ def read_thresholds(
     if not path.is_file():
         return None
     try:
-        values: dict[str, Any] = json.loads(path.read_bytes())
-        made_for = values.pop("weights_sha256")
-        thresholds = WorkingThresholds(**values)
-        unknown = [name for name in thresholds.per_class if name not in class_names]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, SpecError) as error:
-        return _left_out(path, f"it cannot be read ({type(error).__name__})")
+        values = read_json(path, dict[str, Any])
+        made_for = values.pop("weights_sha256", None)
+        thresholds: WorkingThresholds = convert(values, WorkingThresholds)
+    except JSONError as error:
+        return _left_out(path, f"it cannot be read ({error})")
+    unknown = sorted(thresholds.per_class.keys() - set(class_names))
     if made_for != (weights_sha256 or sha256_of_file(weights)):
         return _left_out(path, f"it was saved for other weights than {weights.name}")
     if unknown:
-        return _left_out(path, f"{', '.join(unknown)} is no class of this detector")
+        return _left_out(path, f"{quoted_names(unknown)} is no class of this detector")
     return thresholds
 
 

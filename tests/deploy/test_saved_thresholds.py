@@ -16,7 +16,7 @@ from export.engine.file import BuildOptions, EngineInfo, read_info, write_info
 from export.file_metadata import WINOGRAD_KEY
 from export.metadata_entry import write_entry
 from export.quantize_options import QuantizeOptions
-from export.session import read_metadata
+from export.session import describe_exported
 from export.step import Rewritten
 from export.steps import STEPS
 from ssd_deploy.describe import description_of
@@ -83,7 +83,7 @@ def evaluated(run_cli: Run, shapes: Path, tmp_path: Path) -> Callable[..., tuple
 
 
 def spec_of(path: Path) -> DetectorSpec:
-    return DetectorSpec.from_metadata(read_metadata(path), str(path))
+    return describe_exported(path).spec
 
 
 def engine_info() -> EngineInfo:
@@ -169,7 +169,7 @@ def test_without_objects_there_is_no_point(run_cli: Run, mistake: Mistake, model
 
 def test_only_the_entry_of_an_exported_file_changes(model: Path) -> None:
     before, graph = model.read_bytes(), onnx.load(model).graph.SerializeToString()
-    metadata = read_metadata(model)
+    metadata = describe_exported(model).metadata
     assert graph in before
     for _ in range(2):
         keep_thresholds(find_model(model), FOUND)
@@ -178,7 +178,7 @@ def test_only_the_entry_of_an_exported_file_changes(model: Path) -> None:
     after = onnx.load(model)
     onnx.checker.check_model(after, full_check=True)
     assert len(after.metadata_props) == len(metadata)
-    assert {**read_metadata(model), ENTRY: ""} == {**metadata, ENTRY: ""}
+    assert {**describe_exported(model).metadata, ENTRY: ""} == {**metadata, ENTRY: ""}
     # What the entry of before is put back with is the file of before, but for the order of its fields.
     write_entry(model, ENTRY, metadata[ENTRY])
     assert sorted(model.read_bytes()) == sorted(before)
@@ -194,7 +194,7 @@ def test_a_file_without_the_entry_gets_it_and_nothing_else(model: Path) -> None:
     keep_thresholds(find_model(model), CARRIED)
     assert model.read_bytes().startswith(before) and spec_of(model).working_thresholds == CARRIED
     # Written as an export writes it.
-    assert read_metadata(model)[ENTRY] == entry.value
+    assert describe_exported(model).metadata[ENTRY] == entry.value
 
 
 def test_a_changed_file_gives_the_same_values_to_the_bit(model: Path, exported: Path) -> None:
