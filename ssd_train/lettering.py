@@ -7,6 +7,7 @@ ASCII letters is drawn.
 
 import functools
 import itertools
+import os
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
@@ -146,7 +147,7 @@ def _fonts() -> tuple[Path, ...]:
     found = {
         path
         for folder in FONT_FOLDERS
-        for path in Path(folder).expanduser().rglob("*")
+        for path in Path(os.path.expanduser(folder)).rglob("*")
         if path.suffix.lower() in (".ttf", ".otf", ".ttc")
         and not path.stem.lower().replace("-", "").startswith(_PLACEHOLDERS)
     }
