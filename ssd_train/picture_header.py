@@ -46,7 +46,7 @@ def picture_size(data: bytes) -> Size | None:
         if is_format(data):
             try:
                 return read_size(data)
-            except (struct.error, ValueError, IndexError):
+            except struct.error:
                 return None
     return None
 
@@ -71,13 +71,15 @@ def _fixed(layout: str, offset: int) -> Callable[[bytes], Size]:
     return read
 
 
-def _in_text(pattern: bytes) -> Callable[[bytes], Size | None]:
-    """Return what finds the groups `width` and `height` of a pattern in a header of text."""
-    compiled = re.compile(pattern)
+def _in_text(width: bytes, height: bytes) -> Callable[[bytes], Size | None]:
+    """Return what finds numbers after two patterns in a header of text; the largest of each."""
 
     def read(data: bytes) -> Size | None:
-        found = compiled.search(data, 0, _TEXT_BYTES)
-        return (int(found["height"]), int(found["width"])) if found else None
+        widths, heights = (
+            [int(found) for found in re.findall(pattern + rb"(\d{1,10})(?!\d)", data[:_TEXT_BYTES])]
+            for pattern in (width, height)
+        )
+        return (max(heights), max(widths)) if widths and heights else None
 
     return read
 
@@ -188,9 +190,12 @@ _FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes], Size | None]], 
     (_starts(b"GIF87a", b"GIF89a"), _fixed("<HH", 6)),
     (_starts(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), _jpeg2000),
     (lambda data: data[4:8] == b"ftyp" and bool(re.search(b"avi[fs]", data[8:HEAD_BYTES])), _avif),
-    (_starts(*(b"P%d" % kind for kind in range(1, 7))), _in_text(rb"^P\d" + _GAP + rb"(?P<width>\d{1,10})" + _GAP + rb"(?P<height>\d{1,10})")),
-    (_starts(b"P7"), _in_text(rb"(?s)(?=.*?\nWIDTH\s+(?P<width>\d{1,10})\s)(?=.*?\nHEIGHT\s+(?P<height>\d{1,10})\s)")),
-    (_starts(b"Pf", b"PF"), _in_text(rb"^P[fF]\s+(?P<width>\d{1,10})\s+(?P<height>\d{1,10})")),
+    (
+        _starts(*(b"P%d" % kind for kind in range(1, 7))),
+        _in_text(rb"\AP\d" + _GAP, rb"\AP\d" + _GAP + rb"\d{1,10}" + _GAP),
+    ),
+    (_starts(b"P7"), _in_text(rb"\nWIDTH\s+", rb"\nHEIGHT\s+")),
+    (_starts(b"Pf", b"PF"), _in_text(rb"\AP[fF]\s+", rb"\AP[fF]\s+\d{1,10}\s+")),
     (_starts(b"\x59\xa6\x6a\x95"), _fixed(">II", 4)),
-    (_starts(b"#?RGBE", b"#?RADIANCE"), _in_text(rb"\n-Y\s+(?P<height>\d{1,10})\s+\+X\s+(?P<width>\d{1,10})")),
-)  # fmt: skip
+    (_starts(b"#?RGBE", b"#?RADIANCE"), _in_text(rb"\+X\s+", rb"-Y\s+")),
+)

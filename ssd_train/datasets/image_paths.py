@@ -140,8 +140,8 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     try:
         with warnings.catch_warnings():
-            # The limit of this project is said below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Of Pillow's own limit, and of odd entries; what matters here is said below.
+            warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 (width, height), turn, kind = image.size, image.getexif().get(_ORIENTATION), image.format
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError):
