@@ -22,9 +22,11 @@ from ssd_deploy.sources.frame import Frame
 from ssd_deploy.sources.open import Named
 from ssd_deploy.stream import stream
 from ssd_train.detections import Detections, PaddedDetections
-from ssd_train.errors import BackendError, SSDDeployError
+from ssd_train.errors import BackendError, ModelError, SSDDeployError
 from ssd_train.evaluation.loop import detect_images
 from ssd_train.image_input import Color, OneImage, check_color
+from ssd_train.paths import user_path
+from ssd_train.pixel_limit import max_pixels as pixel_limit
 from ssd_train.spec import DetectorSpec, PostprocessSettings
 from ssd_train.thresholds import Keeping, keeping, nothing_found
 from ssd_train.weights.load import SHAPES, stored_weights
@@ -46,6 +48,8 @@ class Detector:
             the detector (`ssd-deploy eval --save-thresholds`), or all that its graph gives where there are none.
         class_thresholds: class name -> its own, which goes before all others.
         max_detections: most in an image, best first; None for the graph's own.
+        max_pixels: most that a picture or a frame of a video may have; None for the process's limit, see
+            `ssd_train.pixel_limit`.
         reopen: makes the detector once more, for pickling; None where nobody can.
 
     Attributes:
@@ -56,6 +60,7 @@ class Detector:
     Raises:
         BackendError: a batch size below 1.
         SpecError: a threshold that the detector cannot have; see `ssd_train.thresholds.keeping`.
+        ImageError: `max_pixels` is no number of pixels.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Detector:
         score_threshold: float | None = None,
         class_thresholds: Mapping[str, float] | None = None,
         max_detections: int | None = None,
+        max_pixels: int | None = None,
         reopen: "Callable[[], Detector] | None" = None,
     ) -> None:
         if batch_size < 1:
@@ -80,6 +86,7 @@ class Detector:
             "max_detections": max_detections,
         }
         self._kept = keeping(self.spec, **self._asked)
+        self._max_pixels = None if max_pixels is None else pixel_limit(max_pixels)
         self._reopen = reopen
         self._is_closed = self._has_told = False
 
@@ -157,7 +164,7 @@ class Detector:
         check_color(color)
         asked = {"score_threshold": score_threshold, "class_thresholds": class_thresholds}
         kept = self._keeping(**asked, max_detections=max_detections)
-        given = told_apart(images, color)
+        given = told_apart(images, color, self._max_pixels)
         if isinstance(given, Given):
             (found,) = self._detections([given], kept, workers=1)
             return found
@@ -203,7 +210,14 @@ class Detector:
             score_threshold=score_threshold, class_thresholds=class_thresholds, max_detections=max_detections
         )
         return stream(
-            self, source, kept, run=self._run, batch_size=batch_size, reconnect=reconnect, drop_late=drop_late
+            self,
+            source,
+            kept,
+            run=self._run,
+            batch_size=batch_size,
+            reconnect=reconnect,
+            drop_late=drop_late,
+            max_pixels=self._max_pixels,
         )
 
     def close(self) -> None:
@@ -279,6 +293,7 @@ def load_detector(
     score_threshold: float | None = None,
     class_thresholds: Mapping[str, float] | None = None,
     max_detections: int | None = None,
+    max_pixels: int | None = None,
     allow_tf32: bool = False,
     settings: PostprocessSettings | None = None,
     precision: str | None = None,
@@ -303,6 +318,8 @@ def load_detector(
         batch_size: images a call of the backend, at most an engine's own limit.
         score_threshold, class_thresholds, max_detections: what is given out, above what the graph itself gives; see
             `Detector`.
+        max_pixels: most that a picture or a frame of a video may have, 10^8 where None; the header is asked before
+            anything is decoded.
         allow_tf32: let a GPU compute float32 with TF32 rounding.
         settings: thresholds in the graph of a network, GluonCV's where None; an exported file has its own.
         precision: of a network: `fp32`, `fp16`, `bf16` or `int8`; an exported file has its own.
@@ -347,6 +364,7 @@ def load_detector(
             score_threshold=score_threshold,
             class_thresholds=class_thresholds,
             max_detections=max_detections,
+            max_pixels=max_pixels,
             reopen=functools.partial(load_detector, **(arguments | _from_anywhere(model, weights, source))),
         )
     except SSDDeployError:
@@ -358,7 +376,7 @@ def _from_anywhere(model: Any, weights: str | Path | None, source: ModelSource) 
     """Return those arguments that are paths, for a process that runs in another folder."""
     paths: dict[str, Any] = {}
     if source.content is None and source.network != str(model):
-        paths["model"] = Path(model).expanduser().absolute()
+        paths["model"] = user_path(model, ModelError).absolute()
     if source.network is not None and weights is not None and weights != SHAPES:
         paths["weights"] = stored_weights(source.network, weights)
     return {name: path.absolute() for name, path in paths.items() if path is not None}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ssd_deploy.backends import AUTO, BACKENDS, Backend, RunOptions, choose_backend, open_model
 from ssd_deploy.backends.row import ONNX_START
 from ssd_train.errors import BackendError, ModelError, NetworkError, WeightsError
+from ssd_train.paths import user_path
 from ssd_train.precisions import PRECISIONS, in_precision
 from ssd_train.requirements import require
 from ssd_train.spec import PostprocessSettings
@@ -122,7 +123,7 @@ def find_model(
             )
         _check_alone("the model in memory", extra)
         return ModelSource(name="the model in memory", content=named)
-    path = Path(named).expanduser()
+    path = user_path(named, ModelError)
     if is_exported(path):
         if not path.exists():
             raise ModelError(f"{path}: there is no such model file; make one with `ssd-deploy export`")

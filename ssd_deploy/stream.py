@@ -36,6 +36,7 @@ def stream(
     batch_size: int | None = None,
     reconnect: Reconnect | None = None,
     drop_late: bool | None = None,
+    max_pixels: int | None = None,
 ) -> Generator[tuple[Frame, Detections], None, None]:
     """Yield every frame of a source with what was found in it; see `Detector.stream`.
 
@@ -50,7 +51,7 @@ def stream(
         sources = [source]
     else:
         several = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
-        sources = open_sources(several, reconnect=reconnect, drop_late=drop_late)
+        sources = open_sources(several, reconnect=reconnect, drop_late=drop_late, max_pixels=max_pixels)
     with contextlib.ExitStack() as opened:
         for each in sources:
             opened.enter_context(each)

@@ -25,6 +25,8 @@ from typer.core import TyperCommand
 from ssd_train.cpus import Computing, cpu_threads
 from ssd_train.errors import OwnPartError, SSDDeployError
 from ssd_train.options import Option, about
+from ssd_train.paths import user_path
+from ssd_train.pixel_limit import ReadingPictures, pixel_limit
 
 USER_ERROR = 2
 
@@ -81,6 +83,9 @@ def as_command(function: Callable[..., Result]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
+        for argument, value in values.items():
+            if isinstance(value, Path):
+                values[argument] = user_path(value, arguments=(argument,))
         ctx, json_path, quiet = values["ctx"], values.pop("json"), values.pop("quiet")
         check_results(json_path)
         arguments = {name: value for name, value in values.items() if name in own}
@@ -89,6 +94,8 @@ def as_command(function: Callable[..., Result]) -> Callable[..., None]:
             if isinstance(arguments[name], Computing):
                 # Here for every command that computes: the number belongs to the process.
                 ctx.with_resource(cpu_threads(arguments[name].threads))
+            if isinstance(arguments[name], ReadingPictures):
+                ctx.with_resource(pixel_limit(arguments[name].max_pixels))
         with told_on_standard_error(quiet):
             result = function(**arguments)
             emit(result, json_path)

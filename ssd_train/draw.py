@@ -61,7 +61,7 @@ def write_picture(path: Path, image: NDArray[np.uint8]) -> None:
     """
     with written_atomically(path) as temporary:
         # Not `image[:, :, ::-1]`, which OpenCV copies a pixel at a time before it encodes.
-        ok, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        ok, data = cv2.imencode(path.suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
         if not ok:
             raise SSDDeployError(f"{path}: OpenCV cannot write a picture of {image.shape[1]}x{image.shape[0]} pixels")
         temporary.write_bytes(data.tobytes())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssd_train.errors import ImageError
+from ssd_train.paths import user_path
 from ssd_train.preprocess import IMAGE_SUFFIXES
 
 
@@ -20,13 +21,13 @@ def find_images(patterns: Sequence[str], *, leave_out: Path | None = None) -> li
         leave_out: a folder of results, whose pictures are not meant where it lies inside a folder that is named.
 
     Raises:
-        ImageError: a pattern stands for nothing.
+        ImageError: a pattern stands for nothing, or can be no path.
     """
     found: list[Path] = []
     for pattern in patterns:
         if not pattern:
             raise ImageError("an empty name stands for no image; name a file, a folder or a pattern")
-        path = Path(pattern).expanduser()
+        path = user_path(pattern, ImageError)
         if path.is_dir():
             matches = images_in(path)
             if leave_out is not None and path.resolve() in leave_out.resolve().parents:

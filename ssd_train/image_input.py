@@ -5,7 +5,6 @@ PyTorch and Pillow are looked at only where the user imported them: nobody has a
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import cv2
@@ -13,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_train.errors import ImageError, first_line
-from ssd_train.preprocess import load_image
+from ssd_train.paths import user_path
+from ssd_train.pixel_limit import check_pixels
+from ssd_train.preprocess import errors_of, load_image
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -54,7 +55,7 @@ def is_one_image(given: object) -> bool:
     return isinstance(given, str | bytes | os.PathLike) or _is_pillow(given)
 
 
-def to_rgb(image: OneImage, color: Color = "rgb") -> NDArray[np.uint8]:
+def to_rgb(image: OneImage, color: Color = "rgb", *, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """Return one image as (H, W, 3) RGB uint8, C-contiguous; an array that is one already is returned itself.
 
     Grey is repeated over the three channels, alpha is dropped, 16 bits keep their upper byte, all as `load_image` does.
@@ -67,19 +68,22 @@ def to_rgb(image: OneImage, color: Color = "rgb") -> NDArray[np.uint8]:
             a Pillow image of any mode but F, turned upright as its Exif entry says;
             the path of an image file.
         color: the order of an array's channels; the others have their own.
+        max_pixels: what it may have, before anything is decoded or copied; None for the process's limit, see
+            `pixel_limit`.
 
     Raises:
-        ImageError: it is none of these, or cannot be read whole.
+        ImageError: it is none of these, cannot be read whole, or is too large for the limit or the memory.
     """
     check_color(color)
     if isinstance(image, str | os.PathLike):
-        return load_image(Path(image).expanduser())
-    if isinstance(image, np.ndarray):
-        return _of_array(image, color)
-    if _is_tensor(image):
-        return _of_tensor(image)
-    if _is_pillow(image):
-        return _of_pillow(image)
+        return load_image(user_path(image, ImageError), max_pixels=max_pixels)
+    with errors_of("an image"):
+        if isinstance(image, np.ndarray):
+            return _of_array(image, color, max_pixels)
+        if _is_tensor(image):
+            return _of_tensor(image, max_pixels)
+        if _is_pillow(image):
+            return _of_pillow(image, max_pixels)
     raise ImageError(
         f"an image is a {type(image).__name__}; pass an RGB uint8 NumPy array of shape (H, W, 3), a path, a Pillow "
         "image or a PyTorch tensor"
@@ -92,10 +96,11 @@ def check_color(color: str) -> None:
         raise ImageError(f"color {color!r}: expected rgb or bgr", arguments=("color",))
 
 
-def _of_array(image: NDArray[Any], color: Color) -> NDArray[np.uint8]:
+def _of_array(image: NDArray[Any], color: Color, max_pixels: int | None) -> NDArray[np.uint8]:
     pixels = image[:, :, None] if image.ndim == 2 else image
     if pixels.ndim != 3 or pixels.shape[2] not in _CHANNELS or image.size == 0 or image.dtype not in ("u1", "u2"):
         raise ImageError(f"an image has dtype {image.dtype} and shape {image.shape}; {_EXPECTED}{_hint(image)}")
+    check_pixels("an image", pixels.shape[:2], max_pixels)
     if pixels.dtype != np.uint8:
         pixels = (pixels >> 8).astype(np.uint8)
     pixels = np.ascontiguousarray(pixels)
@@ -112,9 +117,11 @@ def _hint(image: NDArray[Any]) -> str:
     return ""
 
 
-def _of_tensor(tensor: Any) -> NDArray[np.uint8]:
+def _of_tensor(tensor: Any, max_pixels: int | None) -> NDArray[np.uint8]:
     if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and tensor.shape[0] not in _CHANNELS):
         raise ImageError(f"a tensor has shape {tuple(tensor.shape)}; pass one image as (3, H, W), (1, H, W) or (H, W)")
+    if tensor.numel():
+        check_pixels("a tensor", tuple(tensor.shape[-2:]), max_pixels)
     if tensor.is_floating_point():
         shares = tensor.float().numpy(force=True)
         # Written so that NaN is refused too.
@@ -126,11 +133,15 @@ def _of_tensor(tensor: Any) -> NDArray[np.uint8]:
         pixels = np.rint(shares * 255).astype(np.uint8)
     else:
         pixels = tensor.numpy(force=True)
-    return _of_array(pixels if pixels.ndim == 2 else np.moveaxis(pixels, 0, 2), "rgb")
+    return _of_array(pixels if pixels.ndim == 2 else np.moveaxis(pixels, 0, 2), "rgb", max_pixels)
 
 
-def _of_pillow(image: Any) -> NDArray[np.uint8]:
+def _of_pillow(image: Any, max_pixels: int | None) -> NDArray[np.uint8]:
     from PIL import ImageOps
+
+    if all(image.size):
+        # It may not be decoded yet.
+        check_pixels("a Pillow image", image.size[::-1], max_pixels)
 
     try:
         if image.getexif().get(_ORIENTATION, 1) != 1:
@@ -139,13 +150,13 @@ def _of_pillow(image: Any) -> NDArray[np.uint8]:
             levels = np.asarray(image)
             if levels.size and (levels.min() < 0 or levels.max() > 65535):
                 raise ImageError("a Pillow image of 32 bits has values that are no 16 bits; convert it to mode L")
-            return _of_array(levels.astype(np.uint16), "rgb")
+            return _of_array(levels.astype(np.uint16), "rgb", max_pixels)
         if image.mode == "F":
             raise ImageError("a Pillow image has floats (mode F); scale it to 0 to 255 and convert it to mode L")
         if image.mode != "RGB":
             # Pillow warns where a palette with transparency loses it at once.
             image = image.convert("RGBA" if image.mode == "P" else "RGB")
-        return _of_array(np.asarray(image), "rgb")
+        return _of_array(np.asarray(image), "rgb", max_pixels)
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises of broken, foreign and closed files
         raise ImageError(f"a Pillow image cannot be read whole ({first_line(error)}); replace it") from error
 

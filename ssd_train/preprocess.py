@@ -5,15 +5,26 @@ interpolation chosen by how the size changes, then /255, mean and std in float32
 another library moves most pixels by a few grey levels and costs up to a point of AP.
 """
 
-import re
+import contextlib
+import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_train.errors import ImageError
+from ssd_train.errors import ImageError, first_line
+from ssd_train.picture_header import (
+    HEAD_BYTES,
+    JPEG_END_OF_IMAGE,
+    JPEG_START_OF_SCAN,
+    is_picture,
+    jpeg_segments,
+    picture_size,
+)
+from ssd_train.pixel_limit import check_pixels
 from ssd_train.spec import DetectorSpec
 
 REDUCED_DECODING = {
@@ -24,6 +35,10 @@ REDUCED_DECODING = {
 }
 
 _JPEG_START = b"\xff\xd8"
+# Progressive JPEGs have about ten; each further one goes over all pixels again for a few bytes of file.
+MOST_SCANS = 100
+# OpenCV counts the bytes that it decodes in 31 bits.
+MOST_FILE_BYTES = 2**31 - 1
 
 # What OpenCV reads as pictures of 8 or 16 bits, the likeliest first; compared in lower case.
 IMAGE_SUFFIXES = (
@@ -32,7 +47,9 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 
 
-def load_image(path: Path, *, apply_orientation: bool = True, reduction: int = 1) -> NDArray[np.uint8]:
+def load_image(
+    path: Path, *, apply_orientation: bool = True, reduction: int = 1, max_pixels: int | None = None
+) -> NDArray[np.uint8]:
     """Read an image file as (H, W, 3) RGB uint8.
 
     Grey images are repeated over the three channels, an alpha channel is dropped, 16-bit values
@@ -44,28 +61,65 @@ def load_image(path: Path, *, apply_orientation: bool = True, reduction: int = 1
             in the order they are stored.
         reduction: 1, 2, 4 or 8; both sides come out divided by it, rounded up. A JPEG is then decoded at that
             size, which is much faster.
+        max_pixels: what its header may say; None for the process's limit, see `pixel_limit`.
 
     Raises:
-        ImageError: the file is missing, empty, cut off, or not an image.
+        ImageError: the file is missing, empty, cut off, not an image, or too large for the limit or the memory.
     """
+    with errors_of(path):
+        data = _read(path)
+        size = picture_size(data)
+        if size is None:
+            raise ImageError(f"{path}: not an image that OpenCV can decode; convert it to PNG or JPEG")
+        check_pixels(path, size, max_pixels)
+        return _decoded(data, path, apply_orientation=apply_orientation, reduction=reduction)
+
+
+@contextlib.contextmanager
+def errors_of(name: object) -> Iterator[None]:
+    """Within the block, make an ImageError of what OpenCV and a lack of memory raise about one picture."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    if not data:
+        yield
+    except MemoryError as error:
+        raise ImageError(f"{name}: there is too little memory for the picture; make it smaller, or free some") from error
+    except cv2.error as error:
+        raise ImageError(f"{name}: OpenCV cannot read it ({first_line(error.err)}); convert it to PNG or JPEG") from error
+
+
+def _read(path: Path) -> bytes:
+    """Return a picture's bytes, whole."""
+    try:
+        with path.open("rb") as file:
+            # Looked at first, since a device never ends.
+            head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
+            size_bytes = os.fstat(file.fileno()).st_size
+            if size_bytes <= MOST_FILE_BYTES and (not head or is_picture(head)):
+                head = file.read()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ImageError(f"{path}: cannot be read ({reason}); check the path") from error
+    if not head:
         raise ImageError(f"{path}: the file is empty; replace it or leave it out")
-    if _is_cut_off(data):
+    if size_bytes > MOST_FILE_BYTES:
+        raise ImageError(f"{path}: has {size_bytes:,} bytes, more than OpenCV takes; convert it to JPEG")
+    if _is_cut_off(head):
         raise ImageError(f"{path}: the image is cut off before its end; copy or download it again")
+    return head
+
+
+def _decoded(data: bytes, path: Path, *, apply_orientation: bool, reduction: int) -> NDArray[np.uint8]:
     is_jpeg = data.startswith(_JPEG_START)
+    if is_jpeg and sum(marker == JPEG_START_OF_SCAN for marker, _ in jpeg_segments(data)) > MOST_SCANS:
+        raise ImageError(f"{path}: a JPEG of more than {MOST_SCANS} scans, which takes for ever; save it again")
     flags = REDUCED_DECODING[reduction if is_jpeg else 1]
     if not apply_orientation:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise ImageError(f"{path}: OpenCV cannot decode it ({error.err}); convert it to PNG or JPEG") from error
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
-        raise ImageError(f"{path}: not an image that OpenCV can decode; convert it to PNG or JPEG")
+        # Which it is OpenCV does not say.
+        raise ImageError(
+            f"{path}: not an image that OpenCV can decode, or there is too little memory; convert it to PNG or JPEG"
+        )
     if reduction > 1 and not is_jpeg:
         # Whole blocks, as a JPEG has them, or the far pixels would lie a little nearer.
         rows, columns = (-side % reduction for side in image.shape[:2])
@@ -78,7 +132,7 @@ def load_image(path: Path, *, apply_orientation: bool = True, reduction: int = 1
 def _is_cut_off(data: bytes) -> bool:
     """True where the container ends too early: OpenCV fills the rest with grey and says nothing."""
     if data.startswith(_JPEG_START):
-        return not _jpeg_ends(data)
+        return all(marker != JPEG_END_OF_IMAGE for marker, _ in jpeg_segments(data))
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return b"IEND\xaeB`\x82" not in data
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
@@ -92,29 +146,17 @@ def _is_cut_off(data: bytes) -> bool:
     return False
 
 
-# A marker inside JPEG entropy-coded data: not a stuffed zero, a restart or a fill byte.
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_END_OF_IMAGE = 0xD9
+def checked_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an RGB image as OpenCV may be given it: C-contiguous, copied only where it is not.
 
+    OpenCV copies what it cannot walk through, a mirrored view for one, without looking whether there is memory for it.
 
-def _jpeg_ends(data: bytes) -> bool:
-    """Walk the segments to the end of the first image (ITU-T T.81, annex B); what follows it does not count.
+    Args:
+        image: (H, W, 3) uint8, the order being RGB.
 
-    Looking for the last end marker would not do: previews inside the file have one, and cameras
-    append videos that may hold any bytes.
+    Raises:
+        ImageError: it is no such array, or empty.
     """
-    position = 2
-    while found := _JPEG_MARKER.search(data, position):
-        marker, position = data[found.start() + 1], found.end()
-        if marker == _END_OF_IMAGE:
-            return True
-        # The length of a segment counts its own two bytes; after a scan's header the search skips its data.
-        position += int.from_bytes(data[position : position + 2], "big")
-    return False
-
-
-def check_image(image: NDArray[np.uint8]) -> None:
-    """Raise ImageError unless `image` is a non-empty (H, W, 3) uint8 array, the order being RGB."""
     if not isinstance(image, np.ndarray):
         raise ImageError(f"an image is a {type(image).__name__}; pass an RGB uint8 NumPy array of shape (H, W, 3)")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
@@ -122,6 +164,7 @@ def check_image(image: NDArray[np.uint8]) -> None:
             f"an image has dtype {image.dtype} and shape {image.shape}; "
             "pass RGB uint8 of shape (H, W, 3) with at least one pixel"
         )
+    return np.ascontiguousarray(image)
 
 
 def interpolation_for(image_size: tuple[int, int], input_size: tuple[int, int]) -> int:
@@ -150,7 +193,7 @@ def preprocess(image: NDArray[np.uint8], spec: DetectorSpec) -> NDArray[np.float
     Raises:
         ImageError: `image` is not such an array.
     """
-    check_image(image)
+    image = checked_image(image)
     height, width = spec.input_size
     resized = cv2.resize(image, (width, height), interpolation=interpolation_for(image.shape[:2], spec.input_size))
     pixels = np.empty((3, height, width), np.float32)

@@ -23,8 +23,9 @@ import filelock
 
 from export.engine.file import BuildOptions, EngineInfo, Gpu, engine_name, info_path, read_info, write_info
 from export.engine.flavours import FLAVOURS
-from ssd_train.errors import ModelError, SSDDeployError
+from ssd_train.errors import BackendError, ModelError, SSDDeployError
 from ssd_train.files import check_writable, sha256_of_file, written_atomically
+from ssd_train.paths import user_path
 from ssd_train.spec import DetectorSpec
 
 if TYPE_CHECKING:
@@ -83,10 +84,15 @@ class BuiltEngine:
 
 
 def default_cache() -> Path:
-    """Return the folder of engines and timing caches: SSD_DEPLOY_CACHE, else `ssd-deploy` in the user's cache."""
+    """Return the folder of engines and timing caches: SSD_DEPLOY_CACHE, else `ssd-deploy` in the user's cache.
+
+    Raises:
+        BackendError: a variable names what can be no path.
+    """
     if named := os.environ.get("SSD_DEPLOY_CACHE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssd-deploy"
+        return user_path(named, BackendError, source="SSD_DEPLOY_CACHE")
+    named = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return user_path(named, BackendError, source="XDG_CACHE_HOME") / "ssd-deploy"
 
 
 def engine_path(cache: Path, name: str) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_deploy.benchmark.measure import MOST_IMAGES
+from ssd_train.encode import encoded
 
 GENERATED_COUNT = 16
 GENERATED_SIZE = (480, 640)
@@ -47,8 +48,7 @@ def generate_image(seed: int) -> NDArray[np.uint8]:
 
 
 def _write_jpeg(path: Path, seed: int) -> Path:
-    encoded = cv2.imencode(".jpg", generate_image(seed)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    path.write_bytes(encoded.tobytes())
+    path.write_bytes(encoded(generate_image(seed), ".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)))
     return path
 
 

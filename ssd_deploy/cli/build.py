@@ -18,6 +18,7 @@ from ssd_train.command_line import Result, parse_list
 from ssd_train.cpus import Computing
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.options import option
+from ssd_train.pixel_limit import ReadingPictures
 from ssd_train.precisions import PRECISIONS
 from ssd_train.spec import PostprocessSettings
 
@@ -88,7 +89,7 @@ def export(
     calibrating: Calibrating,
     flavoured: Flavoured,
     building: BuildOptions,
-    computing: Computing,
+    computing: ReadingPictures,
     name: ModelArgument = None,
 ) -> Result:
     """Write one ONNX file with decode and NMS inside, checked against PyTorch, and TensorRT engines of it."""
@@ -138,7 +139,7 @@ def quantize(
     to: Out,
     calibrating: Calibrating,
     thresholds: PostprocessSettings,
-    computing: Computing,
+    computing: ReadingPictures,
     name: ModelArgument = None,
 ) -> Result:
     """Write an int8 file of a network, or of an exported float32 file, calibrated on images."""

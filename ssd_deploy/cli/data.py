@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 
 from ssd_train.command_line import Result, check_results
-from ssd_train.cpus import Computing
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.datasets.source import DataNames
+from ssd_train.pixel_limit import ReadingPictures
 
 
 def check(
     names: DataNames,
-    computing: Computing,
+    computing: ReadingPictures,
     data: Annotated[
         str | None,
         typer.Argument(help=f"{', '.join(LAYOUTS)}, or a folder in such a layout.", show_default=False),

@@ -12,10 +12,12 @@ from export.quantize_options import QuantizeOptions
 from ssd_deploy.backends import AUTO, BACKENDS, RunOptions, parse_backend
 from ssd_deploy.model_source import ModelSource, find_model, is_exported, open_runner
 from ssd_train.command_line import written
-from ssd_train.cpus import Computing
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.metrics.table import METRICS
+from ssd_train.errors import ModelError
 from ssd_train.options import option
+from ssd_train.paths import user_path
+from ssd_train.pixel_limit import ReadingPictures
 from ssd_train.precisions import PRECISIONS
 from ssd_train.requirements import require
 from ssd_train.weights.description import BATCH_NORMS, BatchNorm
@@ -57,7 +59,7 @@ class Naming:
 
     def find(self, names: Sequence[str]) -> list[ModelSource]:
         """Return what MODEL and these options name, at least one detector."""
-        files = [name for name in names if is_exported(Path(name))]
+        files = [name for name in names if is_exported(user_path(name, ModelError))]
         networks = [name for name in names if name not in files]
         if self.network is not None and not networks:
             networks = [self.network]
@@ -103,7 +105,7 @@ class SeveralModels(Naming):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OnDevice(Computing):
+class OnDevice(ReadingPictures):
     device: str | None = option(None, "auto, cpu or cuda[:N]; without it the backend's usual one.")
     cuda: bool = option(False, "Run on the GPU, or on the CPU.", names=("--cuda/--cpu",))
     allow_tf32: bool = option(False, "Let the GPU round FP32 products to TF32.")

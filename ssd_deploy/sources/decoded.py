@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_deploy.sources.base import Source
-from ssd_deploy.sources.decoding import DecodedFrame, to_rgb
+from ssd_deploy.sources.decoding import BROKEN, DecodedFrame, to_rgb
 from ssd_deploy.sources.frame import Frame
 from ssd_deploy.sources.run_ahead import RunAhead
 from ssd_train.errors import SourceError
@@ -81,7 +81,7 @@ class DecodedSource(Source):
             decoded=decoded,
         )
 
-    def _note_broken(self, index: int, time_s: float | None, what: str = "broken and left out") -> None:
+    def _note_broken(self, index: int, time_s: float | None, what: str = BROKEN) -> None:
         """Remember a broken frame; those that follow each other are said in one sentence."""
         self.problems += 1
         before = self._broken

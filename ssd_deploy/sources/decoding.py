@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ssd_deploy.sources.address import without_password
 from ssd_deploy.sources.frame import Frame
 from ssd_train.errors import ImageError, SourceError, first_line
+from ssd_train.pixel_limit import check_pixels
+from ssd_train.pixel_limit import max_pixels as pixel_limit
 from ssd_train.requirements import require
 
 if TYPE_CHECKING:
@@ -20,8 +22,13 @@ if TYPE_CHECKING:
 
 # A decoder runs beside a network that wants the processor, so that it takes no more than it needs.
 DECODER_THREADS = 2
-# What a frame that cannot be decoded is called, with its number among the frames and its time in seconds, or None.
-OnBroken = Callable[[int, float | None], None]
+# Called for a frame that cannot be decoded: its number among the frames, its time in seconds or None, and what it is.
+OnBroken = Callable[[int, float | None, str], None]
+BROKEN = "broken and left out"
+
+
+def tell_nobody(number: int, time_s: float | None, what: str) -> None:
+    """Let a frame be broken and say nothing."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -64,6 +71,8 @@ class Decoding:
         container_format: FFmpeg's name of it; None to find out.
         timeout_s: seconds after which a read that gives nothing is an error; None to wait for ever.
         on_broken: told each frame that cannot be decoded.
+        max_pixels: most that a frame may have, whatever the container says and whenever it changes; None for the
+            process's limit, see `ssd_train.pixel_limit`.
 
     Attributes:
         format_name: FFmpeg's name of the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
@@ -74,7 +83,8 @@ class Decoding:
         count: frames so far, broken ones included.
 
     Raises:
-        SourceError: it cannot be opened, has no video, or no frame of it can be decoded.
+        SourceError: it cannot be opened, has no video, frames of it are too large, or none can be decoded.
+        ImageError: `max_pixels` is no number of pixels.
         BackendError: PyAV is not installed.
     """
 
@@ -86,12 +96,17 @@ class Decoding:
         options: dict[str, str],
         container_format: str | None = None,
         timeout_s: float | None = None,
-        on_broken: OnBroken = lambda number, time_s: None,
+        on_broken: OnBroken = tell_nobody,
+        max_pixels: int | None = None,
     ) -> None:
         require("av", "video", "Video")
         import av
 
         self._timeout_s, self._on_broken = timeout_s, on_broken
+        self._limit = pixel_limit(max_pixels)
+        # FFmpeg decodes some frames to find out what a stream is, so that it has to know too.
+        options = {**options, "max_pixels": str(self._limit)}
+        self._has_large = False
         self.count = 0
         self._start_pts: int | None = None
         self._last_pts: int | None = None
@@ -111,11 +126,20 @@ class Decoding:
             self._stream.thread_type = "AUTO"
             self._stream.codec_context.thread_count = DECODER_THREADS
             # A frame that is damaged is an error, rather than a guess that looks like a frame.
-            self._stream.codec_context.options = {"err_detect": "explode"}
+            self._stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(self._limit)}
+            stated = (self._stream.codec_context.height, self._stream.codec_context.width)
+            if all(stated):
+                check_pixels(name, stated, self._limit, SourceError)
             self._decoded = self._decode()
             try:
                 self._first: av.VideoFrame | None = next(self._decoded)
             except StopIteration:
+                if self._has_large:
+                    raise SourceError(
+                        f"{name}: its frames have more pixels than the limit of {self._limit:,}; make them smaller, or "
+                        "raise max_pixels (--max-pixels) if you trust it",
+                        arguments=("max_pixels",),
+                    ) from None
                 raise SourceError(f"{name}: no frame of it can be decoded; the file may be damaged") from None
             except (av.FFmpegError, OSError) as error:
                 raise SourceError(f"{name}: no frame of it can be read ({self.reason(error)})") from error
@@ -212,8 +236,13 @@ class Decoding:
             frames = self._stream.codec_context.decode(packet)
         except av.error.EOFError:
             return
-        except av.FFmpegError:
-            self._on_broken(self.count, self._time_s(packet.pts))
+        except av.FFmpegError as error:
+            what = BROKEN
+            if isinstance(error, av.error.ArgumentError):
+                # What FFmpeg calls a size beyond its limit, and hardly any damage.
+                self._has_large = True
+                what = f"beyond the limit of {self._limit:,} pixels (max_pixels, --max-pixels) and left out"
+            self._on_broken(self.count, self._time_s(packet.pts), what)
             self.count += 1
             return
         for frame in frames:

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ssd_deploy.sources.address import scheme_of, without_password
 from ssd_deploy.sources.base import Reconnect
@@ -64,7 +65,9 @@ CAMERA_DRIVERS = {
 }  # fmt: skip
 
 
-def open_camera(camera: str, reconnect: Reconnect | None, drop_late: bool | None, timeout_s: float) -> "LiveSource":
+def open_camera(
+    camera: str, reconnect: Reconnect | None, drop_late: bool | None, timeout_s: float, max_pixels: int | None = None
+) -> "LiveSource":
     """Open a camera by its number, or by its device file on Linux.
 
     Raises:
@@ -87,6 +90,7 @@ def open_camera(camera: str, reconnect: Reconnect | None, drop_late: bool | None
                 container_format=driver.container_format,
                 timeout_s=timeout_s,
                 on_broken=on_broken,
+                max_pixels=max_pixels,
             )
         except SourceError as error:
             raise SourceError(f"{error}; check that it is plugged in, free, and yours to read") from error
@@ -94,7 +98,9 @@ def open_camera(camera: str, reconnect: Reconnect | None, drop_late: bool | None
     return LiveSource(connect, name=name, reconnect=reconnect, drop_late=drop_late is not False, can_end=False)
 
 
-def open_stream(address: str, reconnect: Reconnect | None, drop_late: bool | None, timeout_s: float) -> "LiveSource":
+def open_stream(
+    address: str, reconnect: Reconnect | None, drop_late: bool | None, timeout_s: float, max_pixels: int | None = None
+) -> "LiveSource":
     """Open a stream by its address; RTSP comes over TCP, since lost packets of UDP are broken frames.
 
     Raises:
@@ -111,12 +117,12 @@ def open_stream(address: str, reconnect: Reconnect | None, drop_late: bool | Non
         options["rtsp_transport"] = "tcp"
 
     def connect(on_broken: OnBroken) -> Decoding:
-        decoding = Decoding(address, name=name, options=options, timeout_s=timeout_s, on_broken=on_broken)
+        how: Any = {"name": name, "timeout_s": timeout_s, "on_broken": on_broken, "max_pixels": max_pixels}
+        decoding = Decoding(address, options=options, **how)
         if scheme in _PATIENT_SCHEMES and decoding.format_name.startswith("matroska"):
             # Of a file that it can seek in, FFmpeg jumps over a hole by itself and says nothing.
             decoding.close()
-            once = options | {"seekable": "0"}
-            decoding = Decoding(address, name=name, options=once, timeout_s=timeout_s, on_broken=on_broken)
+            decoding = Decoding(address, options=options | {"seekable": "0"}, **how)
         return decoding
 
     drops = scheme not in _PATIENT_SCHEMES if drop_late is None else drop_late
@@ -169,9 +175,9 @@ class LiveSource(DecodedSource):
             self._decoding.close()
             self._decoding = None
 
-    def _on_broken(self, number: int, time_s: float | None) -> None:
+    def _on_broken(self, number: int, time_s: float | None, what: str) -> None:
         if not self._is_passing:
-            self._note_broken(self._base + number, time_s)
+            self._note_broken(self._base + number, time_s, what)
 
     def _produce(self, stop: threading.Event) -> Iterator[Frame]:
         import av

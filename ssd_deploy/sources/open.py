@@ -15,6 +15,7 @@ from ssd_deploy.sources.base import Reconnect, Source
 from ssd_deploy.sources.pictures import Pictures
 from ssd_train.errors import SourceError
 from ssd_train.image_files import find_images
+from ssd_train.paths import user_path
 from ssd_train.preprocess import IMAGE_SUFFIXES
 
 Image = NDArray[np.uint8]
@@ -32,12 +33,14 @@ class OpenOptions:
             of cameras and streams that cannot wait, yes; of files and HTTP, no.
         timeout_s: seconds after which a stream that gives nothing is lost.
         leave_out: a folder of results inside a folder of pictures.
+        max_pixels: most that a picture or frame may have; None for the process's limit, see `ssd_train.pixel_limit`.
     """
 
     reconnect: Reconnect | None = None
     drop_late: bool | None = None
     timeout_s: float = 10.0
     leave_out: Path | None = None
+    max_pixels: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,19 +59,19 @@ class _Kind:
 def _open_camera(word: str, options: OpenOptions) -> Source:
     from ssd_deploy.sources.live import open_camera
 
-    return open_camera(word, options.reconnect, options.drop_late, options.timeout_s)
+    return open_camera(word, options.reconnect, options.drop_late, options.timeout_s, options.max_pixels)
 
 
 def _open_stream(word: str, options: OpenOptions) -> Source:
     from ssd_deploy.sources.live import open_stream
 
-    return open_stream(word, options.reconnect, options.drop_late, options.timeout_s)
+    return open_stream(word, options.reconnect, options.drop_late, options.timeout_s, options.max_pixels)
 
 
 def _open_video(word: str, options: OpenOptions) -> Source:
     from ssd_deploy.sources.video import VideoFile
 
-    return VideoFile(Path(word).expanduser(), drop_late=bool(options.drop_late))
+    return VideoFile(user_path(word, SourceError), drop_late=bool(options.drop_late), max_pixels=options.max_pixels)
 
 
 def _is_camera(word: str) -> bool:
@@ -78,7 +81,7 @@ def _is_camera(word: str) -> bool:
 
 def _is_video(word: str) -> bool:
     """A file that is no picture by its name, nor by its first bytes."""
-    path = Path(word).expanduser()
+    path = user_path(word, SourceError)
     return path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES and not cv2.haveImageReader(str(path))
 
 
@@ -97,20 +100,21 @@ def open_source(
     reconnect: Reconnect | None = None,
     drop_late: bool | None = None,
     timeout_s: float = 10.0,
+    max_pixels: int | None = None,
 ) -> Source:
     """Open one source.
 
     Args:
         named: a picture, a folder or pattern of pictures, a video file; the number of a camera, `0` or 0; an address
             of a stream; an RGB uint8 array (H, W, 3); or a list of pictures, folders, patterns and arrays.
-        reconnect, drop_late, timeout_s: see `OpenOptions`.
+        reconnect, drop_late, timeout_s, max_pixels: see `OpenOptions`.
 
     Raises:
         SourceError: it cannot be opened, or is more than one source.
         ImageError: a folder or pattern without pictures, or no such file.
         BackendError: PyAV, which videos need, is not installed.
     """
-    options = OpenOptions(reconnect=reconnect, drop_late=drop_late, timeout_s=timeout_s)
+    options = OpenOptions(reconnect=reconnect, drop_late=drop_late, timeout_s=timeout_s, max_pixels=max_pixels)
     several = _grouped([named] if isinstance(named, str | Path | int | np.ndarray) else named, options)
     if len(several) != 1:
         what = "an empty list is no source" if not several else f"the list is {len(several)} sources, not one"
@@ -125,6 +129,7 @@ def open_sources(
     reconnect: Reconnect | None = None,
     drop_late: bool | None = None,
     timeout_s: float = 10.0,
+    max_pixels: int | None = None,
 ) -> list[Source]:
     """Open all that a command line names, in its order.
 
@@ -133,12 +138,14 @@ def open_sources(
     Args:
         words: at least one; each as for `open_source`.
         leave_out: a folder of results, whose pictures are not meant where it lies inside a folder that is named.
-        reconnect, drop_late, timeout_s: see `OpenOptions`.
+        reconnect, drop_late, timeout_s, max_pixels: see `OpenOptions`.
 
     Raises:
         SourceError, ImageError, BackendError: as `open_source`; nothing stays open then.
     """
-    options = OpenOptions(reconnect=reconnect, drop_late=drop_late, timeout_s=timeout_s, leave_out=leave_out)
+    options = OpenOptions(
+        reconnect=reconnect, drop_late=drop_late, timeout_s=timeout_s, leave_out=leave_out, max_pixels=max_pixels
+    )
     opened: list[Source] = []
     try:
         for opens in _grouped(words, options):
@@ -178,9 +185,15 @@ def _grouped(words: Sequence[Named], options: OpenOptions) -> list[Callable[[], 
 
 
 def _expanded(word: str) -> list[str]:
-    """Return the files that a pattern stands for, since they may be videos; any other word alone."""
-    path = Path(word).expanduser()
-    if not glob.has_magic(word) or scheme_of(word) is not None or path.exists():
+    """Return the files that a pattern stands for, since they may be videos; any other word alone.
+
+    Raises:
+        SourceError: it can be no path, and is no address.
+    """
+    if scheme_of(word) is not None:
+        return [word]
+    path = user_path(word, SourceError)
+    if not glob.has_magic(word) or path.exists():
         return [word]
     matches = [match for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]
     return matches or [word]
@@ -204,4 +217,5 @@ def _open_pictures(words: Sequence[Named], options: OpenOptions) -> Source:
     else:
         for word in words:
             items += [word] if isinstance(word, np.ndarray) else find_images([str(word)], leave_out=options.leave_out)
-    return Pictures(items, paths[0] if len(words) == len(paths) == 1 else f"{len(items)} pictures")
+    name = paths[0] if len(words) == len(paths) == 1 else f"{len(items)} pictures"
+    return Pictures(items, name, max_pixels=options.max_pixels)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ssd_deploy.sources.decoded import DecodedSource
-from ssd_deploy.sources.decoding import Decoding
+from ssd_deploy.sources.decoding import Decoding, tell_nobody
 from ssd_deploy.sources.frame import Frame, SourceInfo
 from ssd_train.requirements import require
 
@@ -18,16 +18,16 @@ class VideoFile(DecodedSource):
 
     Args:
         path: anything that FFmpeg reads and that is no playlist.
-        drop_late: see `OpenOptions`.
+        drop_late, max_pixels: see `OpenOptions`.
 
     Raises:
         SourceError: it is no video, or has no frame that can be decoded.
         BackendError: PyAV is not installed.
     """
 
-    def __init__(self, path: Path, *, drop_late: bool = False) -> None:
+    def __init__(self, path: Path, *, drop_late: bool = False, max_pixels: int | None = None) -> None:
         super().__init__(drop_late=drop_late)
-        self._path = path
+        self._path, self._max_pixels = path, max_pixels
         # Opened to look and closed again, so that of many files that are named one is open.
         decoding = self._open(tell_broken=False)
         decoding.close()
@@ -43,9 +43,15 @@ class VideoFile(DecodedSource):
             "protocol_whitelist": "file",
             "format_whitelist": ",".join(sorted(av.formats_available - _PLAYLISTS)),
         }
-        on_broken = self._note_broken if tell_broken else lambda number, time_s: None
+        on_broken = self._note_broken if tell_broken else tell_nobody
         # With `file:`, since a file's name may look like an address.
-        return Decoding(f"file:{self._path}", name=str(self._path), options=options, on_broken=on_broken)
+        return Decoding(
+            f"file:{self._path}",
+            name=str(self._path),
+            options=options,
+            on_broken=on_broken,
+            max_pixels=self._max_pixels,
+        )
 
     def _produce(self, stop: threading.Event) -> Iterator[Frame]:
         import av

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ssd_train.cpus import available_cpus
 from ssd_train.datasets.generated import SHAPE_CLASSES, Image, draw_picture
+from ssd_train.encode import encoded
 from ssd_train.errors import DatasetError
 from ssd_train.files import written_atomically
 
@@ -92,8 +93,8 @@ def _is_whole(root: Path, lists: dict[str, list[str]]) -> bool:
 def _write_picture(root: Path, seed: int, index: int) -> None:
     image, boxes, labels = draw_picture(seed, index)
     name = _image_id(seed, index)
-    encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    (root / "JPEGImages" / f"{name}.jpg").write_bytes(encoded.tobytes())
+    data = encoded(image, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    (root / "JPEGImages" / f"{name}.jpg").write_bytes(data)
     (root / "Annotations" / f"{name}.xml").write_text(_annotation(name, image, boxes, labels), encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 
@@ -9,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ssd_train.datasets.findings import Findings
 from ssd_train.errors import ImageError
+from ssd_train.pixel_limit import check_pixels
 from ssd_train.preprocess import IMAGE_SUFFIXES, load_image
 
 # EXIF's tag, and its values that exchange width and height.
@@ -137,16 +139,20 @@ def image_size(path: Path) -> tuple[int, int]:
     """Return (height, width) of an image as it is shown, from its header where that tells.
 
     Raises:
-        ImageError: the file cannot be read.
+        ImageError: the file cannot be read, or has more pixels than the process's limit.
     """
     try:
-        with Image.open(path) as image:
-            (width, height), turn, kind = image.size, image.getexif().get(_ORIENTATION), image.format
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
+        with warnings.catch_warnings():
+            # Of Pillow's own limit, and of odd entries; what matters here is said below.
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                (width, height), turn, kind = image.size, image.getexif().get(_ORIENTATION), image.format
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError):
         kind = None
     # OpenCV has formats that Pillow has not, and its errors are told in the same words as everywhere. Pillow turns the
     # size of a TIFF itself, in some of its versions.
     if kind in (None, "TIFF"):
         height, width = load_image(path).shape[:2]
         return height, width
+    check_pixels(path, (height, width))
     return (width, height) if turn in _TURNED else (height, width)

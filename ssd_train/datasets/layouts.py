@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssd_train.datasets.splits import ALL, no_lists
 from ssd_train.errors import DatasetError
+from ssd_train.paths import user_path
 from ssd_train.table import Table
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ class Layout:
     is_last_resort: bool = False
 
     def default_root(self) -> Path:
-        """Return where its folder is looked for when none is named."""
-        return Path.home() / ".torch" / "datasets" / self.name
+        """Return where its folder is looked for when none is named. Raises DatasetError without a home folder."""
+        return user_path(f"~/.torch/datasets/{self.name}", DatasetError, arguments=("data_root",))
 
 
 def late(module: str, function: str, **fixed: Any) -> Callable[..., Any]:

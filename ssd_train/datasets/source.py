@@ -9,6 +9,7 @@ from ssd_train.datasets.layouts import LAYOUTS, Layout, coco_row, late
 from ssd_train.datasets.splits import ALL, HELD_OUT, no_lists
 from ssd_train.errors import DatasetError
 from ssd_train.options import option
+from ssd_train.paths import user_path
 
 if TYPE_CHECKING:
     from ssd_train.datasets.annotations import Annotations
@@ -221,16 +222,16 @@ def find_source(
         )
     elif str(data) in LAYOUTS:
         layout = LAYOUTS[str(data)]
-        root = (data_root or layout.default_root()).expanduser()
+        root = layout.default_root() if data_root is None else _path(data_root, "data_root")
     elif data_root is not None:
-        if not Path(data).expanduser().is_dir():
+        if not _path(data, "data").is_dir():
             LAYOUTS.find(str(data))  # which says what there is
         raise DatasetError(
             f"{data}: is a folder, so the folder {data_root} does not apply; leave one out",
             arguments=("data", "data_root"),
         )
     else:
-        root = Path(data).expanduser()
+        root = _path(data, "data")
         if root.suffix in (".yaml", ".yml") and root.is_file():
             root = root.parent
         layout = _recognised(root)
@@ -251,11 +252,15 @@ def _of_files(
             "annotations and images name a file and a folder, together and without a data set beside them; give both",
             arguments=("annotations", "images", "data"),
         )
-    images = images.expanduser()
+    annotations, images = _path(annotations, "annotations"), _path(images, "images")
     if val_annotations is None:
-        return coco_files({ALL: (annotations.expanduser(), images)}), images
-    held_out = (val_annotations.expanduser(), (val_images or images).expanduser())
-    return coco_files({"train": (annotations.expanduser(), images), "val": held_out}), images
+        return coco_files({ALL: (annotations, images)}), images
+    held_out = (_path(val_annotations, "val_annotations"), _path(val_images or images, "val_images"))
+    return coco_files({"train": (annotations, images), "val": held_out}), images
+
+
+def _path(named: str | Path, argument: str) -> Path:
+    return user_path(named, DatasetError, arguments=(argument,))
 
 
 def _recognised(folder: Path) -> Layout:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ssd_train.datasets.dataset import Sample
 from ssd_train.detections import PADDING, Detections, PaddedDetections
 from ssd_train.errors import BackendError, DatasetError, ImageError
-from ssd_train.preprocess import preprocess
+from ssd_train.preprocess import errors_of, preprocess
 from ssd_train.spec import DetectorSpec
 
 Predict = Callable[[NDArray[np.float32]], PaddedDetections]
@@ -92,8 +92,9 @@ def detect_images(
         raise ValueError(f"batch size {batch_size} and workers {workers} must be 1 or more")
 
     def prepare(item: Item) -> _Loaded:
-        image = load(item)
-        return preprocess(image, spec), image.shape[:2], image if keep_images else NO_IMAGE
+        with errors_of(name_of(item)):
+            image = load(item)
+            return preprocess(image, spec), image.shape[:2], image if keep_images else NO_IMAGE
 
     # One more than a batch, since the image handed out last no longer waits when the network starts.
     look_ahead = max(batch_size, workers) + 1

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssd_train.draw import write_picture
+from ssd_train.encode import encoded
 from ssd_train.files import written_atomically
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def png_uri(path: Path) -> str:
 def thumbnail_uri(picture: NDArray[np.uint8]) -> str:
     """Return a small copy of an (H, W, 3) RGB picture as a data URI; a small one keeps its size."""
     small = shrunk(picture, THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT)
-    _, data = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
+    data = encoded(small, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 
 
 def write_linked(folder: Path, file: str, picture: NDArray[np.uint8]) -> str:

@@ -12,11 +12,18 @@ from ssd_train.datasets.source import DataNames, DataSource
 from ssd_train.errors import SSDDeployError
 from ssd_train.json_input import JSONError, convert, quoted, read_json, shown
 from ssd_train.options import option
+from ssd_train.paths import user_path
+from ssd_train.pixel_limit import DEFAULT_MAX_PIXELS, MAX_PIXELS_HELP, MOST_PIXELS
 from ssd_train.training.augmentation import Augmentation
 from ssd_train.training.loggers import find_loggers
 from ssd_train.training.recipes import RECIPES
 
 CONFIG_NAME = "config.json"
+# Fields that name a file or folder, some of which may be a word instead.
+_PATHS = (
+    "dataset", "data_root", "annotations", "images", "val_annotations", "val_images", "classes", "resume", "init",
+    "pretrained_backbone",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +77,7 @@ class TrainingConfig(DataNames, Augmentation):
         16, "Processes of one thread each that load images, at most one a core.", names=("-j", "--workers"), least=0
     )
     threads: int = option(0, THREADS_HELP, least=0)
+    max_pixels: int = option(DEFAULT_MAX_PIXELS, MAX_PIXELS_HELP, least=1, most=MOST_PIXELS)
     amp: str = option("off", "off, fp16 or bf16: what convolutions compute in.", choices=("off", "fp16", "bf16"))
     ema: bool = option(False, "Validate and keep a moving average of the weights.")
     ema_decay: float = option(0.999, "Share of the average that a step leaves.", least=0, below=1)
@@ -113,6 +121,10 @@ class TrainingConfig(DataNames, Augmentation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("out", *_PATHS):
+            if value := getattr(self, name):
+                path = user_path(value, arguments=(name,))
+                object.__setattr__(self, name, path if isinstance(value, Path) else str(path))
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise SSDDeployError(f"device {self.device}: expected auto, cpu, cuda or cuda:N", arguments=("device",))
         find_loggers(self.logger)

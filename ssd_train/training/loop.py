@@ -10,6 +10,7 @@ from typing import Any
 from ssd_train.cpus import cpu_threads
 from ssd_train.errors import SSDDeployError
 from ssd_train.evaluation.evaluate import EvaluationReport
+from ssd_train.pixel_limit import pixel_limit
 from ssd_train.report.page import check_packages
 from ssd_train.training.batches import Batch, Stream, available_workers, batches
 from ssd_train.training.checkpoint import Position, find_checkpoint, kept_settings, load_checkpoint, save_checkpoint
@@ -58,7 +59,7 @@ def train(config: TrainingConfig) -> TrainingResult:
     """
     if config.report:
         check_packages()
-    with cpu_threads(config.threads), joined(config.device) as processes, StopRequest() as stop:
+    with cpu_threads(config.threads), pixel_limit(config.max_pixels), joined(config.device) as processes, StopRequest() as stop:
         checkpoint = find_checkpoint(config)
         positions = processes.gather(None if checkpoint is None else checkpoint["position"]["images"])
         if len(set(positions)) > 1:
@@ -71,7 +72,8 @@ def train(config: TrainingConfig) -> TrainingResult:
     result = TrainingResult(folder=config.out, best=run.position.best, report=run.report, exit_code=exit_code)
     if config.report and exit_code == 0 and processes.is_first:
         # Outside the group: the other processes have nothing to wait for.
-        return dataclasses.replace(result, page=write_training_report(config, prepared, processes.device))
+        with pixel_limit(config.max_pixels):
+            return dataclasses.replace(result, page=write_training_report(config, prepared, processes.device))
     return result
 
 

@@ -11,6 +11,7 @@ from ssd_train.datasets.dataset import Sample
 from ssd_train.detections import Detections
 from ssd_train.draw import draw, write_picture
 from ssd_train.picture_grid import fit_width, picture_grid
+from ssd_train.pixel_limit import pixel_limit
 from ssd_train.spec import DetectorSpec
 from ssd_train.training.batches import Batch, Stream, batches
 from ssd_train.training.config import TrainingConfig
@@ -31,8 +32,9 @@ def preview(config: TrainingConfig) -> Path:
         SSDDeployError: as `loop.train`.
     """
     processes = Processes(rank=0, count=1, device=torch.device("cpu"))
-    prepared = prepare(config, processes, with_weights=False, with_check=False)
-    return write_preview(config.out, load_preview(prepared, config.seed), prepared)
+    with pixel_limit(config.max_pixels):
+        prepared = prepare(config, processes, with_weights=False, with_check=False)
+        return write_preview(config.out, load_preview(prepared, config.seed), prepared)
 
 
 def load_preview(prepared: Prepared, seed: int) -> Batch:

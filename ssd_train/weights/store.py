@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ssd_train.errors import WeightsError
 from ssd_train.networks.config import NetworkConfig
+from ssd_train.paths import user_path
 
 # Where GluonCV looks (`gluoncv/model_zoo/model_store.py`); MXNET_GLUON_REPO names a mirror of it.
 REPOSITORY = "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/"
@@ -51,9 +52,8 @@ def silent(done_bytes: int, total_bytes: int | None) -> None:
 
 
 def default_root() -> Path:
-    """Return the folder of weight files: $SSD_DEPLOY_ROOT, or `~/.torch/models`."""
-    root = os.environ.get("SSD_DEPLOY_ROOT")
-    return Path(root).expanduser() if root else Path.home() / ".torch" / "models"
+    """Return the folder of weight files: $SSD_DEPLOY_ROOT, or `~/.torch/models`. Raises WeightsError for no path."""
+    return user_path(os.environ.get("SSD_DEPLOY_ROOT") or "~/.torch/models", WeightsError, source="SSD_DEPLOY_ROOT")
 
 
 def converted_path(config: NetworkConfig, root: Path) -> Path:
