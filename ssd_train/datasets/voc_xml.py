@@ -7,6 +7,7 @@ from pathlib import Path
 from ssd_train.datasets.annotations import AnnotatedImage, AnnotatedObject, could_be_shares
 from ssd_train.datasets.findings import Findings
 from ssd_train.datasets.image_paths import known_size
+from ssd_train.escaped_text import unescaped
 
 # What tools write into `difficult`. LabelImg and others have `Unspecified` for what nobody filled in.
 _YES = {"1", "true", "yes", "y", "t", "on"}
@@ -57,7 +58,7 @@ def _parse(path: Path, findings: Findings) -> ElementTree.Element:
 
 
 def _text(element: ElementTree.Element, tag: str) -> str:
-    return (element.findtext(tag) or "").strip()
+    return unescaped((element.findtext(tag) or "").strip())
 
 
 def _annotated_size(root: ElementTree.Element) -> tuple[int, int] | None:
