@@ -190,7 +190,7 @@ def write_chart(results: dict[str, Any], path: Path) -> None:
         column[0].legend(fontsize=7, frameon=False, loc="best")
         column[1].set_xlabel(label)
     with written_atomically(path) as temporary:
-        figure.savefig(temporary)
+        figure.savefig(temporary, format=path.suffix[1:])
 
 
 def main() -> None:

@@ -216,7 +216,7 @@ def write_chart(rows: list[dict[str, Any]], path: Path) -> None:
     axes.legend(ncols=len(shown), fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     with written_atomically(path) as temporary:
-        figure.savefig(temporary)
+        figure.savefig(temporary, format=path.suffix[1:])
 
 
 def main() -> None:

@@ -1,6 +1,3 @@
 """Trained networks -> files that a runtime executes."""
 
-import os
-
-# ONNX Runtime looks at it while it is imported, which whatever imports it here does after this package.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import ssd_train as ssd_train  # before ONNX Runtime, which reports home otherwise

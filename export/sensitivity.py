@@ -139,5 +139,5 @@ def write_sensitivity(sensitivity: Sensitivity, stem: Path) -> tuple[Path, Path]
     shown = f"all {len(layers)}" if len(layers) == len(sensitivity.layer_drops) else f"{len(layers)} worst"
     axes.set_title(f"{shown} layers{kept}", fontsize=10)
     with written_atomically(chart) as temporary:
-        figure.savefig(temporary)
+        figure.savefig(temporary, format="png")
     return table, chart

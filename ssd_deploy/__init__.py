@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import ssd_train as ssd_train  # before ONNX Runtime, which reports home otherwise
+
 if TYPE_CHECKING:
     from ssd_deploy.detector import Detector, load_detector
     from ssd_deploy.sources.base import Reconnect

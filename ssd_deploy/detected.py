@@ -68,7 +68,8 @@ class Detected:
         pictures: those of the sources that are pictures, in their order, less those that could not be read.
         sources: all that were begun, in order.
         kept: the thresholds that held.
-        errors: one sentence for each picture, frame or stream that could not be read.
+        unwritten: results of single pictures or frames that could not be written.
+        errors: one sentence for each picture, frame or stream that could not be read, and each that `unwritten` counts.
         unsaid: those of them that the log has not said yet: of pictures, which are best read together at the end.
         hint: which threshold to try, where nothing was given out; else empty.
     """
@@ -77,14 +78,17 @@ class Detected:
     pictures: tuple[DetectedPicture, ...]
     sources: tuple[DetectedSource, ...]
     kept: Keeping
+    unwritten: int
     errors: tuple[str, ...]
     unsaid: tuple[str, ...]
     hint: str
 
     @property
     def is_lossy(self) -> bool:
-        """Whether something could not be read; a stream that was lost and came back is whole."""
-        return any(not each.is_whole or (each.problems and each.kind != "live") for each in self.sources)
+        """Whether something could not be read, or not be written; a stream that was lost and came back is whole."""
+        return self.unwritten > 0 or any(
+            not each.is_whole or (each.problems and each.kind != "live") for each in self.sources
+        )
 
     def lines(self) -> list[str]:
         """Say what came of it: a line a picture, one a video or stream, and one a file of results."""

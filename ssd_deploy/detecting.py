@@ -5,6 +5,7 @@ network. Nothing here knows a kind of source or of result.
 """
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -26,7 +27,7 @@ from ssd_deploy.stream import detect_source
 from ssd_deploy.tiling import Tiling
 from ssd_deploy.tracking import Tracker, check_installed
 from ssd_train.detections import PaddedDetections
-from ssd_train.errors import SSDDeployError
+from ssd_train.errors import ResultError, SSDDeployError
 from ssd_train.evaluation.loop import Found
 from ssd_train.thresholds import Keeping, nothing_found
 
@@ -58,9 +59,9 @@ def detect_sources(
 ) -> Detected:
     """Detect in all sources and write results.
 
-    What cannot be read is reported, and the rest goes on. Whatever ends the run, Ctrl-C too, what was found up to then
-    is written and stays; Ctrl-C is the ordinary end of a camera or a stream. Boxes in results are xyxy in pixels of the
-    upright picture, clipped to it.
+    What cannot be read is reported, as is a picture's result that cannot be written for its name or size, and the rest
+    goes on. Whatever ends the run, Ctrl-C too, what was found up to then is written and stays; Ctrl-C is the ordinary
+    end of a camera or a stream. Boxes in results are xyxy in pixels of the upright picture, clipped to it.
 
     Args:
         detector: any.
@@ -75,8 +76,8 @@ def detect_sources(
         on_progress: called with the number of frames done so far.
 
     Raises:
-        SSDDeployError: a result cannot be written, or none of the sources gives it; a result would replace a source;
-            pictures are to be tracked.
+        SSDDeployError: results cannot be written, as on a full disk, or none of the sources gives one; a result would
+            replace a source; pictures are to be tracked.
         BackendError: the backend answered with something that is no detections, such as NaN, or a package is missing.
     """
     infos = [source.info for source in sources]
@@ -94,8 +95,7 @@ def detect_sources(
         pictures=[frame for of_source in frames if isinstance(of_source, list) for frame in of_source],
     )
     writers = {name: RESULTS[name].open(run) for name in chosen}
-    behind = WriteBehind(workers=workers, depth=detector.batch_size + workers)
-    detecting = _Detecting(detector, run, behind, tiling, viewer, workers, on_progress)
+    detecting = _Detecting(detector, run, tiling, viewer, workers, on_progress)
     is_complete, is_through = False, False
     try:
         for source, of_source in zip(sources, frames, strict=True):
@@ -106,15 +106,17 @@ def detect_sources(
         is_through = True
         is_complete = not detecting.is_stopped and all(source.is_whole for source in sources)
     finally:
-        results = behind.close(writers, Ending(is_complete=is_complete, errors=detecting.errors))
+        results = detecting.behind.close(writers, Ending(is_complete=is_complete, errors=detecting.errors))
         if results and not is_through:
             _log.warning("broken off; what was found up to then is in %s", out_dir)
-    is_nothing = detecting.sources and not any(source.detections for source in detecting.sources)
+    done = detecting.sources()
+    is_nothing = done and not any(source.detections for source in done)
     return Detected(
         results=results,
-        pictures=tuple(detecting.pictures),
-        sources=tuple(detecting.sources),
+        pictures=detecting.pictures(),
+        sources=done,
         kept=run.keeping,
+        unwritten=len(detecting.unwritten),
         errors=tuple(detecting.errors),
         unsaid=tuple(detecting.unsaid),
         hint=nothing_found(detecting.highest, run.keeping) if is_nothing else "",
@@ -151,21 +153,24 @@ class _Detecting:
         self,
         detector: Detector,
         run: Run,
-        behind: WriteBehind,
         tiling: Tiling | None,
         viewer: Viewer | None,
         workers: int,
         on_progress: Callable[[int], None] | None,
     ) -> None:
-        self._detector, self._run, self._behind, self._tiling = detector, run, behind, tiling
+        self._detector, self._run, self._tiling = detector, run, tiling
         self._viewer, self._workers, self._on_progress = viewer, workers, on_progress
         self._done, self._network_s = 0, 0.0
-        self.pictures: list[DetectedPicture] = []
-        self.sources: list[DetectedSource] = []
+        self._pictures: list[tuple[Frame, int, Sequence[Writer]]] = []
+        self._sources: list[tuple[SourceInfo, DetectedSource, Sequence[Writer]]] = []
         self.errors: list[str] = []
         self.unsaid: list[str] = []
         self.highest: float | None = None
         self.is_stopped = False
+        self.unwritten: set[tuple[Writer, Frame]] = set()
+        self.behind = WriteBehind(
+            workers=workers, depth=detector.batch_size + workers, on_unwritten=self._note_unwritten
+        )
 
     def run(self, source: Source, frames: Iterable[Frame], writers: Sequence[Writer], tracker: Tracker | None) -> None:
         """Detect in a source until its end, or until the viewer has seen enough."""
@@ -177,12 +182,10 @@ class _Detecting:
             with contextlib.closing(self._found(source, frames)) as found:
                 for each in found:
                     outcome = self._outcome(each, tracker)
-                    self._behind.add(outcome, tuple(writers))
+                    self.behind.add(outcome, tuple(writers))
                     count, detections = count + 1, detections + len(outcome.detections)
                     if is_picture:
-                        path = _first(writer.path_of_picture(each.item) for writer in writers)
-                        path = path or each.item.path or Path(each.item.name)
-                        self.pictures.append(DetectedPicture(path=path, count=len(outcome.detections)))
+                        self._pictures.append((each.item, len(outcome.detections), writers))
                     if self._viewer and not self._viewer.show(outcome.drawn(), each.item.name, waits=is_picture):
                         self.is_stopped = True
                         break
@@ -191,21 +194,47 @@ class _Detecting:
             if info.kind != "live" or info is not self._run.sources[-1]:
                 raise
         # Where nothing was lost, what the container states says nothing: an edit list may hide frames.
-        self._behind.end_source(info, info.frames if source.is_whole and source.problems else None, tuple(writers))
+        self.behind.end_source(info, info.frames if source.is_whole and source.problems else None, tuple(writers))
         self._done += count
-        self.sources.append(
-            DetectedSource(
-                name=info.name,
-                kind=info.kind,
-                frames=count,
-                detections=detections,
-                problems=source.problems,
-                dropped=source.dropped,
-                is_whole=source.is_whole,
-                seconds=time.perf_counter() - start,
-                network_s=self._network_s,
-                video=_first(writer.path_of_video(info) for writer in writers) if count else None,
+        done = DetectedSource(
+            name=info.name,
+            kind=info.kind,
+            frames=count,
+            detections=detections,
+            problems=source.problems,
+            dropped=source.dropped,
+            is_whole=source.is_whole,
+            seconds=time.perf_counter() - start,
+            network_s=self._network_s,
+            video=None,
+        )
+        self._sources.append((info, done, writers))
+
+    def pictures(self) -> tuple[DetectedPicture, ...]:
+        """Return what came of each picture, once everything is written."""
+        return tuple(
+            DetectedPicture(
+                path=_first(
+                    writer.path_of_picture(frame) for writer in writers if (writer, frame) not in self.unwritten
+                )
+                or frame.path
+                or Path(frame.name),
+                count=count,
             )
+            for frame, count, writers in self._pictures
+        )
+
+    def sources(self) -> tuple[DetectedSource, ...]:
+        """Return what came of each source that was begun, once everything is written."""
+        unwritten = {(writer, frame.source) for writer, frame in self.unwritten}
+        return tuple(
+            dataclasses.replace(
+                done,
+                video=_first(writer.path_of_video(info) for writer in writers if (writer, info) not in unwritten)
+                if done.frames
+                else None,
+            )
+            for info, done, writers in self._sources
         )
 
     def _found(self, source: Source, frames: Iterable[Frame]) -> Generator[Found[Frame], None, None]:
@@ -237,6 +266,10 @@ class _Detecting:
             self.highest = max(self.highest or 0.0, float(found.scores.max()))
         rows = self._run.keeping.rows(found)
         return Outcome(each.item, each.image, tracker.update(found, rows) if tracker else found.select(rows))
+
+    def _note_unwritten(self, outcome: Outcome, writer: Writer, error: ResultError) -> None:
+        self.unwritten.add((writer, outcome.frame))
+        (self._note if outcome.frame.source.kind == "pictures" else self._say)(str(error))
 
     def _note(self, sentence: str) -> None:
         self.errors.append(sentence)

@@ -109,12 +109,12 @@ def engine_settings(options: BuildOptions, flavour: str) -> EngineSettings:
 
 
 def keep_reports(result: StepResult, out_dir: Path) -> StepResult:
-    """Move the reports of a step, such as what int8 costs, out of a folder that will go with its model.
+    """Copy the reports of a step, such as what int8 costs, out of a folder that will go with its model.
 
     Raises:
         SSDDeployError: the folder cannot be written.
     """
     for path in result.files:
         with written_atomically(out_dir / path.name) as temporary:
-            shutil.move(path, temporary)
+            shutil.copyfile(path, temporary)
     return dataclasses.replace(result, path=None, files=tuple(out_dir / path.name for path in result.files))

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssd_train.telemetry import keep_quiet
+
 if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD
     from ssd_train.weights.description import BatchNorm
 
 __all__ = ["build_network"]
+
+# Before anything that would report home is imported.
+keep_quiet()
 
 
 def build_network(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ssd_train.errors import SpecError
+from ssd_train.escaped_text import unescaped
 from ssd_train.spec import check_class_names
 
 
@@ -17,6 +18,6 @@ def read_class_list(path: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: the class list cannot be read ({error}); give a text file, a name a line") from error
     try:
-        return check_class_names(tuple(line.strip() for line in lines if line.strip()))
+        return check_class_names(tuple(unescaped(line.strip()) for line in lines if line.strip()))
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from error

@@ -10,6 +10,7 @@ import contextvars
 import dataclasses
 import functools
 import inspect
+import io
 import logging
 import os
 import sys
@@ -114,7 +115,7 @@ def emit(result: Result, json_path: Path | None) -> None:
     if json_path == STANDARD_OUTPUT:
         from ssd_train.files import to_json
 
-        print(to_json(data))
+        print(to_json(data, encoding=sys.stdout.encoding or "ascii"))
         return
     if result.text:
         print(result.text, flush=True)
@@ -241,10 +242,18 @@ def parse_numbers(text: str | None, name: str) -> tuple[int, ...]:
 # --- Running a command ---
 
 
+def print_all_letters() -> None:
+    """Print a letter that the terminal's encoding lacks, and what is no text in a file's name, as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 class Command(TyperCommand):
     """A command that refuses an option that is given twice, and whose errors name its options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        print_all_letters()
         args = self._with_bare_values(args)
         # The order names an option once for each time it was given.
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))

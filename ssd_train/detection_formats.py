@@ -12,6 +12,7 @@ import numpy as np
 from ssd_train.boxes import xyxy_to_xywh
 from ssd_train.detection_rows import DetectionRows
 from ssd_train.errors import SSDDeployError
+from ssd_train.escaped_text import escaped
 from ssd_train.requirements import require
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def to_voc(found: DetectionRows, filename: str) -> str:
     """Return the text of a Pascal VOC annotation, without scores, for which it has no place.
 
     VOC counts pixels from 1, and the last one is part of the box: a box from 0 to 10 becomes 1 to 10. Numbers are
-    whole, as VOC's own tools expect.
+    whole, as VOC's own tools expect. Names are written by `escaped`, since XML cannot hold every character.
 
     Args:
         filename: the image's, without its folder.
@@ -99,13 +100,13 @@ def to_voc(found: DetectionRows, filename: str) -> str:
     """
     height, width = _known_size(found, "a VOC annotation names it")
     root = ElementTree.Element("annotation")
-    ElementTree.SubElement(root, "filename").text = filename
+    ElementTree.SubElement(root, "filename").text = escaped(filename)
     _add(ElementTree.SubElement(root, "size"), {"width": width, "height": height, "depth": 3})
     for each in _clipped(found):
         left, top, right, bottom = (round(edge) for edge in each.box)
         left, top = min(left, width - 1), min(top, height - 1)
         element = ElementTree.SubElement(root, "object")
-        _add(element, {"name": each.class_name, "pose": "Unspecified", "truncated": 0, "difficult": 0})
+        _add(element, {"name": escaped(each.class_name), "pose": "Unspecified", "truncated": 0, "difficult": 0})
         corners = {"xmin": left + 1, "ymin": top + 1, "xmax": max(right, left + 1), "ymax": max(bottom, top + 1)}
         _add(ElementTree.SubElement(element, "bndbox"), corners)
     ElementTree.indent(root)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_train.detection_rows import DetectionRows, name_of
-from ssd_train.errors import SSDDeployError
+from ssd_train.errors import ResultError, first_line
 from ssd_train.files import written_atomically
 from ssd_train.lettering import MOST_LETTERS, drawable, put_text, text_size
 
@@ -57,14 +57,26 @@ def write_picture(path: Path, image: NDArray[np.uint8]) -> None:
     """Write an (H, W, 3) RGB picture in the format that the name says, atomically.
 
     Raises:
-        SSDDeployError: the file cannot be written, or the format cannot hold such a picture.
+        ResultError: the format cannot hold such a picture, or there can be no file of that name.
+        SSDDeployError: the file cannot be written.
     """
     with written_atomically(path) as temporary:
-        # Not `image[:, :, ::-1]`, which OpenCV copies a pixel at a time before it encodes.
-        ok, data = cv2.imencode(path.suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
+        try:
+            # Not `image[:, :, ::-1]`, which OpenCV copies a pixel at a time before it encodes.
+            ok, data = cv2.imencode(path.suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
+        except cv2.error as error:
+            raise _cannot_hold(path, image, f" ({first_line(error.err)})") from error
         if not ok:
-            raise SSDDeployError(f"{path}: OpenCV cannot write a picture of {image.shape[1]}x{image.shape[0]} pixels")
+            raise _cannot_hold(path, image)
         temporary.write_bytes(data.tobytes())
+
+
+def _cannot_hold(path: Path, image: NDArray[np.uint8], reason: str = "") -> ResultError:
+    height, width = image.shape[:2]
+    kind = path.suffix[1:].upper() or "file without a suffix"
+    return ResultError(
+        f"{path}: a {kind} cannot hold a picture of {width}x{height} pixels{reason}; take another format"
+    )
 
 
 def _color(label: int) -> tuple[int, int, int]:

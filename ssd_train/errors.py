@@ -18,6 +18,10 @@ class SSDDeployError(Exception):
         self.arguments = arguments
 
 
+class ResultError(SSDDeployError):
+    """A result that cannot be written for what it is called or holds; others beside it can be."""
+
+
 class SpecError(SSDDeployError):
     """A detector description that contradicts itself: thresholds, sizes, class names."""
 

@@ -10,8 +10,18 @@ from ssd_train.preprocess import IMAGE_SUFFIXES
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Return the image files of a folder and its sub-folders, told by their suffixes, in order of their paths."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    """Return the image files of a folder and its sub-folders, told by their suffixes, in order of their paths.
+
+    Hidden files and sub-folders are left out: macOS leaves `._name.jpg` beside `name.jpg`, and other programs what they
+    had not finished. Who names such a file or folder itself means it.
+    """
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
 
 
 def find_images(patterns: Sequence[str], *, leave_out: Path | None = None) -> list[Path]:

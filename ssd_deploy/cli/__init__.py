@@ -11,7 +11,7 @@ import typer
 
 from ssd_deploy.cli import build, compare, data, detect, weights
 from ssd_train.cli import train
-from ssd_train.command_line import Result, add_command
+from ssd_train.command_line import Result, add_command, print_all_letters
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,4 +66,5 @@ def main() -> None:
     """Entry point of the `ssd-deploy` script."""
     # OpenCV, once it is loaded, would print lines of its own around our errors.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    print_all_letters()
     app()

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ssd_deploy.sources.frame import Frame, SourceInfo
 from ssd_train.detections import Detections
 from ssd_train.draw import draw
+from ssd_train.errors import SSDDeployError
 from ssd_train.spec import DetectorSpec
 from ssd_train.thresholds import Keeping
 
@@ -37,11 +39,11 @@ class Run:
     sources: Sequence[SourceInfo]
     pictures: Sequence[Frame]
 
-    def inputs(self) -> set[Path]:
-        """Return the files that no result may replace."""
+    def inputs(self) -> set[str]:
+        """Return the files that no result may replace, behind all links."""
         named = [frame.path for frame in self.pictures if frame.path is not None]
         named += [Path(info.name).expanduser() for info in self.sources if info.kind == "video"]
-        return {path.resolve() for path in named}
+        return {os.path.realpath(path) for path in named}
 
 
 class Outcome:
@@ -83,7 +85,8 @@ class Writer(abc.ABC):
     """Writes one kind of result for a run.
 
     `prepare` runs in several threads at once, in any order; `write`, `end_source` and `close` run one after the other,
-    in the order of the frames. A writer makes no file before its first frame.
+    in the order of the frames. A writer makes no file before its first frame. Both `prepare` and `write` raise
+    ResultError where the result of this frame alone cannot be written; any other error ends the run.
     """
 
     def prepare(self, outcome: Outcome) -> Any:
@@ -121,9 +124,14 @@ class FolderWriter(Writer):
 
     Args:
         folder: where they lie.
+
+    Raises:
+        SSDDeployError: there is a file in the place of the folder.
     """
 
     def __init__(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise SSDDeployError(f"{folder}: is a file; its name is that of a folder of results", arguments=("out",))
         self.folder = folder
         self.has_files = False
 

@@ -1,7 +1,7 @@
 """Results written by threads while the network runs on."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
@@ -9,10 +9,11 @@ from typing import Any
 
 from ssd_deploy.results.base import Ending, Outcome, Writer
 from ssd_deploy.sources.frame import SourceInfo
+from ssd_train.errors import ResultError
 
 # What the writing thread finds in its queue: a frame, what was prepared of it for each writer, and those writers; or
 # the end of a source; or None, the end of all.
-_Task = tuple[Outcome, Future[list[Any]], Sequence[Writer]] | tuple[SourceInfo, int | None, Sequence[Writer]] | None
+_Task = tuple[Outcome, Sequence[Future[Any]], Sequence[Writer]] | tuple[SourceInfo, int | None, Sequence[Writer]] | None
 
 
 class WriteBehind:
@@ -24,9 +25,14 @@ class WriteBehind:
     Args:
         workers: threads that prepare, at least 1.
         depth: frames that may wait, at least 1: a batch of the network, so that it goes on while they are written.
+        on_unwritten: called in the writing thread with a frame, a writer and the reason where that writer's result of
+            that frame alone cannot be written; the rest goes on.
     """
 
-    def __init__(self, *, workers: int, depth: int) -> None:
+    def __init__(
+        self, *, workers: int, depth: int, on_unwritten: Callable[[Outcome, Writer, ResultError], None]
+    ) -> None:
+        self._on_unwritten = on_unwritten
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
         self._queue: Queue[_Task] = Queue(depth)
         self._error: BaseException | None = None
@@ -36,7 +42,7 @@ class WriteBehind:
     def add(self, outcome: Outcome, writers: Sequence[Writer]) -> None:
         """Give a frame to writers. Raises what failed in the threads."""
         self._raise_error()
-        prepared = self._pool.submit(lambda: [writer.prepare(outcome) for writer in writers])
+        prepared = [self._pool.submit(writer.prepare, outcome) for writer in writers]
         self._queue.put((outcome, prepared, writers))
 
     def end_source(self, info: SourceInfo, length: int | None, writers: Sequence[Writer]) -> None:
@@ -73,8 +79,11 @@ class WriteBehind:
     def _write(self, task: Any) -> None:
         first, second, writers = task
         if isinstance(first, Outcome):
-            for writer, prepared in zip(writers, second.result(), strict=True):
-                writer.write(first, prepared)
+            for writer, prepared in zip(writers, second, strict=True):
+                try:
+                    writer.write(first, prepared.result())
+                except ResultError as error:
+                    self._on_unwritten(first, writer, error)
         else:
             for writer in writers:
                 writer.end_source(first, second)

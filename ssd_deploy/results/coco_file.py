@@ -4,7 +4,6 @@ pycocotools' `COCO(...)`, FiftyOne and CVAT open it as it is. Its list of annota
 `COCO.loadRes` of a data set with the same image and category ids.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from ssd_deploy.results.growing import GrowingFile
 from ssd_deploy.results.names import Names, picture_suffix
 from ssd_deploy.sources.frame import Frame
 from ssd_train.detection_formats import to_coco
+from ssd_train.files import to_json
 
 
 class CocoWriter(Writer):
@@ -44,11 +44,11 @@ class CocoWriter(Writer):
         }
         if frame.source.kind != "pictures":
             image |= {"source": frame.source.name, "frame": frame.index, "time_s": frame.time_s}
-        self._images.append(json.dumps(image, ensure_ascii=False))
+        self._images.append(to_json(image, indent=None))
         for result in to_coco(outcome.detections, image_id):
             # What a data set has beside results; the id counts from 1, since COCOeval takes 0 for no match.
             result |= {"id": self._annotations + 1, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
-            file.write(f"{',' if self._annotations else ''}\n{json.dumps(result)}")
+            file.write(f"{',' if self._annotations else ''}\n{to_json(result, indent=None)}")
             self._annotations += 1
 
     def close(self, ending: Ending) -> Path | None:
@@ -57,7 +57,7 @@ class CocoWriter(Writer):
         file = self._begun()
         categories = [{"id": label + 1, "name": name} for label, name in enumerate(self._class_names)]
         images = ",\n".join(self._images)
-        file.write(f'\n],\n"images": [\n{images}\n],\n"categories": {json.dumps(categories, ensure_ascii=False)}\n}}\n')
+        file.write(f'\n],\n"images": [\n{images}\n],\n"categories": {to_json(categories, indent=None)}\n}}\n')
         self._file.finish()
         return self._file.path
 

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from ssd_deploy.results.base import FolderWriter, Outcome, Run
-from ssd_deploy.results.names import Names, picture_suffix, safe_name
+from ssd_deploy.results.names import Names, fitted, picture_suffix, safe_name
 from ssd_train.draw import write_picture
 
 
@@ -25,7 +25,7 @@ class CropWriter(FolderWriter):
             # One that lies outside the picture has none.
             if crop.size:
                 folder = self.folder / self._folders[label]
-                write_picture(folder / f"{path.stem}_{number}{path.suffix}", crop)
+                write_picture(folder / fitted(path.stem, f"_{number}{path.suffix}"), crop)
 
     def write(self, outcome: Outcome, prepared: Any) -> None:
         self.has_files |= len(outcome.detections) > 0
@@ -36,9 +36,9 @@ def _class_folders(class_names: tuple[str, ...]) -> list[str]:
     folders: list[str] = []
     taken: set[str] = set()
     for name in class_names:
-        folder, number = safe_name(name), 2
+        folder, number = fitted(safe_name(name), ""), 2
         while folder.casefold() in taken:
-            folder, number = f"{safe_name(name)}-{number}", number + 1
+            folder, number = fitted(safe_name(name), f"-{number}"), number + 1
         folders.append(folder)
         taken.add(folder.casefold())
     return folders

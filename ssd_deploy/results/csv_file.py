@@ -6,16 +6,17 @@ from typing import Any
 
 from ssd_deploy.results.base import Ending, Outcome, Run, Writer
 from ssd_deploy.results.growing import GrowingFile
+from ssd_train.escaped_text import escaped
 
 COLUMNS = ("file", "frame", "time_s", "class", "score", "x1", "y1", "x2", "y2", "track_id")
 
 # A cell that starts so is a formula to a spreadsheet, which runs it; a quote before it makes it text (OWASP, CSV
 # injection).
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_STARTS = ("=", "+", "-", "@")
 
 
 class CsvWriter(Writer):
-    """`detections.csv`: a row a detection, boxes in pixels of the picture."""
+    """`detections.csv`: a row a detection, boxes in pixels of the picture; names as `escaped` writes them."""
 
     def __init__(self, run: Run) -> None:
         # The module csv writes line ends of its own, as RFC 4180 has them.
@@ -51,4 +52,5 @@ class CsvWriter(Writer):
 
 
 def _text(value: str) -> str:
+    value = escaped(value)
     return f"'{value}" if value.startswith(_FORMULA_STARTS) else value

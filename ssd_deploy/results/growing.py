@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import TextIO
 
+from ssd_train.errors import ResultError, SSDDeployError
 from ssd_train.files import written_atomically
 
 
@@ -27,7 +28,11 @@ class GrowingFile:
     def file(self) -> TextIO:
         """Return the open file, made now where this is the first call. Raises SSDDeployError."""
         if self._file is None:
-            temporary = self._stack.enter_context(written_atomically(self.path))
+            try:
+                temporary = self._stack.enter_context(written_atomically(self.path))
+            except ResultError as error:
+                # It is the result of every frame.
+                raise SSDDeployError(str(error)) from error
             self._file = self._stack.enter_context(temporary.open("w", encoding="utf-8", newline=self._newline))
         return self._file
 

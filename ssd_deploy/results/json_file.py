@@ -1,7 +1,6 @@
 """`detections.json`: everything that was found, and what found it."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -10,7 +9,7 @@ import numpy as np
 from ssd_deploy.results.base import Ending, Outcome, Run, Writer
 from ssd_deploy.results.growing import GrowingFile
 from ssd_train.detection_formats import to_dict
-from ssd_train.files import without_nan
+from ssd_train.files import to_json
 from ssd_train.thresholds import Keeping
 
 RESULTS_NAME = "detections.json"
@@ -74,4 +73,4 @@ def _thresholds(keeping: Keeping, class_names: tuple[str, ...]) -> dict[str, Any
 
 
 def _json(value: Any) -> str:
-    return json.dumps(without_nan(value), ensure_ascii=False, allow_nan=False)
+    return to_json(value, indent=None)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ssd_deploy.results.base import Ending, Outcome, Run, Writer
 from ssd_deploy.results.names import Names
 from ssd_deploy.sources.frame import Frame, SourceInfo
+from ssd_train.errors import ResultError
 from ssd_train.files import written_atomically
 from ssd_train.requirements import require
 
@@ -54,16 +56,24 @@ class VideoWriter(Writer):
         self._paths = {info: names.of_source(info, SUFFIX) for info in run.sources if info.kind != "pictures"}
         self._open: tuple[SourceInfo, VideoFile] | None = None
         self._last: Path | None = None
+        # The source whose pictures no video can hold: said once, and not for each of them.
+        self._given_up: SourceInfo | None = None
 
     def prepare(self, outcome: Outcome) -> NDArray[np.uint8]:
         return outcome.drawn()
 
     def write(self, outcome: Outcome, prepared: NDArray[np.uint8]) -> None:
         info = outcome.frame.source
-        if self._open is None:
-            size = (prepared.shape[0], prepared.shape[1])
-            self._open = info, VideoFile(self._paths[info], size, info.rate, fills_gaps=info.kind == "video")
-        self._open[1].add(outcome.frame, prepared)
+        if info is self._given_up:
+            return
+        size = (prepared.shape[0], prepared.shape[1])
+        try:
+            if self._open is None:
+                self._open = info, VideoFile(self._paths[info], size, info.rate, fills_gaps=info.kind == "video")
+            self._open[1].add(outcome.frame, prepared)
+        except Exception:
+            self._given_up, self._open = info, None
+            raise
 
     def end_source(self, info: SourceInfo, length: int | None) -> None:
         if self._open is not None and self._open[0] is info:
@@ -98,8 +108,14 @@ class VideoFile:
         self._next_index, self._last_pts = 0, -1
         self._last_image: av.VideoFrame | None = None
         self._stack = contextlib.ExitStack()
-        temporary = self._stack.enter_context(written_atomically(path))
-        self._container: av.container.OutputContainer = self._stack.enter_context(av.open(str(temporary), "w"))
+        self._path, temporary = path, self._stack.enter_context(written_atomically(path))
+        with self._given_up_on_error():
+            container = av.open(str(temporary), "w", format="mp4")
+            self._container: av.container.OutputContainer = self._stack.enter_context(container)
+            self._stream = self._new_stream()
+
+    def _new_stream(self) -> Any:
+        size = self._size
         stream = self._container.add_stream("libx264", rate=self._rate, options=dict(X264))
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p" if size[0] % 2 == size[1] % 2 == 0 else "yuv444p"
@@ -107,26 +123,43 @@ class VideoFile:
         context.time_base = stream.time_base = 1 / (self._rate * TICKS)
         context.color_primaries = context.color_trc = BT709
         context.colorspace = SMPTE170M
-        self._stream: av.video.stream.VideoStream = stream
+        return stream
 
     def add(self, frame: Frame, image: NDArray[np.uint8]) -> None:
         """Append a frame and what was lost before it; `image` is RGB, and scaled where it is of another size."""
         pts = self._pts_of(frame)
-        picture = self._converted(image)
-        if self._fills_gaps:
-            # The first good picture stands for what was lost before it.
-            self._fill(frame.index, pts, self._last_image or picture)
-        self._encode(picture, pts)
+        with self._given_up_on_error():
+            picture = self._converted(image)
+            if self._fills_gaps:
+                # The first good picture stands for what was lost before it.
+                self._fill(frame.index, pts, self._last_image or picture)
+            self._encode(picture, pts)
         self._last_image, self._next_index = picture, frame.index + 1
 
     def close(self, length: int | None = None) -> None:
         """Fill up to `length` frames, finish the file and put it in its place."""
-        if length is not None and self._fills_gaps and self._last_image is not None:
-            missing = length - self._next_index
-            self._fill(length, self._last_pts + (missing + 1) * TICKS, self._last_image)
         with self._stack:
+            if length is not None and self._fills_gaps and self._last_image is not None:
+                missing = length - self._next_index
+                self._fill(length, self._last_pts + (missing + 1) * TICKS, self._last_image)
             for packet in self._stream.encode():
                 self._container.mux(packet)
+
+    @contextlib.contextmanager
+    def _given_up_on_error(self) -> Iterator[None]:
+        """Within the block, remove the unfinished file where something fails, and tell a full disk as everywhere."""
+        import av
+
+        try:
+            yield
+        except Exception as error:
+            with self._stack:
+                if isinstance(error, av.error.ExternalError):
+                    height, width = self._size
+                    raise ResultError(
+                        f"{self._path}: H.264 cannot hold pictures of {width}x{height} pixels; save pictures instead"
+                    ) from error
+                raise
 
     def _pts_of(self, frame: Frame) -> int:
         """Return a frame's time in ticks, always later than that of the frame before."""

@@ -6,6 +6,7 @@ from ssd_deploy.results.base import Ending, FolderWriter, Outcome, Run
 from ssd_deploy.results.names import Names, check_not_a_data_set
 from ssd_train.datasets.yolo import NAMES_FILE
 from ssd_train.detection_formats import to_yolo
+from ssd_train.escaped_text import escaped
 from ssd_train.files import written_atomically
 
 
@@ -25,5 +26,5 @@ class YoloWriter(FolderWriter):
     def close(self, ending: Ending) -> Path | None:
         if self.has_files:
             with written_atomically(self._out_dir / NAMES_FILE) as temporary:
-                temporary.write_text("\n".join(self._class_names) + "\n", encoding="utf-8")
+                temporary.write_text("\n".join(map(escaped, self._class_names)) + "\n", encoding="utf-8")
         return super().close(ending)

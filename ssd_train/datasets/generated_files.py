@@ -94,8 +94,10 @@ def _write_picture(root: Path, seed: int, index: int) -> None:
     image, boxes, labels = draw_picture(seed, index)
     name = _image_id(seed, index)
     data = encoded(image, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-    (root / "JPEGImages" / f"{name}.jpg").write_bytes(data)
-    (root / "Annotations" / f"{name}.xml").write_text(_annotation(name, image, boxes, labels), encoding="utf-8")
+    with written_atomically(root / "JPEGImages" / f"{name}.jpg") as temporary:
+        temporary.write_bytes(data)
+    with written_atomically(root / "Annotations" / f"{name}.xml") as temporary:
+        temporary.write_text(_annotation(name, image, boxes, labels), encoding="utf-8")
 
 
 def _annotation(name: str, image: Image, boxes: NDArray[np.float64], labels: NDArray[np.int64]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ssd_train.datasets.annotations import AnnotatedImage, AnnotatedObject, could_be_shares
 from ssd_train.datasets.findings import Findings
 from ssd_train.datasets.image_paths import MOST_SIDE, known_size
+from ssd_train.escaped_text import unescaped
 from ssd_train.json_input import quoted, shown
 from ssd_train.spec import name_fault
 
@@ -60,7 +61,7 @@ def _parse(path: Path, findings: Findings) -> ElementTree.Element:
 
 
 def _text(element: ElementTree.Element, tag: str) -> str:
-    return (element.findtext(tag) or "").strip()
+    return unescaped((element.findtext(tag) or "").strip())
 
 
 def _annotated_size(root: ElementTree.Element) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@ from ssd_train.datasets.image_paths import FileIndex, find_file, inside, known_s
 from ssd_train.datasets.splits import ALL, SPLIT_NAMES, find_part
 from ssd_train.datasets.yolo_yaml import read_names, read_places, read_yaml
 from ssd_train.errors import DatasetError
+from ssd_train.escaped_text import unescaped
 from ssd_train.json_input import quoted, shown
 
 NAMES_FILE = "classes.txt"
@@ -164,7 +165,7 @@ def _without_yaml(root: Path) -> YoloFolder:
         raise DatasetError(f"{path}: cannot be read as UTF-8 text ({error}); write a name a line") from error
     while lines and not lines[-1].strip():
         lines.pop()
-    names = read_names(lines, path)
+    names = read_names([unescaped(line.strip()) for line in lines], path)
     splits = [name for name in SPLIT_NAMES if (root / "images" / name).is_dir()]
     parts = {name: (f"images/{name}",) for name in splits} or {ALL: ("images",)}
     return YoloFolder(root=root, names=names, parts=parts, base=root)

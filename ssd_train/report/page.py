@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+from ssd_train.escaped_text import decoded
 from ssd_train.files import check_writable, written_atomically
 from ssd_train.report.table import shown, sort_key
 from ssd_train.requirements import require
@@ -62,7 +63,7 @@ def write_page(path: Path, template: str, values: dict[str, Any], *, package: st
     html = render(template, values, package=package)
     with written_atomically(path) as temporary:
         # A name that is not UTF-8, as Linux has them, must not cost the page.
-        temporary.write_text(html, encoding="utf-8", errors="replace")
+        temporary.write_text(decoded(html), encoding="utf-8", errors="backslashreplace")
 
 
 def remove_older(folder: Path, patterns: Iterable[str], kept: Collection[str]) -> None:

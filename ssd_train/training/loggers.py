@@ -102,8 +102,6 @@ MAX_PARAM_LENGTH = 6000
 
 class _MLflow:
     def __init__(self, run: LoggedRun, run_id: str | None) -> None:
-        # It would tell its makers what is called.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         if not uri:
             uri = (run.folder / "mlruns").absolute().as_uri()
@@ -146,8 +144,6 @@ class _MLflow:
 
 class _WandB:
     def __init__(self, run: LoggedRun, run_id: str | None) -> None:
-        # It would send its own faults to its makers.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         mode = os.environ.get("WANDB_MODE")

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from ssd_train.detections import Detections
+from ssd_train.escaped_text import escaped
 from ssd_train.evaluation.evaluate import EvaluationReport
 from ssd_train.files import remove_unfinished
 from ssd_train.networks.ssd import SSD
@@ -126,7 +127,7 @@ class RunRecorder:
     def _with_provenance(self, network: SSD) -> SSD:
         """Note in a network's spec where its weights come from."""
         source = self.prepared.source
-        origin = f"trained on {source.root.name} {source.train_split}, step {self.position.step}"
+        origin = f"trained on {escaped(source.root.name)} {source.train_split}, step {self.position.step}"
         network.spec = dataclasses.replace(network.spec, weights=origin)
         return network
 

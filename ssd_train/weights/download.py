@@ -2,24 +2,34 @@
 
 import contextlib
 import hashlib
+import logging
 import os
-import shutil
-import zipfile
-import zlib
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-import requests
-import urllib3
-from filelock import FileLock
+import filelock
 
 from ssd_train.errors import WeightsError
-from ssd_train.files import written_atomically
+from ssd_train.shared_folder import own_file, plain_size
+from ssd_train.weights.archive import ArchiveError, unpacked
 from ssd_train.weights.store import Progress, PublishedFile, silent
+from ssd_train.weights.transfer import TRANSFER_ERRORS, Limits, TooLarge, open_url, without_credentials
+
+_log = logging.getLogger(__name__)
 
 # Of the connection and of every read: a server that is silent for so long is gone.
 TIMEOUT_S = 30.0
-CHUNK_BYTES = 1 << 18
+# Of the headers, however slowly they drip in.
+OPENING_S = 60.0
+# A tenth of a telephone modem's 56 kbit/s, over a minute: what is slower is there to hold us.
+WINDOW_S = 60.0
+BYTES_PER_S = 700.0
+REDIRECTS = 5
+# Of a file that nobody knows the size of.
+MAX_BYTES = 1 << 30
+# Until a process that waits for another one says so.
+PATIENCE_S = 1.0
 
 
 def fetch_published(published: PublishedFile, root: Path, on_progress: Progress = silent) -> Path:
@@ -29,135 +39,170 @@ def fetch_published(published: PublishedFile, root: Path, on_progress: Progress 
 
     Raises:
         WeightsError: it cannot be had, or is not what was published (the wrong files are then removed).
-        SSDDeployError: `root` cannot be written.
     """
     params = root / f"{published.stem}.params"
-    archive = params.with_suffix(".zip")
-    if not params.exists():
+    if not _is_there(params):
         with _locked(params.with_suffix(".lock")):
             # Looked for once more: another process may have fetched it while this one waited.
-            if not params.exists():
-                _fetch(published, archive, params, on_progress)
-    _check_sha1(published, params, archive)
+            if not _is_there(params):
+                _fetch(published, params, on_progress)
+                return params
+    _check_sha1(published, params)
     return params
 
 
-def download(url: str, path: Path, *, on_progress: Progress = silent) -> None:
+def download(url: str, path: Path, *, max_bytes: int = MAX_BYTES, on_progress: Progress = silent) -> None:
     """Download a file; `path` appears once it is whole.
 
     What has arrived is kept in `<path>.part`, and a later call goes on from there if the server can. The
     remote file is taken to be the same one then, so check the hash of what arrives.
 
+    Args:
+        url: http or https, and so is whatever it redirects to; never from https to http.
+        path: its folder is created. Links in its place or its part's are replaced.
+        max_bytes: a file that is longer, or is said to be, is refused.
+        on_progress: told how many bytes are there, and of how many.
+
     Raises:
-        WeightsError: no connection, no such file, or cut off; the message says how to do without this tool.
+        WeightsError: no connection, no such file, too large, too slow or cut off; the message says how to do without
+            this tool.
     """
     part = path.with_name(f"{path.name}.part")
-    done, total = 0, None
+    limits = Limits(
+        max_bytes=max_bytes,
+        silence_s=TIMEOUT_S,
+        opening_s=OPENING_S,
+        window_s=WINDOW_S,
+        bytes_per_s=BYTES_PER_S,
+        redirects=REDIRECTS,
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        response, done = _open_from(url, part.stat().st_size if part.exists() else 0)
-        with response, part.open("ab" if done else "wb") as file:
-            length = response.headers.get("Content-Length", "")
-            total = done + int(length) if length.isdigit() else None
-            on_progress(done, total)
-            # Not `iter_content`, which drops the last bytes of a connection that was cut off.
-            response.raw.enforce_content_length = False
-            while chunk := response.raw.read(CHUNK_BYTES):
-                file.write(chunk)
-                done += len(chunk)
-                on_progress(done, total)
-        # A closed connection reads like the end of the file.
-        if total is not None and done < total:
-            raise requests.ConnectionError("the connection was closed")
+        there = plain_size(part)
+        with open_url(url, there if there <= max_bytes else 0, limits) as transfer:
+            done = transfer.start
+            with open(part, "ab" if done else "wb", opener=own_file) as file:
+                on_progress(done, transfer.total_bytes)
+                for chunk in transfer.chunks:
+                    file.write(chunk)
+                    done += len(chunk)
+                    on_progress(done, transfer.total_bytes)
         os.replace(part, path)
-    # RequestException is an OSError, and what `raw` raises is urllib3's.
-    except (OSError, urllib3.exceptions.HTTPError) as error:
-        progress = f" after {done} bytes, kept to go on from" if done else ""
+    except TRANSFER_ERRORS as error:
+        kept = 0 if isinstance(error, TooLarge) else plain_size(part)
+        if not kept:
+            with contextlib.suppress(OSError):
+                part.unlink()
+        progress = f" after {kept} bytes, kept to go on from" if kept else ""
+        reason = without_credentials(_reason(error))
         raise WeightsError(
-            f"{url}: could not be downloaded ({_reason(error)}{progress}); try again, or download it by other means "
-            f"and save it as {path}, where it is looked for next time"
+            f"{without_credentials(url)}: could not be downloaded ({reason}{progress}); try again, or download it by "
+            f"other means and save it as {path}, where it is looked for next time"
         ) from error
-
-
-def _open_from(url: str, offset: int) -> tuple[requests.Response, int]:
-    """Open a URL at a byte offset, or at 0 if the server will not go on from there; return where it begins."""
-    # As it is: a compressed answer has neither the length nor the places of the file.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
-    response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S)
-    if offset and response.status_code != requests.codes.ok:
-        if response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-            return response, offset
-        response.close()
-        return _open_from(url, 0)
-    if not response.ok:
-        response.close()
-        raise requests.HTTPError(f"the server answered {response.status_code} {response.reason}")
-    return response, 0
 
 
 def _reason(error: BaseException) -> str:
     """What the system or the server said, which lies under what requests and urllib3 made of it."""
     while error.__context__ is not None:
         error = error.__context__
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:200]
 
 
-def _fetch(published: PublishedFile, archive: Path, params: Path, on_progress: Progress) -> None:
-    by_hand = archive.exists()
+def _is_there(path: Path) -> bool:
+    """Whether something has a name that is not simply replaced, as links to nowhere and pipes are."""
+    return path.is_file() or path.is_dir()
+
+
+def _fetch(published: PublishedFile, params: Path, on_progress: Progress) -> None:
+    """Download the archive, unless it was put there by hand, and take the file out of it."""
+    archive = params.with_suffix(".zip")
+    by_hand = _is_there(archive)
     if not by_hand:
-        download(published.url, archive, on_progress=on_progress)
+        download(published.url, archive, max_bytes=published.max_bytes, on_progress=on_progress)
+    part = params.with_name(f"{params.name}.part")
+    # GluonCV published SHA-1 sums; machines in FIPS mode allow it only for such uses.
+    sha1 = hashlib.sha1(usedforsecurity=False)
     try:
-        with (
-            zipfile.ZipFile(archive) as opened,
-            opened.open(params.name) as member,
-            written_atomically(params) as temporary,
-            temporary.open("wb") as file,
-        ):
-            shutil.copyfileobj(member, file)
-    # KeyError: another content. The last two: a compression or an encryption that zipfile lacks, which damaged headers
-    # ask for.
-    except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        with open(part, "wb", opener=own_file) as file:
+            for chunk in unpacked(archive, params.name, published.max_bytes):
+                file.write(chunk)
+                sha1.update(chunk)
+        if sha1.hexdigest() != published.sha1:
+            archive.unlink()
+            raise _is_wrong(published, params, sha1.hexdigest())
+        os.replace(part, params)
+    except ArchiveError as error:
         archive.unlink()
-        what = f"does not hold {params.name}" if isinstance(error, KeyError) else f"is no whole zip archive ({error})"
         raise WeightsError(
-            f"{archive}: {what}, so it was removed; try again, or download {published.url} by other means and save it "
-            "there"
+            f"{archive}: {error}, so it was removed; try again, or download {without_credentials(published.url)} by "
+            "other means and save it there"
         ) from error
     except OSError as error:
         raise WeightsError(
             f"{archive}: cannot be unpacked to {params} ({error.strerror}); make room, or choose another "
             "SSD_DEPLOY_ROOT"
         ) from error
+    finally:
+        part.unlink(missing_ok=True)
     if not by_hand:
         archive.unlink()
 
 
-def _check_sha1(published: PublishedFile, params: Path, archive: Path) -> None:
+def _check_sha1(published: PublishedFile, params: Path) -> None:
+    """Check a file that was there."""
     try:
         with params.open("rb") as file:
-            # GluonCV published SHA-1 sums; machines in FIPS mode allow it only for such uses.
             sha1 = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
         if sha1 == published.sha1:
             return
         params.unlink()
-        archive.unlink(missing_ok=True)
+        params.with_suffix(".zip").unlink(missing_ok=True)
     except OSError as error:
         raise WeightsError(
             f"{params}: cannot be checked, or removed if wrong ({error.strerror}); remove it and try again"
         ) from error
-    raise WeightsError(
+    raise _is_wrong(published, params, sha1)
+
+
+def _is_wrong(published: PublishedFile, params: Path, sha1: str) -> WeightsError:
+    return WeightsError(
         f"{params}: has the SHA-1 {sha1}, but {published.sha1} was published, so it was removed; try again, or "
-        f"download {published.url} by other means and save it as {archive}"
+        f"download {without_credentials(published.url)} by other means and save it as {params.with_suffix('.zip')}"
     )
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock file; a second process waits here until the first is through. A file left behind holds nobody."""
+    lock = filelock.FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(path).acquire()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be locked ({error.strerror}); choose another SSD_DEPLOY_ROOT") from error
-    with held:
+        try:
+            lock.acquire(timeout=PATIENCE_S)
+        except filelock.Timeout:
+            _log.info("waiting for another fetch (%s, which holds %s); Ctrl-C ends the waiting", _holder(path), path)
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"{path}: cannot be locked ({reason}); choose another SSD_DEPLOY_ROOT") from error
+    try:
+        _sign(path)
         yield
+    finally:
+        lock.release()
+
+
+def _sign(lock: Path) -> None:
+    """Write into a lock who holds it, for those who wait; they do without where that fails."""
+    with contextlib.suppress(OSError), open(lock, "w", opener=own_file, encoding="utf-8") as file:
+        file.write(f"process {os.getpid()} on {platform.node()}")
+
+
+def _holder(lock: Path) -> str:
+    """Return who holds a lock."""
+    try:
+        with lock.open(encoding="utf-8", errors="replace") as file:
+            return file.read(200) or "another process"
+    except OSError:
+        return "another process"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssd_train.errors import WeightsError
+from ssd_train.escaped_text import escaped
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import NETWORKS, find_network, network_config
@@ -118,4 +119,5 @@ def _provenance(file: WeightFile, batch_norm: BatchNorm) -> str:
         source = "pytorch-cv"
         if owner is not None:
             source += f", with {'GluonCV' if owner == 'gluoncv' else 'pytorch-cv'}'s batch norms in the added levels"
-    return file.path.name if source is None else f"{file.path.name}, from {source}"
+    # Formats of weights and networks hold valid text alone.
+    return escaped(file.path.name if source is None else f"{file.path.name}, from {source}")

@@ -6,6 +6,7 @@ put there by hand will do. `<run>/best.safetensors` and `<run>/last.safetensors`
 """
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,18 @@ from ssd_train.paths import user_path
 
 # Where GluonCV looks (`gluoncv/model_zoo/model_store.py`); MXNET_GLUON_REPO names a mirror of it.
 REPOSITORY = "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/"
+
+# Of a backbone's files, its own and its networks': the largest with its numbers as float32, and some room.
+_MAX_MIB = {
+    "vgg16_atrous": 160,
+    "resnet18_v1": 64,
+    "resnet34_v1b": 128,
+    "resnet50_v1": 224,
+    "resnet50_v1s": 128,
+    "resnet101_v2": 192,
+    "mobilenet1.0": 112,
+    "mobilenet0.25": 16,
+}
 
 # In the folder of a training: of the best validation, and of the end.
 BEST_NAME = "best.safetensors"
@@ -39,6 +52,12 @@ class PublishedFile(NamedTuple):
     @property
     def stem(self) -> str:
         return f"{self.name}-{self.sha1[:8]}"
+
+    @property
+    def max_bytes(self) -> int:
+        """More than the `.params` file has, or the archive that it is packed in."""
+        backbone = re.sub(r"^ssd_\d+_|_(voc|coco)$", "", self.name)
+        return _MAX_MIB.get(backbone, 256) << 20
 
     @property
     def url(self) -> str:

@@ -1,0 +1,22 @@
+"""Packages that report to their makers unless they are told not to.
+
+ONNX Runtime does from 1.29 on: as it is imported, it writes a device id and a database of events under the home folder
+and looks up a host of its vendor. Each looks at its variable while it is imported or first used, so they are set as
+`ssd_train` is, which the other packages of this project import before anything else. Processes that are started later
+inherit them.
+"""
+
+import os
+
+# What turns it off. A variable that is set already is the user's own choice.
+SWITCHES = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+}
+
+
+def keep_quiet() -> None:
+    """Turn off what the user has not decided about."""
+    for name, off in SWITCHES.items():
+        os.environ.setdefault(name, off)
