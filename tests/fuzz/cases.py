@@ -17,10 +17,12 @@ class Seed:
     Attributes:
         files: path in the folder -> content.
         target: the one that is changed.
+        is_refused: it is none that the product takes, but its changes are of interest.
     """
 
     files: Mapping[str, bytes]
     target: str
+    is_refused: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

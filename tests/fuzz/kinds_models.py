@@ -117,7 +117,7 @@ def files(folder: Path) -> Sequence[Seed]:
         size_threshold=1000,
     )
     content = {name: (folder / name).read_bytes() for name in ("beside.onnx", "beside.bin")}
-    return [*seeds, Seed(files={"a.png": PICTURE, **content}, target="beside.onnx")]
+    return [*seeds, Seed(files={"a.png": PICTURE, **content}, target="beside.onnx", is_refused=True)]
 
 
 def read_onnx(folder: Path, path: Path, out: Path) -> None:
