@@ -16,15 +16,18 @@ from ssd_train.spec import name_fault
 _NUMBER = re.compile("[0-9]{1,9}")
 
 # Of YAML, which is read slowly; ten thousands of names have one.
-MOST_YAML_BYTES = 2**22
+MOST_YAML_BYTES = 2**21
+MOST_LEVELS = 20
 
 
 class _Loader(yaml.SafeLoader):
     """YAML without truth values: classes may be called yes, no, on or off.
 
-    And without merged keys, of which a few lines can make any number of values.
+    And without merged keys, of which a few lines can make any number of values, or lists that are deep, which it would
+    take a long time for.
     """
 
+    levels = 0
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in rows if not tag.endswith((":bool", ":merge"))]
         for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -32,6 +35,19 @@ class _Loader(yaml.SafeLoader):
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Leave keys as they are, those with the tag of a merge too."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        if self.flow_level >= MOST_LEVELS:
+            raise yaml.YAMLError(f"nested deeper than {MOST_LEVELS} levels")
+        super().fetch_flow_collection_start(TokenClass)
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.levels += 1
+        if self.levels > MOST_LEVELS:
+            raise yaml.YAMLError(f"nested deeper than {MOST_LEVELS} levels")
+        node = super().compose_node(parent, index)
+        self.levels -= 1
+        return node
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -149,7 +149,8 @@ def evaluate_boxes(
             "nothing to find; choose another split"
         )
     index_class, evaluation_class = EVALUATORS.find(evaluator).classes()
-    present = np.unique(np.concatenate([of.labels for of in (*ground_truths, *detections)])).tolist()
+    labels = [*(of.labels for of in ground_truths), *(of.labels for of in detections)]
+    present = np.unique(np.concatenate(labels)).tolist()
     if present and present[-1] >= num_classes:
         raise ValueError(f"there is a label {present[-1]}, but there are {num_classes} classes")
     objects = ((of.labels, of.boxes, {"area": of.areas, "iscrowd": of.is_crowd.astype(int)}) for of in ground_truths)
