@@ -10,8 +10,9 @@ Format = Literal["params", "safetensors", "torch"]
 
 EXPECTED = "a safetensors file, a PyTorch checkpoint (torch.save) or an MXNet .params file"
 
-# The format's own limit, in bytes.
-MAX_HEADER = 100_000_000
+# In bytes: a tensor takes a hundred or two. The format's own limit would let a file of numbers without values be
+# gigabytes of Python's objects.
+MAX_HEADER = 10_000_000
 
 
 def format_of(path: Path) -> Format:
@@ -40,12 +41,19 @@ def safetensors_header(data: bytes, path: Path) -> tuple[dict[str, str], dict[st
     try:
         entries = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         metadata = entries.pop("__metadata__", None) or {}
-        valid = all(isinstance(entry["shape"], list) and len(entry["data_offsets"]) == 2 for entry in entries.values())
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        valid = all(
+            _are_counts(entry["shape"]) and _are_counts(entry["data_offsets"]) and len(entry["data_offsets"]) == 2
+            for entry in entries.values()
+        ) and all(isinstance(text, str) for text in metadata.values())
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise damaged_safetensors(path, type(error).__name__) from error
-    if not valid or not isinstance(metadata, dict):
+    if not valid:
         raise damaged_safetensors(path, "header")
     return metadata, entries
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
 def damaged_safetensors(path: Path, what: object) -> WeightsError:
