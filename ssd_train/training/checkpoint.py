@@ -2,16 +2,20 @@
 
 import dataclasses
 import io
-import pickle
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ssd_train.errors import SSDDeployError
+from ssd_train.errors import SSDDeployError, WeightsError, first_line
 from ssd_train.files import written_atomically
+from ssd_train.paths import user_path
+from ssd_train.training.checkpoint_layout import Position, check_fits, check_layout, tensors_of
 from ssd_train.training.config import AUGMENTATION_FIELDS, FIELDS, TrainingConfig
 from ssd_train.training.step import Trainer
+from ssd_train.weights.torch_file import MOST_LETTERS, check_tensors, load_torch
 
 CHECKPOINT_NAME = "last.ckpt"
 
@@ -20,35 +24,6 @@ CHECKPOINT_VERSION = 2
 
 # Settings that a resumed training must share with its checkpoint, or it would be another one.
 KEPT_SETTINGS = ("network", "seed", "amp", "ema", "freeze", "negatives", "balance", *AUGMENTATION_FIELDS)
-
-
-@dataclasses.dataclass
-class Position:
-    """How far a training is; part of its checkpoints.
-
-    Attributes:
-        step: steps done.
-        images: images taken by them; the place in the stream, whatever the size of the steps was.
-        epochs: epochs done.
-        validated_epochs: epochs done when it was last validated.
-        best: highest validation score so far.
-        best_epochs: epochs done when it was reached.
-        sums: of this epoch: steps, classification loss, localisation loss.
-        bad_images: sentences about training images that could not be read, each once.
-    """
-
-    step: int = 0
-    images: int = 0
-    epochs: int = 0
-    validated_epochs: int = 0
-    best: float | None = None
-    best_epochs: int = 0
-    sums: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.0, 0.0])
-    bad_images: list[str] = dataclasses.field(default_factory=list)
-
-    @property
-    def is_amid_epoch(self) -> bool:
-        return self.sums[0] > 0
 
 
 def kept_settings(config: TrainingConfig, class_names: tuple[str, ...], num_images: int) -> dict[str, Any]:
@@ -81,22 +56,33 @@ def load_checkpoint(state: dict[str, Any], trainer: Trainer, settings: dict[str,
     """Give a training the state that `read_checkpoint` read, and return how far it was.
 
     Raises:
-        SSDDeployError: the checkpoint is of a training with other settings.
+        SSDDeployError: the checkpoint is of a training with other settings, or does not fit its network.
     """
+    layout = check_layout(state)
     # An earlier version's checkpoint lacks the settings that were added since; it was made with what is their default.
     defaults = {name: FIELDS[name].default for name in KEPT_SETTINGS}
-    for name, value in (defaults | state["settings"]).items():
-        if settings[name] != value:
+    for name, value in (defaults | layout.settings).items():
+        if name not in settings or settings[name] != value:
+            has = f"{name} {value}"
             raise SSDDeployError(
-                f"the checkpoint was made with {name} {value}, but this training has {settings[name]}; take the "
-                "settings of the run folder's config.json, or start anew in another folder",
+                f"the checkpoint was made with {has[:MOST_LETTERS]}, but this training has "
+                f"{settings.get(name, 'no such setting')}; take the settings of the run folder's config.json, or start "
+                "anew in another folder",
                 arguments=(name, "out") if name in KEPT_SETTINGS else ("out",),
             )
+    try:
+        check_fits(layout, trainer)
+        torch.set_rng_state(layout.random_state)
+        if trainer.processes.device.type == "cuda" and layout.cuda_random_state is not None:
+            torch.cuda.set_rng_state(layout.cuda_random_state)
+    except (ValueError, RuntimeError, TypeError) as error:  # the latter two of a random state that is none
+        raise SSDDeployError(
+            f"the checkpoint is not of this training, or damaged: {first_line(error)}; name a run's "
+            f"{CHECKPOINT_NAME}, or start anew in another folder",
+            arguments=("resume", "out"),
+        ) from error
     trainer.load_state(state)
-    torch.set_rng_state(state["random_state"])
-    if trainer.processes.device.type == "cuda" and state["cuda_random_state"] is not None:
-        torch.cuda.set_rng_state(state["cuda_random_state"])
-    return Position(**state["position"])
+    return layout.position
 
 
 def check_folder(config: TrainingConfig) -> None:
@@ -142,31 +128,46 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         SSDDeployError: the file is missing, damaged, or no checkpoint of a training.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with user_path(path, arguments=("resume",)).open("rb") as file:
+            state, size_bytes = load_torch(file, path), os.fstat(file.fileno()).st_size
     except OSError as error:
         raise SSDDeployError(
             f"{path}: the checkpoint cannot be read ({error.strerror}); name a run's {CHECKPOINT_NAME}",
             arguments=("resume",),
         ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise SSDDeployError(
-            f"{path}: is no whole checkpoint of a training; name a run's {CHECKPOINT_NAME}", arguments=("resume",)
-        ) from error
-    if isinstance(state, dict) and state.get("version") == 1 and {"position", "settings"} <= state.keys():
-        return _upgraded(state)
-    if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION:
+    except WeightsError as error:
+        raise _no_whole(path, error) from error
+    version = state.get("version") if isinstance(state, dict) else None
+    if type(version) is not int or version not in _READ_VERSIONS:
         raise SSDDeployError(
             f"{path}: is no checkpoint of a training by this version; name a run's {CHECKPOINT_NAME}, or start from "
             "weights with init",
             arguments=("resume", "init"),
         )
+    try:
+        state = _READ_VERSIONS[version](state)
+        check_tensors(tensors_of(check_layout(state)), path, size_bytes)
+    # ValueError of the layout; the others of a first version's values, which are counted with before they are checked.
+    except (WeightsError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+        raise _no_whole(path, error) from error
     return state
+
+
+def _no_whole(path: Path, error: Exception) -> SSDDeployError:
+    # What is to be done about weights is another thing.
+    reason = first_line(error).removeprefix(f"{path}: ").split("; ")[0][:MOST_LETTERS]
+    return SSDDeployError(
+        f"{path}: is no whole checkpoint of a training ({reason}); name a run's {CHECKPOINT_NAME}",
+        arguments=("resume",),
+    )
 
 
 def _upgraded(state: dict[str, Any]) -> dict[str, Any]:
     """Return a checkpoint of version 1, which counted steps of one size and froze nothing, in the present layout."""
     settings, position = dict(state["settings"]), state["position"]
     step, size = position["step"], settings.pop("images a step")
+    if not (type(step) is type(size) is type(settings["training images"]) is int):
+        raise TypeError("its counts are no whole numbers")
     # A step counted to the epoch that it completed.
     epochs = ((step + 1) * size - 1) // settings["training images"]
     counted = {"images": step * size, "epochs": epochs, "best_epochs": position["validated_epochs"]}
@@ -176,3 +177,10 @@ def _upgraded(state: dict[str, Any]) -> dict[str, Any]:
         "position": {**position, **counted},
         "settings": {"freeze": "none", **settings},
     }
+
+
+# Version of the layout -> what makes the present one of it.
+_READ_VERSIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: _upgraded,
+    CHECKPOINT_VERSION: lambda state: state,
+}

@@ -13,7 +13,8 @@ from ssd_train.evaluation.evaluate import EvaluationReport
 from ssd_train.pixel_limit import pixel_limit
 from ssd_train.report.page import check_packages
 from ssd_train.training.batches import Batch, Stream, available_workers, batches
-from ssd_train.training.checkpoint import Position, find_checkpoint, kept_settings, load_checkpoint, save_checkpoint
+from ssd_train.training.checkpoint import find_checkpoint, kept_settings, load_checkpoint, save_checkpoint
+from ssd_train.training.checkpoint_layout import Position
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.epoch import train_one_epoch, validate
 from ssd_train.training.metric_logger import MetricLogger, ShowProgress, progress_bar

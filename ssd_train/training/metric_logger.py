@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ssd_train.training.batches import Stream
-from ssd_train.training.checkpoint import Position
+from ssd_train.training.checkpoint_layout import Position
 from ssd_train.training.run_folder import MetricsWriter
 from ssd_train.training.step import StepResult
 

@@ -11,7 +11,7 @@ from ssd_train.evaluation.evaluate import EvaluationReport
 from ssd_train.files import remove_unfinished
 from ssd_train.networks.ssd import SSD
 from ssd_train.training.batches import Stream
-from ssd_train.training.checkpoint import Position
+from ssd_train.training.checkpoint_layout import Position
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.pictures import load_preview, write_detections, write_preview
 from ssd_train.training.prepare import Prepared, resolved_values

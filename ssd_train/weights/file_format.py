@@ -23,8 +23,9 @@ Format = Literal["params", "safetensors", "torch"]
 
 EXPECTED = "a safetensors file, a PyTorch checkpoint (torch.save) or an MXNet .params file"
 
-# The format's own limit, in bytes.
-MAX_HEADER = 100_000_000
+# In bytes: a tensor takes a hundred or two. The format's own limit would let a file of numbers without values be
+# gigabytes of Python's objects.
+MAX_HEADER = 10_000_000
 
 
 def format_of(path: Path) -> Format:

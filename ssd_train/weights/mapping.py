@@ -116,8 +116,9 @@ def pick(
     for ours, name in expected.items():
         if tensors[name].shape != own[ours].shape:
             wrong.append(f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[ours].shape)}")
-        # Published files are float32; anything narrower is widened, integers (counters) stay.
-        state[ours] = tensors[name].to(own[ours].dtype)
+        elif not wrong:
+            # Published files are float32; anything narrower is widened, integers (counters) stay.
+            state[ours] = tensors[name].to(own[ours].dtype)
     if wrong:
         raise misfit(_listed(wrong))
     return state

@@ -8,6 +8,7 @@ held against the bytes that remain before it is believed. Layout: MXNet `src/nda
 """
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_train.errors import WeightsError
+
+# The largest network of the table has 400 MB of weights; ten times that leaves room for a training's other state.
+MOST_BYTES = 1 << 32
 
 MAGIC = (0x112).to_bytes(8, "little")
 
@@ -86,10 +90,14 @@ def read_bytes(path: Path, count: int = -1) -> bytes:
     """Read the first `count` bytes of a weight file, or all of it.
 
     Raises:
-        WeightsError: the file is missing, empty, a folder, or may not be read.
+        WeightsError: the file is missing, empty, a folder, far larger than weights are, or may not be read.
     """
     try:
         with path.open("rb") as file:
+            if count < 0 and (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
+                raise WeightsError(
+                    f"{path}: has {size:,} bytes, more than any network needs ({MOST_BYTES:,}); name its weights alone"
+                )
             data = file.read(count)
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: there is no such weight file; check the path") from error
@@ -97,6 +105,10 @@ def read_bytes(path: Path, count: int = -1) -> bytes:
         raise WeightsError(f"{path}: is a folder, but a weight file was expected; name the file inside it") from error
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
+    except ValueError as error:  # a zero byte in the path
+        raise WeightsError(f"{ascii(str(path))}: can be no path ({error}); mend the name") from error
+    except MemoryError as error:
+        raise WeightsError(f"{path}: there is too little memory to read it; free some") from error
     if not data:
         raise WeightsError(f"{path}: is an empty file, but weights were expected; copy or download it again")
     return data

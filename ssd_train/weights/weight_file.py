@@ -7,10 +7,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +15,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ssd_train.errors import WeightsError
+from ssd_train.errors import WeightsError, first_line
 from ssd_train.files import written_atomically
-from ssd_train.weights.file_format import EXPECTED, Format, damaged_safetensors, format_of, safetensors_header
+from ssd_train.weights.file_format import Format, damaged_safetensors, format_of, safetensors_header
 from ssd_train.weights.packed import PACKED, unpack
 from ssd_train.weights.params_file import parse_params, read_bytes
+from ssd_train.weights.torch_file import check_tensors, load_torch
 
 # What our own checkpoints carry beside `state_dict` and `class_names`.
 OWN_TEXTS = ("network", "source", "source_sha256", "packed")
@@ -59,22 +56,34 @@ def read_tensors(path: Path) -> WeightFile:
 
     Raises:
         WeightsError: the file is missing, empty, cut off, damaged or of another kind; it is a pickle that
-            needs more than tensors; it has entries that are not tensors, or none at all; or it is packed in a way
-            that is not known, or without its scales.
+            needs more than tensors; it has entries that are not tensors, or none at all; it unpacks to far more than
+            its size; or it is packed in a way that is not known, or without its scales.
     """
+    try:
+        return _read(path)
+    except MemoryError as error:
+        raise WeightsError(f"{path}: there is too little memory to read it; free some") from error
+
+
+def _read(path: Path) -> WeightFile:
     file_format = format_of(path)
     data = read_bytes(path)
     metadata: dict[str, str] = {}
     if file_format == "params":
         tensors = {name: torch.from_numpy(array) for name, array in parse_params(data, path).items()}
     elif file_format == "safetensors":
+        metadata, _ = safetensors_header(data, path)
         try:
             tensors = safetensors.torch.load(data)
-        except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a dtype that PyTorch lacks
-            raise damaged_safetensors(path, error) from error
-        metadata, _ = safetensors_header(data, path)
+        except MemoryError:
+            raise
+        # SafetensorError; KeyError for a dtype that PyTorch lacks; of shapes that no tensor has, whatever they lead to.
+        except Exception as error:
+            raise damaged_safetensors(path, first_line(error)) from error
     else:
         tensors, metadata = _parse_torch(data, path)
+    check_tensors(tensors.items(), path, len(data))
+    tensors = {name: tensor.detach() for name, tensor in tensors.items()}
     packed = metadata.get("packed")
     if packed not in (None, PACKED):
         raise WeightsError(
@@ -127,28 +136,8 @@ def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _parse_torch(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if data[:2] == b"PK":
-        _check_torch_zip(data, path)
-    try:
-        with warnings.catch_warnings():
-            # PyTorch warns of pickles that it then refuses; our error says it all.
-            warnings.simplefilter("ignore")
-            # From memory and not by path, since torch.load looks at the file's name first.
-            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        code = f"code named in the file ({named[1]})" if named else "code stored in it"
-        raise WeightsError(
-            f"{path}: is refused, since it is a pickle of more than plain tensors (or damaged) and loading it could "
-            f"run {code}; save only the network's state_dict() with torch.save, or use safetensors"
-        ) from error
-    # The bytes are foreign, and PyTorch's readers fail on damaged ones with whatever the damage leads to
-    # (EOFError, KeyError, RuntimeError, struct.error, ...); each means that the file is no use.
-    except Exception as error:
-        raise WeightsError(
-            f"{path}: looks like a PyTorch checkpoint, but is cut off or damaged ({type(error).__name__}); "
-            "copy or download it again"
-        ) from error
+    # From memory and not by path, since torch.load looks at the file's name first.
+    loaded = load_torch(io.BytesIO(data), path)
     state, metadata = _of_training(loaded) or (loaded, _own_texts(loaded))
     return _state_dict(state, path), metadata
 
@@ -167,39 +156,20 @@ def _of_training(loaded: Any) -> tuple[Any, dict[str, str]] | None:
     if not isinstance(settings, dict) or not isinstance(loaded.get("network"), dict):
         return None
     name, classes, position = settings.get("network"), settings.get("classes"), loaded.get("position")
+    average = loaded.get("average")
     if not isinstance(name, str) or not _is_list_of_text(classes) or not isinstance(position, dict):
         return None
     texts = {
         "network": name.lower(),
         "class_names": json.dumps(classes),
-        "source": f"a training, step {position.get('step')}",
+        "source": f"a training, step {step if isinstance(step := position.get('step'), int) else 'unknown'}",
     }
     # Where there is a moving average, that is what the training validates and saves.
-    return loaded.get("average") or loaded["network"], texts
+    return average if isinstance(average, dict) and average else loaded["network"], texts
 
 
 def _is_list_of_text(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _check_torch_zip(data: bytes, path: Path) -> None:
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise WeightsError(
-            f"{path}: looks like a PyTorch checkpoint, but is a cut off or damaged zip archive; copy or "
-            "download it again"
-        ) from error
-    if any(name.endswith("/constants.pkl") for name in members):
-        raise WeightsError(
-            f"{path}: is a TorchScript archive, which holds code; expected {EXPECTED}: save the network's state_dict()"
-        )
-    if not any(name.endswith("/data.pkl") for name in members):
-        raise WeightsError(
-            f"{path}: is a zip archive of {', '.join(members[:3]) or 'nothing'}, but expected {EXPECTED}; "
-            "if it was downloaded with weights inside, unzip it and name the file"
-        )
 
 
 def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
@@ -209,11 +179,4 @@ def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path}: holds a {type(loaded).__name__}, but a state dict was expected; save the network's state_dict()"
         )
-    for name, value in loaded.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout is not torch.strided:
-            kind = f"tensor ({value.layout})" if isinstance(value, Tensor) else type(value).__name__
-            raise WeightsError(
-                f"{path}: entry {name!r} is of type {kind}, but a state dict has dense tensors with "
-                "text names; save the network's state_dict(), alone or as 'state_dict' or 'model' beside other things"
-            )
-    return {name: value.detach() for name, value in loaded.items()}
+    return dict(loaded)

@@ -1,5 +1,6 @@
 """The files of a run: whole or absent, and read back only if they are what they claim to be."""
 
+import dataclasses
 import io
 import json
 import math
@@ -14,6 +15,7 @@ from ssd_train.errors import SSDDeployError
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.zoo import network_config
 from ssd_train.training.checkpoint import read_checkpoint, write_checkpoint
+from ssd_train.training.checkpoint_layout import Position
 from ssd_train.training.run_folder import RunFolder
 from ssd_train.weights.weight_file import read_tensors
 
@@ -22,11 +24,16 @@ def state_of(value: float) -> dict[str, Any]:
     """Every kind of thing that a checkpoint has."""
     return {
         "network": {"weight": torch.full((3,), value)},
-        "optimizer": {"state": {0: {"last_step": torch.ones(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        "optimizer": {
+            "state": {0: {"last_step": torch.ones(2)}},
+            "param_groups": [{"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "params": [0]}],
+        },
+        "scaler": {},
         "average": None,
-        "position": {"step": 7, "bad_images": ["a", "b"]},
+        "position": dataclasses.asdict(Position(step=7, images=7, bad_images=["a", "b"])),
         "settings": {"classes": ["cat"], "seed": 1},
         "random_state": torch.get_rng_state(),
+        "cuda_random_state": None,
     }
 
 
@@ -36,7 +43,8 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     state = read_checkpoint(folder.checkpoint_path)
     assert torch.equal(state["network"]["weight"], torch.full((3,), 2.5))
     assert torch.equal(state["optimizer"]["state"][0]["last_step"], torch.ones(2))
-    assert (state["average"], state["position"]) == (None, {"step": 7, "bad_images": ["a", "b"]})
+    assert state["average"] is None
+    assert Position(**state["position"]) == Position(step=7, images=7, bad_images=["a", "b"])
     assert state["settings"] == {"classes": ["cat"], "seed": 1}
     assert torch.equal(state["random_state"], torch.get_rng_state())
     assert [path.name for path in folder.path.iterdir()] == ["last.ckpt"]
