@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from export.engine.file import BuildOptions, EngineInfo, Gpu, engine_name, read_info, write_info
+from export.engine.file import BuildOptions, EngineInfo, Gpu, engine_name, info_path, read_info, write_info
 from export.engine.flavours import FLAVOURS
 from ssd_train.errors import ModelError, SSDDeployError
 from ssd_train.files import check_writable, sha256_of_file, written_atomically
+from ssd_train.shared_folder import make_way
 from ssd_train.spec import DetectorSpec
 
 if TYPE_CHECKING:
@@ -148,10 +149,12 @@ def write_engine(cache: Path, name: str, plan: bytes, info: EngineInfo) -> Path:
     try:
         # The JSON goes first: a plan without one would count as built, a JSON without its plan does not.
         path.parent.mkdir(parents=True, exist_ok=True)
+        for written in (path, info_path(path)):
+            make_way(written)
         write_info(path, info)
         with written_atomically(path) as temporary:
             temporary.write_bytes(plan)
-    except SSDDeployError as error:
+    except (SSDDeployError, OSError) as error:
         if cache == process_cache():
             raise
         _log.warning("%s; this engine is not kept for another time", error)
@@ -184,7 +187,8 @@ def save_timing_cache(config: "trt.IBuilderConfig", path: Path) -> None:
     if cache is None:
         return
     try:
+        make_way(path)
         with written_atomically(path) as temporary:
             temporary.write_bytes(bytes(cache.serialize()))
-    except SSDDeployError as error:
+    except (SSDDeployError, OSError) as error:
         _log.warning("%s; the next build measures again", error)
