@@ -7,6 +7,7 @@ from typing import Any
 from ssd_deploy.backends import choose_backend
 from ssd_deploy.model_source import ModelSource, find_model
 from ssd_train.networks.zoo import find_network, network_config
+from ssd_train.printable import joined
 from ssd_train.spec import DetectorSpec
 from ssd_train.weights.load import stored_weights
 from ssd_train.weights.thresholds_file import read_thresholds
@@ -84,7 +85,7 @@ def describe_text(known: dict[str, Any]) -> str:
     lines = []
     for key, value in _flat(known):
         lines.append(f"{key.replace('_', ' ')}: {_shown(value)}")
-    return "\n".join(lines)
+    return joined(lines)
 
 
 def _flat(known: dict[str, Any]) -> list[tuple[str, Any]]:

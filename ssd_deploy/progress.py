@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 from ssd_train.command_line import is_quiet
+from ssd_train.printable import one_line
 
 
 class ImagesPerSecond(ProgressColumn):
@@ -31,6 +32,11 @@ class ImagesPerSecond(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} images/s")
 
 
+def _text(of_task: str) -> TextColumn:
+    """Show what a file is called as it is, brackets included, which would be styles of Rich's."""
+    return TextColumn(f"{{task.{of_task}}}", markup=False)
+
+
 def _bars(*columns: ProgressColumn | str) -> Progress:
     return Progress(*columns, console=Console(stderr=True), disable=is_quiet())
 
@@ -38,18 +44,16 @@ def _bars(*columns: ProgressColumn | str) -> Progress:
 @contextlib.contextmanager
 def image_progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show a bar, without an end where `total` is None; the yielded function is told how many images are done."""
-    bars = _bars(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), ImagesPerSecond(), TimeRemainingColumn()
-    )
+    bars = _bars(_text("description"), BarColumn(), MofNCompleteColumn(), ImagesPerSecond(), TimeRemainingColumn())
     with bars:
-        task = bars.add_task(title, total=total)
+        task = bars.add_task(one_line(title), total=total)
         yield lambda done: bars.update(task, completed=done)
 
 
 @contextlib.contextmanager
 def download_progress(title: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a bar that appears with the first bytes; the yielded function is told bytes done and in all."""
-    bars = _bars(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    bars = _bars(_text("description"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with _from_first_call(bars, title) as update:
         yield lambda done, total: update(done, total)
 
@@ -57,7 +61,7 @@ def download_progress(title: str) -> Iterator[Callable[[int, int | None], None]]
 @contextlib.contextmanager
 def turn_progress(title: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar that appears with the first turn; the yielded function is told turns done and in all."""
-    bars = _bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bars = _bars(_text("description"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with _from_first_call(bars, title) as update:
         yield lambda done, total: update(done, total)
 
@@ -66,8 +70,8 @@ def turn_progress(title: str) -> Iterator[Callable[[int, int], None]]:
 def stage_progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar that appears with the first stage; the yielded function is told its name, parts done and in all."""
     bars = _bars(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[stage]}"),
+        _text("description"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        _text("fields[stage]"),
     )  # fmt: skip
     with _from_first_call(bars, title, stage="") as update:
         yield lambda stage, done, total: update(done, total, stage=stage)
@@ -77,8 +81,8 @@ def stage_progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
 def build_progress(title: str) -> Iterator[Callable[[float, str], None]]:
     """Show a bar that appears when a build starts; the yielded function is told the share done and the phase."""
     bars = _bars(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-        TextColumn("{task.fields[phase]}"),
+        _text("description"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        _text("fields[phase]"),
     )  # fmt: skip
     with _from_first_call(bars, title, phase="") as update:
         # Phases overlap and end early, but a bar does not go back.
@@ -89,7 +93,7 @@ def build_progress(title: str) -> Iterator[Callable[[float, str], None]]:
 @contextlib.contextmanager
 def _from_first_call(bars: Progress, title: str, **fields: Any) -> Iterator[Callable[..., None]]:
     """Yield a function that starts the bar and moves it; one that never started would print an empty line."""
-    task = bars.add_task(title, total=None, **fields)
+    task = bars.add_task(one_line(title), total=None, **fields)
 
     def update(completed: float, total: float | None, **changed: Any) -> None:
         bars.start()

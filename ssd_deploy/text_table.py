@@ -6,6 +6,8 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from ssd_train.printable import one_line
+
 GAP = 2
 
 
@@ -36,7 +38,7 @@ def text_table(
         width: most characters a line. Columns that do not fit follow in a second table behind the same keys.
         wrap_last: the last column is running text: break its lines instead.
     """
-    cells = [list(row) for row in (header, *rows)]
+    cells = [list(map(one_line, row)) for row in (header, *rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     if width is not None and _total(widths) > width:
         if wrap_last:
@@ -50,6 +52,7 @@ def text_table(
 
 def wrapped(lines: Iterable[str], width: int | None) -> list[str]:
     """Break sentences that are too long, indenting what follows; words, such as paths, stay whole."""
+    lines = map(one_line, lines)
     if width is None:
         return list(lines)
     broken: list[str] = []

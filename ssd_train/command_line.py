@@ -28,6 +28,7 @@ from ssd_train.errors import OwnPartError, SSDDeployError
 from ssd_train.options import Option, about
 from ssd_train.paths import user_path
 from ssd_train.pixel_limit import ReadingPictures, pixel_limit
+from ssd_train.printable import one_line, printable
 
 USER_ERROR = 2
 
@@ -115,10 +116,10 @@ def emit(result: Result, json_path: Path | None) -> None:
     if json_path == STANDARD_OUTPUT:
         from ssd_train.files import to_json
 
-        print(to_json(data, encoding=sys.stdout.encoding or "ascii"))
+        print(printable(to_json(data, encoding=sys.stdout.encoding or "ascii")))
         return
     if result.text:
-        print(result.text, flush=True)
+        print(printable(result.text), flush=True)
     if json_path is not None:
         from ssd_train.files import write_json
 
@@ -304,7 +305,7 @@ def user_errors(*, is_first: bool = True, options: Mapping[str, str] | None = No
     else:
         return
     if is_told:
-        print(f"Error: {sentence}", file=sys.stderr, flush=True)
+        print(f"Error: {one_line(sentence)}", file=sys.stderr, flush=True)
     sys.exit(USER_ERROR)
 
 
@@ -313,7 +314,7 @@ class _Told(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         start = "warning: " if record.levelno >= logging.WARNING else ""
-        print(f"{start}{record.getMessage()}", file=sys.stderr, flush=True)
+        print(f"{start}{one_line(record.getMessage())}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,22 @@ def own_file(path: str, flags: int) -> int:
     return os.open(path, kept | _SAFE_FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
 
 
+def make_way(path: Path) -> None:
+    """Remove a link, a pipe or the like from the place of a file of ours, which is then written as a new one.
+
+    A result of a user's goes through a link, which is the user's own; nobody has a reason to make one in a cache.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not _is_plain(found) and not stat.S_ISDIR(found.st_mode):
+        path.unlink()
+
+
 def plain_size(path: Path) -> int:
     """Return the size of a file that `own_file` would go on with; 0 where it would make a new one."""
     try:

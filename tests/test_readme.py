@@ -17,7 +17,13 @@ README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 SHOWN = [README, *DOCS]
 # Pages whose links are followed; no command stands in them alone.
-LINKED = [*SHOWN, ROOT / "benchmarks" / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+LINKED = [
+    *SHOWN,
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "SECURITY.md",
+]
 # Its blocks belong together and are run by test_extending.
 EXTENDING = ROOT / "docs" / "extending.md"
 

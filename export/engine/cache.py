@@ -26,6 +26,7 @@ from export.engine.flavours import FLAVOURS
 from ssd_train.errors import BackendError, ModelError, SSDDeployError
 from ssd_train.files import check_writable, sha256_of_file, written_atomically
 from ssd_train.paths import user_path
+from ssd_train.shared_folder import make_way
 from ssd_train.spec import DetectorSpec
 
 if TYPE_CHECKING:
@@ -159,9 +160,8 @@ def write_engine(cache: Path, name: str, plan: bytes, info: EngineInfo) -> Path:
     try:
         # The JSON goes first: a plan without one would count as built, a JSON without its plan does not.
         path.parent.mkdir(parents=True, exist_ok=True)
-        for each in (path, info_path(path)):
-            if each.is_symlink():
-                each.unlink()
+        for written in (path, info_path(path)):
+            make_way(written)
         write_info(path, info)
         with written_atomically(path) as temporary:
             temporary.write_bytes(plan)
@@ -199,7 +199,8 @@ def save_timing_cache(config: "trt.IBuilderConfig", path: Path) -> None:
     if cache is None:
         return
     try:
+        make_way(path)
         with written_atomically(path) as temporary:
             temporary.write_bytes(bytes(cache.serialize()))
-    except SSDDeployError as error:
+    except (SSDDeployError, OSError) as error:
         _log.warning("%s; the next build measures again", error)

@@ -20,6 +20,7 @@ from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.options import option
 from ssd_train.pixel_limit import ReadingPictures
 from ssd_train.precisions import PRECISIONS
+from ssd_train.printable import joined
 from ssd_train.spec import PostprocessSettings
 
 if TYPE_CHECKING:
@@ -186,4 +187,4 @@ def _result(results: "Sequence[StepResult]") -> Result:
     paths = [path for each in results for path in (each.path, *each.files) if path is not None]
     if paths:
         logger.info("next: ssd-deploy eval %s --data FOLDER", paths[0])
-    return Result(text="\n".join(map(str, paths)), data={"files": files})
+    return Result(text=joined(map(str, paths)), data={"files": files})

@@ -9,6 +9,7 @@ from ssd_train.command_line import Result, check_results
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.datasets.source import DataNames
 from ssd_train.pixel_limit import ReadingPictures
+from ssd_train.printable import joined
 
 
 def check(
@@ -60,7 +61,7 @@ def check(
     about_pictures += [left_out] if left_out else []
     exit_code = report.exit_code(strict=strict)
     return Result(
-        text="\n".join(check_lines(report, about_pictures, width=output_width())),
+        text=joined(check_lines(report, about_pictures, width=output_width())),
         data=report.to_dict() | {"pictures": [str(path) for path in pictures], "passed": exit_code == 0},
         exit_code=exit_code,
     )

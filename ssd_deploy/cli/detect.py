@@ -23,6 +23,7 @@ from ssd_deploy.cli.report_options import Reporting
 from ssd_deploy.detect_options import Outputs, Streams, Thresholds
 from ssd_deploy.tiling import Tiling
 from ssd_train.command_line import USER_ERROR, Result, check_results
+from ssd_train.printable import joined
 
 _log = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ def evaluate(
         page = str(write_report(reporting.report, collected))
         lines.append(f"report: {page}")
     return Result(
-        text="\n".join(lines),
+        text=joined(lines),
         data=report.to_dict()
         | {
             "backend": backend,
@@ -208,4 +209,4 @@ def detect(
         typer.echo(f"Error: {error}", err=True)
     if found.hint:
         _log.info("nothing found: %s", found.hint)
-    return Result(text="\n".join(found.lines()), data=found.to_dict(), exit_code=USER_ERROR if found.is_lossy else 0)
+    return Result(text=joined(found.lines()), data=found.to_dict(), exit_code=USER_ERROR if found.is_lossy else 0)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_deploy.sources.address import without_password
 from ssd_deploy.sources.frame import Frame
+from ssd_train.addresses import without_password
 from ssd_train.errors import ImageError, SourceError, first_line
 from ssd_train.pixel_limit import check_pixels
 from ssd_train.pixel_limit import max_pixels as pixel_limit

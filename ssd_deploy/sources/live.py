@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ssd_deploy.sources.address import scheme_of, without_password
+from ssd_deploy.sources.address import scheme_of
 from ssd_deploy.sources.base import Reconnect
 from ssd_deploy.sources.decoded import DecodedSource
 from ssd_deploy.sources.decoding import Decoding, OnBroken
 from ssd_deploy.sources.frame import Frame, SourceInfo
+from ssd_train.addresses import without_password
 from ssd_train.errors import SourceError
 from ssd_train.requirements import require
 

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_deploy.sources.address import STREAM_SCHEMES, scheme_of, without_password
+from ssd_deploy.sources.address import STREAM_SCHEMES, scheme_of
 from ssd_deploy.sources.base import Reconnect, Source
 from ssd_deploy.sources.pictures import Pictures
+from ssd_train.addresses import without_password
 from ssd_train.errors import SourceError
 from ssd_train.image_files import find_images
 from ssd_train.paths import user_path

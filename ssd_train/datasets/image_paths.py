@@ -91,7 +91,10 @@ def spellings(name: str) -> dict[str, None]:
 
 def inside(path: str | Path, root: Path) -> Path | None:
     """Return a path as one that begins with `root`; None where it leads out of it, as the names say."""
-    relative = os.path.relpath(path, root)
+    try:
+        relative = os.path.relpath(path, root)
+    except ValueError:  # on another drive of Windows
+        return None
     return None if relative.split(os.sep)[0] == os.pardir else root / relative
 
 
@@ -109,8 +112,9 @@ def find_file(name: str, bases: Iterable[Path], root: Path) -> tuple[Path | None
     forward = name.replace("\\", "/")
     if "\0" in name or not name.strip():
         return None, "the name is empty or has a zero byte"
-    # A drive alone is no folder: a file may well be called `a:b.jpg`.
-    if forward.startswith("/") or (PureWindowsPath(name).drive and "/" in forward):
+    # A drive alone is no folder, but on Windows: elsewhere a file may well be called `a:b.jpg`.
+    drive = PureWindowsPath(name).drive
+    if forward.startswith("/") or (drive and ("/" in forward or os.name == "nt")):
         return None, f"the name is absolute, but names are relative to {root}"
     is_outside, may_lead_out = False, ".." in forward.split("/")
     variants = dict.fromkeys((name, forward)) | ({} if name.isascii() else spellings(forward))

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ssd_train.datasets.annotations import AnnotatedImage, AnnotatedObject, Annotations
@@ -174,9 +175,9 @@ def _without_yaml(root: Path) -> YoloFolder:
 def _images_of(folder: YoloFolder, written: str, findings: Findings) -> list[Path]:
     """Return the images of a folder, or of a list of images."""
     forward = written.replace("\\", "/")
-    # Roboflow writes `../train/images` of a folder beside the file.
-    plain = PurePosixPath(*[part for part in PurePosixPath(forward).parts if part != ".."]).as_posix()
-    for name in dict.fromkeys((forward, plain)):
+    # Roboflow writes `../train/images` of a folder beside the file; what is no more than the way up names none.
+    plain = re.sub(r"^(\.{1,2}/+)+", "", f"{forward}/").rstrip("/")
+    for name in dict.fromkeys((forward, plain) if plain else (forward,)):
         for base in dict.fromkeys((folder.base, folder.root)):
             path = inside(base / name, folder.root)
             if path is None:

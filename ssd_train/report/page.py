@@ -12,6 +12,7 @@ from typing import Any
 
 from ssd_train.escaped_text import decoded
 from ssd_train.files import check_writable, written_atomically
+from ssd_train.printable import printable
 from ssd_train.report.table import shown, sort_key
 from ssd_train.requirements import require
 
@@ -49,6 +50,8 @@ def render(template: str, values: dict[str, Any], *, package: str = "ssd_train.r
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package), PackageLoader("ssd_train.report")]),
         autoescape=True,
+        # What turns the direction of a line would turn what stands behind it.
+        finalize=lambda value: printable(decoded(value)) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -115,8 +115,9 @@ class RunRecorder:
         self.folder.save_last(self._with_provenance(network))
         bad_images = self.position.bad_images
         if bad_images:
-            lines = [f"{len(bad_images)} training images could not be read:", *(f"  {bad}" for bad in bad_images)]
-            _log.warning("\n".join(lines))
+            _log.warning(f"{len(bad_images)} training images could not be read:")
+            for bad in bad_images:
+                _log.warning(f"  {bad}")
 
     def record_stop(self) -> None:
         _log.info(

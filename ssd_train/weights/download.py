@@ -10,11 +10,12 @@ from pathlib import Path
 
 import filelock
 
+from ssd_train.addresses import without_password
 from ssd_train.errors import WeightsError
 from ssd_train.shared_folder import own_file, plain_size
 from ssd_train.weights.archive import ArchiveError, unpacked
 from ssd_train.weights.store import Progress, PublishedFile, silent
-from ssd_train.weights.transfer import TRANSFER_ERRORS, Limits, TooLarge, open_url, without_credentials
+from ssd_train.weights.transfer import TRANSFER_ERRORS, Limits, TooLarge, open_url
 
 _log = logging.getLogger(__name__)
 
@@ -94,9 +95,9 @@ def download(url: str, path: Path, *, max_bytes: int = MAX_BYTES, on_progress: P
             with contextlib.suppress(OSError):
                 part.unlink()
         progress = f" after {kept} bytes, kept to go on from" if kept else ""
-        reason = without_credentials(_reason(error))
+        reason = without_password(_reason(error))
         raise WeightsError(
-            f"{without_credentials(url)}: could not be downloaded ({reason}{progress}); try again, or download it by "
+            f"{without_password(url)}: could not be downloaded ({reason}{progress}); try again, or download it by "
             f"other means and save it as {path}, where it is looked for next time"
         ) from error
 
@@ -135,7 +136,7 @@ def _fetch(published: PublishedFile, params: Path, on_progress: Progress) -> Non
     except ArchiveError as error:
         archive.unlink()
         raise WeightsError(
-            f"{archive}: {error}, so it was removed; try again, or download {without_credentials(published.url)} by "
+            f"{archive}: {error}, so it was removed; try again, or download {without_password(published.url)} by "
             "other means and save it there"
         ) from error
     except OSError as error:
@@ -168,7 +169,7 @@ def _check_sha1(published: PublishedFile, params: Path) -> None:
 def _is_wrong(published: PublishedFile, params: Path, sha1: str) -> WeightsError:
     return WeightsError(
         f"{params}: has the SHA-1 {sha1}, but {published.sha1} was published, so it was removed; try again, or "
-        f"download {without_credentials(published.url)} by other means and save it as {params.with_suffix('.zip')}"
+        f"download {without_password(published.url)} by other means and save it as {params.with_suffix('.zip')}"
     )
 
 

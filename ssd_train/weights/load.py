@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ssd_train.errors import WeightsError
 from ssd_train.networks.zoo import find_network, network_config
 from ssd_train.requirements import require
+from ssd_train.shared_folder import make_way
 from ssd_train.weights.description import BATCH_NORMS, BatchNorm
 from ssd_train.weights.store import (
     Progress,
@@ -114,7 +115,9 @@ def fetch_weights(name: str, root: Path | None = None, on_progress: Progress = s
         return path
     params_path = fetch_published(published_file(config), folder, on_progress)
     _log.info("converting %s to %s", params_path.name, path)
-    save_network(read_network(config.name, params_path), path)
+    network = read_network(config.name, params_path)
+    make_way(path)
+    save_network(network, path)
     return path
 
 

@@ -237,8 +237,3 @@ def _check_scheme(url: str) -> None:
     scheme = urllib.parse.urlsplit(url).scheme.lower()
     if scheme and scheme not in _SCHEMES:
         raise requests.exceptions.InvalidSchema(f"an address with {scheme}: is not followed, only http: and https:")
-
-
-def without_credentials(text: str) -> str:
-    """Return a text with no user's name and password in its addresses."""
-    return re.sub(r"(?<=//)[^\s'\"]*@", "***@", text)

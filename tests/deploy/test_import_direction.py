@@ -14,7 +14,7 @@ TORCH_FREE = [
         "boxes.py", "class_list.py", "cpus.py", "datasets", "detection_formats.py", "detection_rows.py",
         "detections.py", "draw.py",
         "errors.py", "evaluation", "files.py", "image_files.py", "image_input.py", "lettering.py", "metrics",
-        "nms.py", "picture_grid.py", "preprocess.py", "report", "requirements.py", "spec.py",
+        "nms.py", "picture_grid.py", "preprocess.py", "printable.py", "report", "requirements.py", "spec.py",
     )
 ]  # fmt: skip
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tiny_data import blocks, write_image
 
-from ssd_deploy.sources.address import without_password
 from ssd_deploy.sources.base import Reconnect
 from ssd_deploy.sources.open import open_source, open_sources
 from ssd_deploy.sources.pictures import Pictures
 from ssd_deploy.sources.run_ahead import RunAhead
+from ssd_train.addresses import without_password
 from ssd_train.errors import ImageError, SourceError
 from ssd_train.preprocess import load_image
 
@@ -90,6 +90,8 @@ def test_what_is_no_source_is_one_sentence(named: object, message: str) -> None:
         ("http://host/live?user=me&password=pw&x=1", "http://host/live?user=me&password=***&x=1"),
         ("srt://host:9000?passphrase=pw", "srt://host:9000?passphrase=***"),
         ("'rtsp://:pw@host' is gone", "'rtsp://:***@host' is gone"),
+        ("https://token@host/w.zip", "https://***@host/w.zip"),
+        ("https://user:pw@host/w.zip", "https://user:***@host/w.zip"),
         ("folder/street.mp4", "folder/street.mp4"),
     ],
 )

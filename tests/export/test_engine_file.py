@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from export.engine.cache import building, save_timing_cache, write_engine
 from export.engine.file import BuildOptions, EngineInfo, TensorInfo, engine_name, info_path, read_info, write_info
 from ssd_train.errors import BackendError, ModelError
 from ssd_train.options import about
@@ -227,3 +228,38 @@ def test_every_option_says_what_it_means():
 
 def test_tf32_is_off_unless_asked_for():
     assert BuildOptions().allow_tf32 is False and BuildOptions().workspace_mib is None
+
+
+class _Measured:
+    """A builder's configuration with measurements to keep."""
+
+    def get_timing_cache(self):
+        return self
+
+    def serialize(self):
+        return b"measured"
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("name", ["engines/x.engine", "engines/x.engine.json", "timing/x.cache"])
+def test_a_cache_is_not_written_through_a_link(tmp_path, name, is_there):
+    victim, cache = tmp_path / "victim", tmp_path / "cache"
+    if is_there:
+        victim.write_text("mine")
+    (cache / name).parent.mkdir(parents=True)
+    (cache / name).symlink_to(victim)
+    write_engine(cache, "x.engine", b"plan", INFO)
+    save_timing_cache(_Measured(), cache / "timing" / "x.cache")
+    assert victim.read_text() == "mine" if is_there else not victim.exists()
+    assert not (cache / name).is_symlink() and (cache / name).stat().st_size > 0
+    assert (cache / "engines" / "x.engine").read_bytes() == b"plan"
+
+
+def test_a_lock_that_is_a_link_is_not_opened(tmp_path, caplog):
+    victim, locks = tmp_path / "victim", tmp_path / "cache" / "locks"
+    victim.write_text("mine")
+    locks.mkdir(parents=True)
+    (locks / "x.engine.lock").symlink_to(victim)
+    with building(tmp_path / "cache", "x.engine"):
+        pass
+    assert victim.read_text() == "mine" and "building without a lock" in caplog.text

@@ -68,6 +68,14 @@ def test_names_on_the_page_are_text(folder: Path, evaluation: Evaluation) -> Non
         assert name in page.text
 
 
+def test_names_on_the_page_turn_nothing_round(evaluation: Evaluation, tmp_path: Path) -> None:
+    name = "own \u202edata\x1b"
+    report = dataclasses.replace(evaluation.report, dataset=name)
+    write_report(tmp_path, dataclasses.replace(evaluation, report=report), pictures=0)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "own \\u202edata\\u001b" in html and not {"\u202e", "\x1b"} & set(html)
+
+
 def test_links_lead_to_files_and_images_are_inside(folder: Path) -> None:
     page = Page(folder / "report.html")
     links = [attributes["href"] or "" for tag, attributes in page.tags if tag == "a"]

@@ -25,7 +25,6 @@ from ssd_train.weights import download as module
 from ssd_train.weights.backbone import PUBLISHED_SHA1
 from ssd_train.weights.download import download, fetch_published
 from ssd_train.weights.store import PublishedFile, published_file
-from ssd_train.weights.transfer import without_credentials
 
 DATA = bytes(range(256)) * 400
 PART = DATA[:1000]
@@ -241,20 +240,6 @@ def test_other_addresses_than_those_of_the_web_are_refused(tmp_path: Path, url: 
     with pytest.raises(WeightsError, match="is not followed, only http: and https:") as raised:
         download(url, tmp_path / "w")
     assert "secret" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("address", "shown"),
-    [
-        ("https://me:secret@example.org/w", "https://***@example.org/w"),
-        ("https://me:sec@ret@example.org/w", "https://***@example.org/w"),
-        ("https://token@example.org/w", "https://***@example.org/w"),
-        ("https://example.org/w", "https://example.org/w"),
-        ("'http://a:b@c' and http://d:e@f", "'http://***@c' and http://***@f"),
-    ],
-)
-def test_passwords_in_addresses_are_not_shown(address: str, shown: str) -> None:
-    assert without_credentials(address) == shown
 
 
 def test_a_password_of_a_mirror_or_a_proxy_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
