@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ssd_deploy.cli.options import ModelArgument, OneModel
-from ssd_train.command_line import Result, check_results
+from ssd_train.command_line import Result
 
 RootOption = Annotated[Path | None, typer.Option(help="Folder of fetched weights.", show_default=False)]
 NetworkArgument = Annotated[str, typer.Argument(help="Network name; see `ssd-deploy models`.")]
@@ -55,8 +55,9 @@ def convert(
     name: ModelArgument = None,
 ) -> Result:
     """Convert any weight file to this project's own, which says which network and classes it is for."""
-    check_results(out)
-    from ssd_train.files import sha256_of_file
+    from ssd_train.files import check_file, sha256_of_file
+
+    check_file(out)
 
     network = named.source(name).load()
     from ssd_train.weights.network_file import save_network

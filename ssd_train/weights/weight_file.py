@@ -101,7 +101,7 @@ def _read(path: Path) -> WeightFile:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and text metadata as a safetensors file, atomically.
+    """Write tensors and text metadata as a safetensors file, atomically; the same ones give the same bytes.
 
     Args:
         path: replaced if it exists; its folder is made.
@@ -112,13 +112,21 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         SSDDeployError: the folder cannot be created or written.
     """
     # By way of memory: safetensors reports a full disk as an error of its own, and makes the file private.
-    data = safetensors.torch.save(_copies(tensors), metadata=dict(metadata))
+    data = memoryview(safetensors.torch.save(_copies(tensors)))
+    end = 8 + int.from_bytes(data[:8], "little")
+    # The library shuffles metadata anew in each process, which would give equal weights unequal hashes.
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(bytes(data[8:end]))}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    # To the next multiple of 8, where the format has its tensors begin.
+    text += b" " * (-len(text) % 8)
     with written_atomically(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(b"".join((len(text).to_bytes(8, "little"), text, data[end:])))
 
 
 def write_torch(path: Path, tensors: Mapping[str, Tensor], entries: Mapping[str, Any]) -> None:
     """Write a PyTorch checkpoint, which `torch.load` reads with `weights_only`: `state_dict`, and `entries` beside it.
+
+    By way of memory, since what `torch.save` writes to a path begins with the file's name.
 
     Arguments and errors are otherwise those of `write_safetensors`.
     """

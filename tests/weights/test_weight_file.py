@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssd_train.errors import SSDDeployError, WeightsError
-from ssd_train.weights.weight_file import read_tensors, write_safetensors
+from ssd_train.weights.weight_file import read_tensors, write_safetensors, write_torch
 
 WEIGHT = torch.tensor([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])
 
@@ -271,6 +271,23 @@ def test_written_tensors_are_read_back_with_their_metadata(tmp_path):
         assert torch.equal(file.tensors[name], tensor)
         assert file.tensors[name].dtype == tensor.dtype
     assert [child.name for child in path.parent.iterdir()] == ["w.safetensors"]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_equal_weights_give_equal_bytes_whatever_the_file_is_called(tmp_path, suffix):
+    tensors = {"b": WEIGHT, "a": torch.arange(3), "scalar": torch.tensor(True)}
+    # The library's own order of so many entries is hardly ever the same twice.
+    texts = {f"text {number}": "ü" for number in range(20)}
+    write = write_safetensors if suffix == ".safetensors" else write_torch
+    paths = [tmp_path / name / f"{name}{suffix}" for name in ("one", "two")]
+    for path in paths:
+        write(path, {name: tensor.clone() for name, tensor in tensors.items()}, texts)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert read_tensors(paths[0]).tensors.keys() == tensors.keys()
+    if suffix == ".safetensors":
+        with safetensors.safe_open(paths[0], "pt") as file:
+            assert file.metadata() == texts
+            assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in tensors.items())
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
