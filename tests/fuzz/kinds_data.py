@@ -9,7 +9,9 @@ import cv2
 import mutations
 import numpy as np
 from cases import Kind, Seed
+from telling import tell
 
+from ssd_deploy.check_text import check_lines
 from ssd_train.class_list import read_class_list
 from ssd_train.data_check.check import check_data
 from ssd_train.datasets.coco_results import write_results
@@ -18,7 +20,6 @@ from ssd_train.datasets.source import DataSource, find_source
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
 from ssd_train.evaluation.evaluate import score
-from ssd_train.files import to_json
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.networks.zoo import network_config
 from ssd_train.spec import DetectorSpec
@@ -116,7 +117,7 @@ def read_data(folder: Path, path: Path, out: Path) -> None:
     except DatasetError:  # as a user does who is told so
         source = dataclasses.replace(source, val_share=0.5)
     check = check_data(source, network=NETWORK, workers=1)
-    to_json(check.to_dict()).encode()
+    tell("\n".join(check_lines(check, [], width=80)), check.to_dict(), out)
     names = source.class_names()
     network_config(NETWORK, names)
     dataset = source.load(None, names)
@@ -133,8 +134,7 @@ def score_it(source: DataSource, dataset: Dataset, out: Path) -> None:
     )
     several = [found for _ in dataset.samples]
     report = score(dataset, several, spec, metric=source.layout.metric, protocol=Protocol("standard"))
-    to_json(report.to_dict()).encode()
-    "\n".join(report.lines()).encode()
+    tell("\n".join(report.lines()), report.to_dict(), out)
     write_results(out / "results.json", dataset, several)
 
 

@@ -13,21 +13,21 @@ import numpy as np
 import onnx
 import onnxruntime
 from cases import Kind, Seed
+from kinds_weights import show
 from onnx import TensorProto, helper, numpy_helper
 
-from export.engine.cache import engine_path, find_engine
+from export.engine.cache import EngineRequest, engine_path, find_engine
 from export.engine.check import read_plan
-from export.engine.file import BuildOptions, EngineInfo, TensorInfo, info_path, write_info
+from export.engine.file import BuildOptions, EngineInfo, Gpu, TensorInfo, info_path, write_info
 from export.file_metadata import CPU_GRAPH_KEY, WINOGRAD_KEY, Int8Target, Quantization, this_cpu
 from export.graph import load_exported
-from kinds_weights import show
 from ssd_deploy.detecting import detect_sources
 from ssd_deploy.detector import load_detector
 from ssd_deploy.model_source import find_model
 from ssd_deploy.saved_thresholds import keep_thresholds
 from ssd_deploy.sources.open import open_sources
 from ssd_train.errors import SSDDeployError
-from ssd_train.spec import DetectorSpec, PostprocessSettings, WorkingThresholds
+from ssd_train.spec import OUTPUT_NAMES, DetectorSpec, PostprocessSettings, WorkingThresholds
 
 CLASSES = ("cat", "dog")
 KEPT = 3
@@ -134,7 +134,7 @@ def read_onnx(folder: Path, path: Path, out: Path) -> None:
         copy.write_bytes(path.read_bytes())
         keep_thresholds(find_model(copy), WorkingThresholds(overall=0.5))
 
-    all_of(lambda: show(path), detect, lambda: load_exported(path), keep)
+    all_of(lambda: show(path, out), detect, lambda: load_exported(path), keep)
 
 
 def all_of(*reads: Callable[[], object]) -> None:
@@ -177,29 +177,48 @@ def engine_info(flavour: str) -> EngineInfo:
     )
 
 
-def engines(target: str) -> Callable[[Path], Sequence[Seed]]:
-    """Return a function to seeds: an engine of each flavour, one of whose files is changed."""
+FLAVOURS = ("tensorrt", "tensorrt-rtx")
+
+
+def request(flavour: str) -> EngineRequest:
+    """What an export asks the cache for, which `engine_info` is the answer to."""
+    info = engine_info(flavour)
+    gpu = Gpu(name=info.gpu, compute_capability=info.compute_capability, device_layer="") if info.gpu else None
+    return EngineRequest(
+        onnx=Path("a.onnx"),
+        onnx_sha256=info.onnx_sha256,
+        spec=info.spec,
+        options=info.options,
+        flavour=flavour,
+        version=info.tensorrt_version,
+        gpu=gpu,
+        outputs=OUTPUT_NAMES,
+    )
+
+
+def engines(suffix: str) -> Callable[[Path], Sequence[Seed]]:
+    """Return a function to seeds: an engine of each flavour in a cache, one of whose files is changed."""
 
     def make(folder: Path) -> Sequence[Seed]:
         seeds = []
-        for flavour in ("tensorrt", "tensorrt-rtx"):
-            path = engine_path(folder, "a.engine")
+        for flavour in FLAVOURS:
+            path = engine_path(folder, request(flavour).name)
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(PLAN)
             write_info(path, engine_info(flavour))
             content = {f"engines/{each.name}": each.read_bytes() for each in (path, info_path(path))}
-            seeds.append(Seed(files=content, target=f"engines/{target}"))
+            seeds.append(Seed(files=content, target=f"engines/{path.name}{suffix}"))
         return seeds
 
     return make
 
 
 def read_engine(folder: Path, path: Path, out: Path) -> None:
-    """Describe an engine, open it, keep thresholds with it, and take it from a cache."""
-    engine = engine_path(folder, "a.engine")
+    """Describe an engine, take it from a cache, read its plan, and keep thresholds with it."""
+    engine = path.with_name(path.name.removesuffix(".json"))
     all_of(
-        lambda: find_engine(folder, "a.engine"),
-        lambda: show(engine),
+        lambda: [find_engine(folder, request(flavour)) for flavour in FLAVOURS],
+        lambda: show(engine, out),
         lambda: read_plan(engine),
         lambda: keep_thresholds(find_model(engine), WorkingThresholds(overall=0.5)),
     )
@@ -208,6 +227,6 @@ def read_engine(folder: Path, path: Path, out: Path) -> None:
 KINDS = (
     Kind(name="onnx-metadata", seeds=files, read=read_onnx, change=mutations.change_onnx_metadata, weight=3),
     Kind(name="onnx-graph", seeds=files, read=read_onnx, change=change_graph, weight=2),
-    Kind(name="engine-json", seeds=engines("a.engine.json"), read=read_engine, change=mutations.change_json, weight=1.5, rewrites=True),
-    Kind(name="engine-plan", seeds=engines("a.engine"), read=read_engine, weight=0.5, rewrites=True),
+    Kind(name="engine-json", seeds=engines(".json"), read=read_engine, change=mutations.change_json, weight=1.5, rewrites=True),
+    Kind(name="engine-plan", seeds=engines(""), read=read_engine, weight=0.5, rewrites=True),
 )  # fmt: skip

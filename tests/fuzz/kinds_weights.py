@@ -15,10 +15,10 @@ import numpy as np
 import safetensors.torch
 import torch
 from cases import Kind, Seed
+from telling import tell
 
 from ssd_deploy.describe import describe, describe_text
 from ssd_deploy.model_source import find_model
-from ssd_train.files import to_json
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.zoo import network_config
 from ssd_train.spec import WorkingThresholds
@@ -106,13 +106,13 @@ def read_weights(folder: Path, path: Path, out: Path) -> None:
     """Describe a file as `info` does, and read its tensors."""
     read_tensors(path)
     if describe_weights(path).network is not None:
-        show(path)
+        show(path, out)
 
 
-def show(path: Path) -> None:
-    """Print what `info` prints, and what its `--json` has."""
+def show(path: Path, out: Path) -> None:
+    """Print what `info` prints, and write what its `--json` has."""
     known = describe(str(path))
-    (describe_text(known) + to_json(known)).encode()
+    tell(describe_text(known), {"models": [known]}, out)
 
 
 def whole_files(folder: Path) -> Sequence[Seed]:
@@ -138,7 +138,7 @@ def thresholds(folder: Path) -> Sequence[Seed]:
 def read_thresholds_file(folder: Path, path: Path, out: Path) -> None:
     found = read_thresholds(folder / "packed.safetensors", CLASSES)
     if found is not None:
-        to_json(dataclasses.asdict(found)).encode()
+        tell("", dataclasses.asdict(found), out)
         assert all(0 <= value <= 1 for value in (found.overall, *found.per_class.values()))
 
 

@@ -55,7 +55,7 @@ class Counts:
     read: int = 0
     refused: int = 0
     failed: int = 0
-    seconds: float = 0.0
+    cpu_s: float = 0.0
 
     @property
     def inputs(self) -> int:
@@ -72,10 +72,14 @@ class Report:
 
     def lines(self) -> list[str]:
         """Return the table, as Markdown."""
-        rows = [(name, counts.inputs, counts.read, counts.refused, counts.failed) for name, counts in self.counts.items()]
+        rows = [
+            (name, counts.inputs, counts.read, counts.refused, counts.failed) for name, counts in self.counts.items()
+        ]
         rows.append(("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
         lines = ["| kind | inputs | read | refused | failed |", "|---|---:|---:|---:|---:|"]
-        return lines + [f"| {' | '.join(f'{cell:,}' if isinstance(cell, int) else cell for cell in row)} |" for row in rows]
+        return lines + [
+            f"| {' | '.join(f'{cell:,}' if isinstance(cell, int) else cell for cell in row)} |" for row in rows
+        ]
 
 
 class Worker:
@@ -172,13 +176,15 @@ def run(
         context.set_forkserver_preload(["worker", kinds_module])
         workers = [Worker(context, kinds_module, Path(folder), Path(folder) / f"worker{n}") for n in range(jobs)]
         try:
-            for case, outcome, seconds in _answers(workers, _cases(kinds, count, seeds, seed)):
+            for case, outcome in _answers(workers, _cases(kinds, count, seeds, seed)):
                 counts = report.counts[case.kind]
                 if not case.steps and outcome.result != "failed":
                     if (outcome.result == "refused") != seeds[case.kind][case.seed].is_refused:
-                        raise AssertionError(f"{case} is a file as it should be, and was {outcome.result}: {outcome.what}")
+                        raise AssertionError(
+                            f"{case} is a file as it should be, and was {outcome.result}: {outcome.what}"
+                        )
                     continue
-                counts.seconds += seconds
+                counts.cpu_s += outcome.cpu_s
                 setattr(counts, outcome.result, getattr(counts, outcome.result) + 1)
                 if outcome.result != "failed":
                     continue
@@ -220,7 +226,7 @@ def _cases(kinds: Sequence[Kind], count: int, seeds: dict[str, Sequence[Seed]], 
         )
 
 
-def _answers(workers: Sequence[Worker], cases: Iterator[Case]) -> Iterator[tuple[Case, Outcome, float]]:
+def _answers(workers: Sequence[Worker], cases: Iterator[Case]) -> Iterator[tuple[Case, Outcome]]:
     """Give cases to the workers that are free, and yield what they answer."""
     waiting = [worker for worker in workers if _next(worker, cases)]
     while waiting:
@@ -230,7 +236,7 @@ def _answers(workers: Sequence[Worker], cases: Iterator[Case]) -> Iterator[tuple
             outcome = worker.answer()
             if outcome is not None:
                 assert worker.case is not None
-                yield worker.case, outcome, time.monotonic() - worker.began
+                yield worker.case, outcome
                 if not _next(worker, cases):
                     waiting.remove(worker)
 
@@ -249,7 +255,7 @@ def make_smaller(failure: Failure, worker: Worker, kind: Kind, seeds: Sequence[S
     def still_fails(case: Case) -> bool:
         nonlocal best, tries
         tries += 1
-        ((_, outcome, _),) = _answers([worker], iter([case]))
+        ((_, outcome),) = _answers([worker], iter([case]))
         found = Failure(case=case, outcome=outcome)
         if outcome.result != "failed" or found.signature != failure.signature:
             return False
@@ -292,8 +298,11 @@ def main() -> int:
         keep(options.out, number, failure, inputs[signature], report.times[signature])
     print(*report.lines(), sep="\n")
     print(f"\nseed {options.seed}, {options.jobs} processes, {time.monotonic() - began:.0f} s")
-    slow = sorted(report.counts.items(), key=lambda item: -item[1].seconds)[:5]
-    print("slowest: " + ", ".join(f"{name} {1e3 * each.seconds / max(each.inputs, 1):.0f} ms" for name, each in slow))
+    slow = sorted(report.counts.items(), key=lambda item: -item[1].cpu_s)[:6]
+    shown = ", ".join(
+        f"{name} {each.cpu_s:.0f} s ({1e3 * each.cpu_s / max(each.inputs, 1):.0f} ms each)" for name, each in slow
+    )
+    print(f"processor time {sum(each.cpu_s for each in report.counts.values()):.0f} s, most of it {shown}")
     if report.failures:
         print(f"{len(report.failures)} kinds of failures; each has an input in {options.out}")
     return 1 if report.failures else 0

@@ -10,7 +10,9 @@ import resource
 import shutil
 import signal
 import tempfile
+import time
 import traceback
+import unicodedata
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,6 +29,8 @@ LONGEST_S = 10
 BEGUN = "begun"
 # What a sentence for people may come to; a file's own words in it are shortened.
 LONGEST_SENTENCE = 4000
+# Of Unicode's bidirectional algorithm: what turns the text that follows.
+_DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,12 +42,14 @@ class Outcome:
         what: the sentence; of a failure its kind, such as the error's type.
         where: of a failure file and line of the innermost code of this project.
         trace: of a failure everything known.
+        cpu_s: processor time that it took, whatever else the machine does.
     """
 
     result: str
     what: str = ""
     where: str = ""
     trace: str = ""
+    cpu_s: float = 0.0
 
 
 class _TooLong(BaseException):
@@ -99,12 +105,16 @@ def _work(connection: Connection, kinds: dict[str, Kind], seeds_folder: Path, ro
             valid = Case(kind=case.kind, seed=0, steps=())
             _outcome(valid, kind, make_input(valid, kind, seeds_of[case.kind]), seeds_of[case.kind][0], folders, 0)
         seeds = seeds_of[case.kind]
+        began = time.process_time()
         data = make_input(case, kind, seeds)
         connection.send(BEGUN)
-        connection.send(_outcome(case, kind, data, seeds[case.seed], folders))
+        outcome = _outcome(case, kind, data, seeds[case.seed], folders)
+        connection.send(dataclasses.replace(outcome, cpu_s=time.process_time() - began))
 
 
-def _outcome(case: Case, kind: Kind, data: bytes, seed: Seed, folders: dict[str, Path], limit_s: float = LONGEST_S) -> Outcome:
+def _outcome(
+    case: Case, kind: Kind, data: bytes, seed: Seed, folders: dict[str, Path], limit_s: float = LONGEST_S
+) -> Outcome:
     folder = folders["data"] / f"{kind.name}-{case.seed}"
     if not folder.exists():
         _write(folder, seed.files)
@@ -148,11 +158,16 @@ def _refused(error: SSDDeployError) -> Outcome:
     where = _where(error)
     if text.count("\n") != 1 or not text.startswith("Error: "):
         return Outcome(result="failed", what="NotOneLine", where=where, trace=trace)
-    if any(not letter.isprintable() for letter in text.removesuffix("\n")):
+    if any(map(_is_obeyed, text.removesuffix("\n"))):
         return Outcome(result="failed", what="ControlCharacters", where=where, trace=trace)
     if len(text) > LONGEST_SENTENCE:
         return Outcome(result="failed", what="LongSentence", where=where, trace=f"{len(text)} letters\n{trace}")
     return Outcome(result="refused", what=text)
+
+
+def _is_obeyed(letter: str) -> bool:
+    """Whether a terminal may do something else with a letter than show it."""
+    return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(letter) in _DIRECTIONS
 
 
 def _failed(error: BaseException) -> Outcome:
