@@ -174,7 +174,12 @@ KINDS = (
         seed(LABELIMG, "a.xml"),
         weight=1.5,
     ),
-    data_kind("voc-lists", mutations.change_lines, seed(VOC, "ImageSets/Main/train.txt"), seed(VOC, "ImageSets/Main/val.txt")),
+    data_kind(
+        "voc-lists",
+        mutations.change_lines,
+        seed(VOC, "ImageSets/Main/train.txt"),
+        seed(VOC, "ImageSets/Main/val.txt"),
+    ),
     data_kind(
         "yolo-labels",
         mutations.change_lines,
@@ -190,4 +195,4 @@ KINDS = (
         read=read_classes,
         change=mutations.change_lines,
     ),
-)  # fmt: skip
+)

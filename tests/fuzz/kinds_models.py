@@ -227,6 +227,13 @@ def read_engine(folder: Path, path: Path, out: Path) -> None:
 KINDS = (
     Kind(name="onnx-metadata", seeds=files, read=read_onnx, change=mutations.change_onnx_metadata, weight=3),
     Kind(name="onnx-graph", seeds=files, read=read_onnx, change=change_graph, weight=2),
-    Kind(name="engine-json", seeds=engines(".json"), read=read_engine, change=mutations.change_json, weight=1.5, rewrites=True),
+    Kind(
+        name="engine-json",
+        seeds=engines(".json"),
+        read=read_engine,
+        change=mutations.change_json,
+        weight=1.5,
+        rewrites=True,
+    ),
     Kind(name="engine-plan", seeds=engines(""), read=read_engine, weight=0.5, rewrites=True),
-)  # fmt: skip
+)

@@ -99,6 +99,13 @@ def read_loggers(folder: Path, path: Path, out: Path) -> None:
 
 KINDS = (
     Kind(name="run-config", seeds=configs, read=read_run, change=mutations.change_json, weight=1.5, rewrites=True),
-    Kind(name="run-metrics", seeds=metrics, read=read_metrics, change=mutations.change_json_lines, weight=0.7, rewrites=True),
+    Kind(
+        name="run-metrics",
+        seeds=metrics,
+        read=read_metrics,
+        change=mutations.change_json_lines,
+        weight=0.7,
+        rewrites=True,
+    ),
     Kind(name="run-loggers", seeds=loggers, read=read_loggers, change=mutations.change_json, weight=0.3, rewrites=True),
-)  # fmt: skip
+)

@@ -83,11 +83,14 @@ def alone(data: bytes, name: str) -> Seed:
     return Seed(files={name: data}, target=name)
 
 
-def small_files(folder: Path) -> Sequence[Seed]:
-    """A file of each format with a few tensors; the parts of ours that only a header or a dict say."""
+def small_files(folder: Path) -> tuple[list[Seed], list[Seed]]:
+    """Files with a few tensors, and in ours what they say of themselves; PyTorch's come second."""
     texts = {"network": NETWORK, "class_names": json.dumps(CLASSES), "source": "a.params", "source_sha256": "0" * 64}
     packed = {"conv.weight": torch.ones(2, 3, 2, 2, dtype=torch.int8), "conv.weight.scale": torch.ones(2)}
     ours = {"state_dict": tensors(), **texts, "class_names": list(CLASSES)}
+    small = tensors()
+    in_parallel = {"model": {f"module.{name}": tensor for name, tensor in small.items()}, "epoch": 3}
+    settings = {"network": NETWORK, "classes": list(CLASSES)}
     return [
         alone(params(), "a.params"),
         alone(safetensors.torch.save(tensors()), "plain.safetensors"),
@@ -96,10 +99,10 @@ def small_files(folder: Path) -> Sequence[Seed]:
     ], [
         alone(saved(tensors()), "plain.pth"),
         alone(saved(ours), "ours.pth"),
-        alone(saved({"model": {f"module.{name}": tensor for name, tensor in tensors().items()}, "epoch": 3}), "model.pt"),
+        alone(saved(in_parallel), "model.pt"),
         alone(saved(ours, _use_new_zipfile_serialization=False), "legacy.pth"),
-        alone(saved({"settings": {"network": NETWORK, "classes": list(CLASSES)}, "network": tensors(), "position": {"step": 3}}), "a.ckpt"),
-    ]  # fmt: skip
+        alone(saved({"settings": settings, "network": small, "position": {"step": 3}}), "a.ckpt"),
+    ]
 
 
 def read_weights(folder: Path, path: Path, out: Path) -> None:
@@ -212,10 +215,24 @@ def read_archive(folder: Path, path: Path, out: Path) -> None:
 
 
 KINDS = (
-    Kind(name="weights", seeds=lambda folder: small_files(folder)[0], read=read_weights, change=mutations.change_safetensors, weight=3),
-    Kind(name="weights-torch", seeds=lambda folder: small_files(folder)[1], read=read_weights, change=mutations.change_torch, weight=3),
-    Kind(name="network-files", seeds=whole_files, read=read_network_file, change=mutations.change_safetensors, weight=0.5),
+    Kind(
+        name="weights",
+        seeds=lambda folder: small_files(folder)[0],
+        read=read_weights,
+        change=mutations.change_safetensors,
+        weight=3,
+    ),
+    Kind(
+        name="weights-torch",
+        seeds=lambda folder: small_files(folder)[1],
+        read=read_weights,
+        change=mutations.change_torch,
+        weight=3,
+    ),
+    Kind(
+        name="network-files", seeds=whole_files, read=read_network_file, change=mutations.change_safetensors, weight=0.5
+    ),
     Kind(name="thresholds", seeds=thresholds, read=read_thresholds_file, change=mutations.change_json),
     Kind(name="checkpoints", seeds=checkpoints, read=read_resumed, change=change_checkpoint, weight=1),
     Kind(name="downloads", seeds=archives, read=read_archive, rewrites=True),
-)  # fmt: skip
+)

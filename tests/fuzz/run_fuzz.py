@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,12 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 from cases import Case, Kind, Seed, make_cases, make_input, table_of  # noqa: E402
-from worker import BEGUN, LONGEST_S, Outcome, work  # noqa: E402
+from worker import BEGUN, SLEEPS, Outcome, work  # noqa: E402
 
-# A worker whose alarm does not end a read, in C for instance, is killed.
-KILLED_AFTER_S = 2 * LONGEST_S
+# Processor time that an input may take.
+LONGEST_S = 10.0
+# A worker whose alarms do not end a read, in C for instance, is killed after so many times that.
+KILLED_AFTER = 2 * SLEEPS
 # One that has to begin with imports, on a busy machine.
 STARTED_AFTER_S = 300
 # Tries to make a failure smaller.
@@ -85,16 +87,16 @@ class Report:
 class Worker:
     """A process, its end of a pipe, and what it is at."""
 
-    def __init__(self, context: Any, kinds_module: str, seeds_folder: Path, root: Path) -> None:
+    def __init__(self, context: Any, kinds_module: str, seeds_folder: Path, root: Path, longest_s: float) -> None:
         self._make = lambda: self._start(context, kinds_module, seeds_folder)
-        self.root = root
+        self.root, self.longest_s = root, longest_s
         self.case: Case | None = None
         self.began, self.limit_s = 0.0, 0.0
         self._make()
 
     def _start(self, context: Any, kinds_module: str, seeds_folder: Path) -> None:
         self.connection, theirs = context.Pipe()
-        arguments = (theirs, kinds_module, str(seeds_folder), str(self.root))
+        arguments = (theirs, kinds_module, str(seeds_folder), str(self.root), self.longest_s)
         self.process = context.Process(target=work, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
@@ -114,7 +116,7 @@ class Worker:
                 found = self.connection.recv()
                 if found != BEGUN:
                     return found
-                self.began, self.limit_s = time.monotonic(), KILLED_AFTER_S
+                self.began, self.limit_s = time.monotonic(), KILLED_AFTER * self.longest_s
                 return None
         self.process.join(0 if hangs else 2)
         self.process.kill()
@@ -151,13 +153,18 @@ def run(
     seed: int,
     only: Sequence[str] = (),
     jobs: int = 2,
-    show: Any = None,
+    longest_s: float = LONGEST_S,
+    most_tries: int = MOST_TRIES,
+    show: Callable[[Failure], None] | None = None,
 ) -> tuple[Report, dict[tuple[str, str, str], bytes]]:
     """Read `count` inputs of a table of kinds.
 
     Args:
         kinds_module: module whose `KINDS` is the table.
         only: names of rows; none for all.
+        jobs: processes.
+        longest_s: processor time that an input may take.
+        most_tries: to make a failure smaller.
         show: called with each new failure.
 
     Returns:
@@ -174,7 +181,8 @@ def run(
         seeds = make_seeds(kinds, Path(folder))
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["worker", kinds_module])
-        workers = [Worker(context, kinds_module, Path(folder), Path(folder) / f"worker{n}") for n in range(jobs)]
+        roots = [Path(folder) / f"worker{number}" for number in range(jobs)]
+        workers = [Worker(context, kinds_module, Path(folder), root, longest_s) for root in roots]
         try:
             for case, outcome in _answers(workers, _cases(kinds, count, seeds, seed)):
                 counts = report.counts[case.kind]
@@ -195,7 +203,9 @@ def run(
                     if show:
                         show(failure)
             for signature, failure in report.failures.items():
-                smaller = make_smaller(failure, workers[0], table[failure.case.kind], seeds[failure.case.kind])
+                smaller = make_smaller(
+                    failure, workers[0], table[failure.case.kind], seeds[failure.case.kind], most_tries
+                )
                 report.failures[signature] = smaller
                 inputs[signature] = make_input(smaller.case, table[smaller.case.kind], seeds[smaller.case.kind])
         finally:
@@ -248,7 +258,7 @@ def _next(worker: Worker, cases: Iterator[Case]) -> bool:
     return case is not None
 
 
-def make_smaller(failure: Failure, worker: Worker, kind: Kind, seeds: Sequence[Seed]) -> Failure:
+def make_smaller(failure: Failure, worker: Worker, kind: Kind, seeds: Sequence[Seed], most_tries: int) -> Failure:
     """Leave out changes, and then bytes from the end, as long as it fails in the same way."""
     best, tries = failure, 0
 
@@ -270,7 +280,7 @@ def make_smaller(failure: Failure, worker: Worker, kind: Kind, seeds: Sequence[S
             still_fails(dataclasses.replace(best.case, steps=steps))
     size = len(make_input(best.case, kind, seeds))
     less = size // 2
-    while less and tries < MOST_TRIES:
+    while less and tries < most_tries:
         if still_fails(dataclasses.replace(best.case, size=size - less)):
             size -= less
         else:
@@ -299,10 +309,8 @@ def main() -> int:
     print(*report.lines(), sep="\n")
     print(f"\nseed {options.seed}, {options.jobs} processes, {time.monotonic() - began:.0f} s")
     slow = sorted(report.counts.items(), key=lambda item: -item[1].cpu_s)[:6]
-    shown = ", ".join(
-        f"{name} {each.cpu_s:.0f} s ({1e3 * each.cpu_s / max(each.inputs, 1):.0f} ms each)" for name, each in slow
-    )
-    print(f"processor time {sum(each.cpu_s for each in report.counts.values()):.0f} s, most of it {shown}")
+    most = ", ".join(f"{name} {each.cpu_s:.0f} s" for name, each in slow)
+    print(f"processor time {sum(each.cpu_s for each in report.counts.values()):.0f} s, most of it {most}")
     if report.failures:
         print(f"{len(report.failures)} kinds of failures; each has an input in {options.out}")
     return 1 if report.failures else 0

@@ -24,7 +24,8 @@ from ssd_train.errors import SSDDeployError
 
 # Of memory, beyond what a worker has when it begins.
 MORE_MEMORY = 2 << 30
-LONGEST_S = 10
+# How much longer than it may compute an input may take.
+SLEEPS = 3
 # What a worker says before it reads an input.
 BEGUN = "begun"
 # What a sentence for people may come to; a file's own words in it are shortened.
@@ -56,24 +57,25 @@ class _TooLong(BaseException):
     """Past `except Exception`, which would take it for the file's fault."""
 
 
-def work(connection: Connection, kinds_module: str, seeds_folder: str, root: str) -> None:
+def work(connection: Connection, kinds_module: str, seeds_folder: str, root: str, longest_s: float) -> None:
     """Answer each case with its outcome until there are no more.
 
     Args:
         connection: gives cases, and None at the end.
         seeds_folder: has `<kind>.pickle`, the seeds of each kind.
         root: this process's folder; what an ending process says of itself stands in `<root>.txt`.
+        longest_s: processor time that an input may take.
     """
     with open(f"{root}.txt", "w") as crash:
         faulthandler.enable(crash)
         try:
-            _work(connection, table_of(kinds_module), Path(seeds_folder), Path(root))
+            _work(connection, table_of(kinds_module), Path(seeds_folder), Path(root), longest_s)
         except BaseException:  # a fault of the harness
             traceback.print_exc(file=crash)
             raise
 
 
-def _work(connection: Connection, kinds: dict[str, Kind], seeds_folder: Path, root: Path) -> None:
+def _work(connection: Connection, kinds: dict[str, Kind], seeds_folder: Path, root: Path, longest_s: float) -> None:
     folders = {name: root / name for name in ("data", "out", "home", "temporary", "here")}
     shutil.rmtree(root, ignore_errors=True)
     for folder in folders.values():
@@ -95,7 +97,8 @@ def _work(connection: Connection, kinds: dict[str, Kind], seeds_folder: Path, ro
     for descriptor in (1, 2):
         os.dup2(null, descriptor)
     _limit_memory()
-    signal.signal(signal.SIGALRM, _too_long)
+    for alarm in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(alarm, _too_long)
     seeds_of: dict[str, list[Seed]] = {}
     while (case := connection.recv()) is not None:
         kind = kinds[case.kind]
@@ -108,13 +111,11 @@ def _work(connection: Connection, kinds: dict[str, Kind], seeds_folder: Path, ro
         began = time.process_time()
         data = make_input(case, kind, seeds)
         connection.send(BEGUN)
-        outcome = _outcome(case, kind, data, seeds[case.seed], folders)
+        outcome = _outcome(case, kind, data, seeds[case.seed], folders, longest_s)
         connection.send(dataclasses.replace(outcome, cpu_s=time.process_time() - began))
 
 
-def _outcome(
-    case: Case, kind: Kind, data: bytes, seed: Seed, folders: dict[str, Path], limit_s: float = LONGEST_S
-) -> Outcome:
+def _outcome(case: Case, kind: Kind, data: bytes, seed: Seed, folders: dict[str, Path], longest_s: float) -> Outcome:
     folder = folders["data"] / f"{kind.name}-{case.seed}"
     if not folder.exists():
         _write(folder, seed.files)
@@ -123,12 +124,15 @@ def _outcome(
     own = None if kind.rewrites else folder
     before = _listing(folders, own)
     error: BaseException | None = None
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    # Processor time, since other processes may have most of the machine; and a longer wait for what sleeps.
+    signal.setitimer(signal.ITIMER_PROF, longest_s)
+    signal.setitimer(signal.ITIMER_REAL, SLEEPS * longest_s)
     try:
         kind.read(folder, path, folders["out"])
     except BaseException as caught:
         error = caught
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
     try:
         if isinstance(error, SSDDeployError):
