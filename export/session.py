@@ -66,7 +66,11 @@ def open_session(
             if wanted != CPU_PROVIDER:
                 # Brings in CUDA and cuDNN from their Python packages where the system has none.
                 onnxruntime.preload_dlls()
-            session = onnxruntime.InferenceSession(source, options or quiet_options(), providers=list(providers))
+            # On the CPU there is nothing to fall back to but itself, with a print.
+            fallback = {"enable_fallback": 0} if wanted == CPU_PROVIDER else {}
+            session = onnxruntime.InferenceSession(
+                source, options or quiet_options(), providers=list(providers), **fallback
+            )
     except Exception as error:  # ONNX Runtime's exceptions share no narrower base
         if wanted != CPU_PROVIDER:
             raise BackendError(f"{name}: {wanted} cannot run it ({first_line(error)})") from error

@@ -121,7 +121,7 @@ def convert(value: Any, kind: Any) -> Any:
         return msgspec.convert(value, kind, strict=True, dec_hook=_as_path)
     except msgspec.ValidationError as error:
         text = str(error).replace("`", "")
-        raise JSONError(text[:1].lower() + text[1:]) from error
+        raise JSONError(_shortened(text[:1].lower() + text[1:], 200)) from error
     except SSDDeployError as error:  # of a dataclass that checks itself
         raise JSONError(str(error)) from error
     except _FAULTS as error:

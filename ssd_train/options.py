@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ssd_train.errors import SSDDeployError
+from ssd_train.json_input import shown
 
 _KEY = "option"
 
@@ -92,4 +93,4 @@ def check_ranges(settings: Any, error: type[SSDDeployError]) -> None:
     for field in dataclasses.fields(settings):
         known, value = about(field), getattr(settings, field.name)
         if known is not None and not known.allows(value):
-            raise error(f"{field.name} {value}: expected {known.expected()}", arguments=(field.name,))
+            raise error(f"{field.name} {shown(str(value))}: expected {known.expected()}", arguments=(field.name,))

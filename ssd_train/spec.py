@@ -100,6 +100,7 @@ class WorkingThresholds:
     found_by: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "found_by", _valid(self.found_by))
         for name, value in {"overall": self.overall, **self.per_class}.items():
             if not _is_number(value) or not 0 <= value <= 1:
                 raise SpecError(f"the working threshold {quoted(value)} ({quoted(name)}) is not in 0 to 1")
@@ -160,10 +161,10 @@ class DetectorSpec:
             )
         if not re.fullmatch(r"|[0-9a-f]{64}", self.weights_sha256):
             raise SpecError(f"weights_sha256 {quoted(self.weights_sha256)} is no SHA-256")
-        found_by = self.working_thresholds.found_by if self.working_thresholds else ""
-        for text in (self.weights, found_by, *self.versions, *self.versions.values()):
-            if not is_text(text):
-                raise SpecError(f"{quoted(text)} is no text")
+        object.__setattr__(self, "weights", _valid(self.weights))
+        for text in (*self.versions, *self.versions.values()):
+            if _valid(text) != text:
+                raise SpecError(f"versions have {quoted(text)}, which is no text")
         per_class = self.working_thresholds.per_class if self.working_thresholds else {}
         unknown = sorted(per_class.keys() - {*self.class_names})
         if unknown:
@@ -238,9 +239,9 @@ def name_fault(name: object) -> str:
     return ""
 
 
-def is_text(value: object) -> bool:
-    """Whether a value is text that UTF-8 can hold: JSON may have halves of surrogate pairs."""
-    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+def _valid(text: str) -> str:
+    """Return text that UTF-8 can hold: names of files and folders, of which it is made, may be any bytes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _is_number(value: object) -> bool:

@@ -1,5 +1,8 @@
 """Names in any script are legible: neither question marks nor boxes, and no two names look the same."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 from ssd_train import lettering
 from ssd_train.detections import Detections
 from ssd_train.draw import draw
-from ssd_train.lettering import FONT, put_text, text_size
+from ssd_train.lettering import FONT, chart_label, put_text, text_size
 
 NAMES = {
     "German": "Fußgänger",
@@ -157,3 +160,90 @@ def test_a_name_that_reaches_over_the_edge_is_cut() -> None:
         canvas = np.zeros((60, 300, 3), np.uint8)
         put_text(canvas, "კატა կատու", (x, y), 1.0, (255, 255, 255), 1)
         assert canvas.shape == (60, 300, 3)
+
+
+# Drawn in a process of its own: one of these ended it.
+UNDRAWABLE = [
+    "a\ud800",
+    "\udfff\udfff",
+    "\ue123\ud83d",
+    "\0",
+    "a\0b",
+    "",
+    " ",
+    "\n",
+    "a\nb\tc",
+    "\x7f\x85",
+    "\u2028",
+    "\u202eabc",
+    "\u200b",
+    "\u200d\u200d",
+    "\U0010ffff",
+    "\ufffe",
+    "\U000e0041",
+    "e" + "\u0301" * 5000,
+    "x" * 10_000,
+    "猫" * 10_000,
+    "👩‍👩‍👧‍👦",
+    "🐈\ufe0f",
+    "قطة" * 100,
+]
+DRAWING = """
+import json, sys
+import numpy as np
+from ssd_train.detections import Detections
+from ssd_train.draw import draw
+from ssd_train.lettering import put_text, text_size
+canvas = np.zeros((100, 200, 3), np.uint8)
+for name in [*json.load(sys.stdin), None, 5]:
+    found = Detections(np.array([[10, 60, 180, 90]], np.float32), np.array([0.5], np.float32), np.array([0]), (name,))
+    assert found.draw(canvas).any() and draw(canvas, found, (name,), with_scores=False).any()
+    if isinstance(name, str):
+        (width, height), depth = text_size(name, 1, 1)
+        assert 0 <= width < 20_000, width
+        put_text(canvas.copy(), name, (5, 50), 1, (255, 255, 255), 1)
+print("drawn")
+"""
+
+
+def test_any_name_is_drawn_and_ends_no_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DRAWING], input=json.dumps(UNDRAWABLE), capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "drawn"), done.stderr
+
+
+def test_the_score_is_seen_behind_a_name_of_any_length() -> None:
+    drawn = []
+
+    def keep(canvas: np.ndarray, text: str, *rest: object) -> None:
+        drawn.append(text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ssd_train.draw.put_text", keep)
+        picture_of_scored("x" * 10_000)
+    assert len(drawn[0]) < 200 and drawn[0].endswith("... 0.50")
+
+
+def picture_of_scored(name: str) -> None:
+    Detections(BOX, np.array([0.5], np.float32), np.array([0]), (name,)).draw(np.zeros((200, 300, 3), np.uint8))
+
+
+def test_a_label_without_a_name_is_drawn_by_its_number_whatever_it_is() -> None:
+    found = Detections(BOX, np.array([0.5], np.float32), np.array([10**12]), ("a",))
+    assert found.draw(np.zeros((200, 300, 3), np.uint8)).any()
+    assert draw(np.zeros((200, 300, 3), np.uint8), found, ()).any()
+
+
+@pytest.mark.parametrize("name", ["$a_{", "_hidden", "a\ud800", "\\$x", "x" * 1000])
+def test_a_label_of_a_chart_is_text_whatever_it_holds(name: str) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot([0, 1], label=chart_label(name, 50))
+    axes.set_title(chart_label(name, 50))
+    assert len(figure.legend().get_texts()) == 1
+    canvas.draw()

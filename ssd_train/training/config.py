@@ -25,6 +25,9 @@ _PATHS = (
     "pretrained_backbone",
 )  # fmt: skip
 
+# Of a text in it: as long as a path may be (PATH_MAX of Linux).
+MOST_LETTERS = 4096
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig(DataNames, Augmentation):
@@ -126,7 +129,9 @@ class TrainingConfig(DataNames, Augmentation):
                 path = user_path(value, arguments=(name,))
                 object.__setattr__(self, name, path if isinstance(value, Path) else str(path))
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise SSDDeployError(f"device {self.device}: expected auto, cpu, cuda or cuda:N", arguments=("device",))
+            raise SSDDeployError(
+                f"device {shown(self.device)}: expected auto, cpu, cuda or cuda:N", arguments=("device",)
+            )
         find_loggers(self.logger)
         epochs = self.lr_decay_epoch
         if list(epochs) != sorted(set(epochs)) or any(epoch < 1 for epoch in epochs):
@@ -136,7 +141,8 @@ class TrainingConfig(DataNames, Augmentation):
             )
         if not re.fullmatch(r"none|backbone|stages=[1-9]\d*", self.freeze):
             raise SSDDeployError(
-                f"freeze {self.freeze}: expected none, backbone, or stages=N with N from 1", arguments=("freeze",)
+                f"freeze {shown(self.freeze)}: expected none, backbone, or stages=N with N from 1",
+                arguments=("freeze",),
             )
         if self.init is not None and self.pretrained_backbone not in ("auto", "none"):
             raise SSDDeployError(
@@ -202,8 +208,8 @@ def _converted(name: str, value: Any, path: Path) -> Any:
     """Return a JSON value as the field's type; ranges are checked later, once all values are together."""
     try:
         found = convert(value, TYPES[name])
-        if "\0" in str(found):
-            raise JSONError("expected text without zero bytes")
+        if isinstance(found, str | Path) and ("\0" in str(found) or len(str(found)) > MOST_LETTERS):
+            raise JSONError(f"expected at most {MOST_LETTERS} letters, and none of them a zero byte")
     except JSONError as error:
         raise SSDDeployError(f"{path}: {name} is {quoted(value)}, {error}; mend it", arguments=(name,)) from error
     return found

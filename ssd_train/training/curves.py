@@ -47,9 +47,8 @@ def write_curves(
     losses.set_ylim(bottom=0)
     losses.set_ylabel("loss a matched anchor")
     rates = losses.twinx()
-    rates.plot(
-        numbers, [_number(line.get("lr")) for line in epochs], color=RATE_COLOR, linestyle=":", label="learning rate"
-    )
+    values = [_number(rate if (rate := line.get("lr")) and rate > 0 else None) for line in epochs]
+    rates.plot(numbers, values, color=RATE_COLOR, linestyle=":", label="learning rate")
     rates.set_yscale("log")
     rates.set_ylabel("learning rate, logarithmic")
     names = list(validations[0]["scores"])[: len(SCORE_COLORS)] if validations else []

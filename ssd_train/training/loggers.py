@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from ssd_train.errors import OwnPartError, SSDDeployError, first_line
 from ssd_train.files import write_json
-from ssd_train.json_input import JSONError, read_json
+from ssd_train.json_input import JSONError, read_json, shown
 from ssd_train.requirements import require
 from ssd_train.table import Table
 
@@ -204,7 +204,7 @@ def find_loggers(asked: str) -> tuple[Logger, ...]:
     unknown = [name for name in names if name not in LOGGERS]
     if unknown:
         raise SSDDeployError(
-            f"logger {asked}: expected auto, none, or some of {', '.join(LOGGERS)} with commas between",
+            f"logger {shown(asked)}: expected auto, none, or some of {', '.join(LOGGERS)} with commas between",
             arguments=("logger",),
         )
     return tuple(LOGGERS[name] for name in names)
