@@ -97,8 +97,8 @@ def test_every_part_is_of_its_kind(part: str, how: str, whole: dict[str, Any], t
     state = {name: value for name, value in whole.items() if name != part}
     if how != "missing":
         state[part] = wrong[how]
-    # A training without half precision has no scale, and one of an earlier version lacks settings. The state of a GPU is
-    # that of another machine.
+    # A training without half precision has no scale, and one of an earlier version lacks settings. The state of a GPU
+    # is that of another machine.
     if (part, how) not in {("scaler", "nothing in it"), ("settings", "nothing in it"), ("cuda_random_state", "tensor")}:
         refusal(tmp_path / "a.ckpt", state)
 
@@ -131,7 +131,7 @@ def _change_first(part: str, change: Callable[[torch.Tensor], Any]) -> Callable[
             for value in (-1, 2**63, HUGE, 1.5, NAN, True, "1", None, torch.tensor(1))
         ),
         *(_set("position", "best", to=value) for value in (NAN, float("inf"), "1", torch.tensor(0.5), [])),
-        *(_set("position", "sums", to=value) for value in ([], [1.0, NAN, 1.0], [1.0] * 4, [-1.0, 0.0, 0.0], torch.ones(3))),
+        *(_set("position", "sums", to=value) for value in ([], [1.0, NAN, 1.0], [1.0] * 4, [-1.0] * 3, torch.ones(3))),
         *(_set("position", "bad_images", to=value) for value in ("a", [1], {"a": 1}, torch.ones(1))),
         _set("position", "epochs", to=5),
         *(_set("settings", "seed", to=value) for value in ("233", torch.tensor(233), torch.ones(2), NAN, {"a": 1})),
