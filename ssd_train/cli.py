@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from ssd_train.command_line import Result, written
+from ssd_train.cpus import cpu_threads
 from ssd_train.errors import BackendError
 from ssd_train.training.config import FIELDS, TYPES, TrainingConfig, resolve, resolve_run
 from ssd_train.training.recipes import RECIPES
@@ -68,8 +69,9 @@ def train(
 
     if os.environ.get("RANK", "0") == "0":
         _log.info("preparing %s on %s", resolved.network, resolved.dataset)
-    require("torch", "train", "Training")
-    require("safetensors", "train", "Training")
+    with cpu_threads(resolved.threads):  # which PyTorch reads when it is loaded
+        require("torch", "train", "Training")
+        require("safetensors", "train", "Training")
     if preview:
         from ssd_train.training.pictures import preview as write_preview
 

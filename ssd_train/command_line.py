@@ -24,7 +24,7 @@ import typer
 from typer.core import TyperCommand
 
 from ssd_train.cpus import Computing, cpu_threads
-from ssd_train.errors import OwnPartError, SSDDeployError
+from ssd_train.errors import OwnPartError, SSDDeployError, first_line
 from ssd_train.options import Option, about
 from ssd_train.paths import user_path
 from ssd_train.pixel_limit import ReadingPictures, pixel_limit
@@ -302,6 +302,11 @@ def user_errors(*, is_first: bool = True, options: Mapping[str, str] | None = No
         if error.filename is None:
             raise
         sentence = f"{error.filename}: {error.strerror}; check the path"
+    except ImportError as error:
+        # A package that every installation has, or one that fails only at what is imported of it.
+        sentence = f"{error.name or 'a package'} does not load ({first_line(error)}); reinstall it, or free some memory"
+    except MemoryError:
+        sentence = "there is too little memory; free some, or work on less at a time"
     else:
         return
     if is_told:

@@ -33,7 +33,9 @@ def user_path(
     """
 
     def fail(reason: object, advice: str, cause: Exception) -> NoReturn:
-        raise error(f"{source}{' ' if source else ''}{_shown(named)}: {reason}; {advice}", arguments=arguments) from cause
+        raise error(
+            f"{source}{' ' if source else ''}{_shown(named)}: {reason}; {advice}", arguments=arguments
+        ) from cause
 
     try:
         path = Path(named).expanduser()

@@ -56,7 +56,6 @@ def is_picture(head: bytes) -> bool:
     return any(is_format(head) for is_format, _ in _FORMATS)
 
 
-
 def _starts(*signatures: bytes) -> Callable[[bytes], bool]:
     return lambda data: data.startswith(signatures)
 

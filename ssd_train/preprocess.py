@@ -81,9 +81,13 @@ def errors_of(name: object) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise ImageError(f"{name}: there is too little memory for the picture; make it smaller, or free some") from error
+        raise ImageError(
+            f"{name}: there is too little memory for the picture; make it smaller, or free some"
+        ) from error
     except cv2.error as error:
-        raise ImageError(f"{name}: OpenCV cannot read it ({first_line(error.err)}); convert it to PNG or JPEG") from error
+        raise ImageError(
+            f"{name}: OpenCV cannot read it ({first_line(error.err)}); convert it to PNG or JPEG"
+        ) from error
 
 
 def _read(path: Path) -> bytes:

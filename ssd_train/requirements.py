@@ -1,12 +1,16 @@
-"""Optional packages: asked for by name, so that a missing one is a sentence and not a traceback."""
+"""Optional packages: asked for by name, so that one that is missing or broken is a sentence and not a traceback."""
 
+import importlib
 import importlib.util
 
-from ssd_train.errors import BackendError
+from ssd_train.errors import BackendError, first_line
 
 
 def require(package: str, extra: str, purpose: str) -> None:
-    """Raise BackendError where an optional package is not installed.
+    """Import an optional package. Raise BackendError where it is not installed, or is and does not load.
+
+    The latter is a library of the system that is missing, another version of what it was built with, or too little
+    memory to map it; packages raise all kinds of errors then.
 
     Args:
         package: its import name.
@@ -15,3 +19,10 @@ def require(package: str, extra: str, purpose: str) -> None:
     """
     if importlib.util.find_spec(package) is None:
         raise BackendError(f"{purpose} needs {package}, which is not installed: pip install 'ssd-deploy[{extra}]'")
+    try:
+        importlib.import_module(package)
+    except Exception as error:
+        raise BackendError(
+            f"{purpose} needs {package}, which is installed but does not load ({type(error).__name__}: "
+            f"{first_line(error)}); mend or reinstall it, or give this process more memory"
+        ) from error

@@ -111,7 +111,7 @@ def odd() -> dict[str, bytes]:
                          (b"fcTL", struct.pack(">IIIIIHHBB", 0, SIDE, SIDE, 0, 0, 1, 1, 0, 0)), rows=8),
         "no pixels.png": png(0, 8),
         "no pixels.bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 0, 5, 1, 24, 0, 0, 0, 0, 0, 0),
-        "least.bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, -(2**31), -(2**31), 1, 24, 1, 0, 0, 0, 0, 0),
+        "least.bmp": b"BM" + struct.pack("<IHHIIiiHHI", 54, 0, 0, 54, 40, -(2**31), -(2**31), 1, 24, 1) + bytes(20),
         "rows.tif": tiff({256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 273: 150, 277: 1, 278: 2**32 - 1, 279: 2**32 - 1},
                          bomb),
         "channels.tif": tiff({256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 150, 277: 65535, 278: 8, 279: 8}),

@@ -13,8 +13,8 @@ from ssd_deploy.backends import AUTO, BACKENDS, RunOptions, parse_backend
 from ssd_deploy.model_source import ModelSource, find_model, is_exported, open_runner
 from ssd_train.command_line import written
 from ssd_train.datasets.layouts import LAYOUTS
-from ssd_train.metrics.table import METRICS
 from ssd_train.errors import ModelError
+from ssd_train.metrics.table import METRICS
 from ssd_train.options import option
 from ssd_train.paths import user_path
 from ssd_train.pixel_limit import ReadingPictures

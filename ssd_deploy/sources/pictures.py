@@ -23,9 +23,7 @@ class Pictures(Source):
         max_pixels: most that one may have; None for the process's limit, see `ssd_train.pixel_limit`.
     """
 
-    def __init__(
-        self, items: Sequence[Path | NDArray[np.uint8]], name: str, *, max_pixels: int | None = None
-    ) -> None:
+    def __init__(self, items: Sequence[Path | NDArray[np.uint8]], name: str, *, max_pixels: int | None = None) -> None:
         super().__init__()
         self._items = items
         self._max_pixels = max_pixels

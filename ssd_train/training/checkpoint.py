@@ -165,6 +165,8 @@ def _no_whole(path: Path, error: Exception) -> SSDDeployError:
 def _upgraded(state: dict[str, Any]) -> dict[str, Any]:
     """Return a checkpoint of version 1, which counted steps of one size and froze nothing, in the present layout."""
     settings, position = dict(state["settings"]), state["position"]
+    if not isinstance(position, dict):
+        raise TypeError("its position is no dict")
     step, size = position["step"], settings.pop("images a step")
     if not (type(step) is type(size) is type(settings["training images"]) is int):
         raise TypeError("its counts are no whole numbers")

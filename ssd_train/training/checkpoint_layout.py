@@ -10,7 +10,6 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from ssd_train.errors import SSDDeployError
 from ssd_train.training.step import Trainer
 
 # As far as JSON and floats count exactly.
@@ -80,6 +79,10 @@ def check_layout(state: Mapping[str, Any]) -> Layout:
     Raises:
         ValueError: one is missing or of another kind; the text says which and is no sentence yet.
     """
+    for name in ("network", "optimizer", "scaler", "position", "settings"):
+        # A tensor would be indexed like one.
+        if not isinstance(state.get(name), dict):
+            raise ValueError(f"{name} is a {type(state.get(name)).__name__}, expected a dict")
     try:
         layout = msgspec.convert(state, Layout, dec_hook=_as_it_is)
         foreign = state["position"].keys() ^ {field.name for field in dataclasses.fields(Position)}

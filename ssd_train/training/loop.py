@@ -60,7 +60,12 @@ def train(config: TrainingConfig) -> TrainingResult:
     """
     if config.report:
         check_packages()
-    with cpu_threads(config.threads), pixel_limit(config.max_pixels), joined(config.device) as processes, StopRequest() as stop:
+    with (
+        cpu_threads(config.threads),
+        pixel_limit(config.max_pixels),
+        joined(config.device) as processes,
+        StopRequest() as stop,
+    ):
         checkpoint = find_checkpoint(config)
         positions = processes.gather(None if checkpoint is None else checkpoint["position"]["images"])
         if len(set(positions)) > 1:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ssd_train.errors import WeightsError
 from ssd_train.networks.zoo import find_network, network_config
+from ssd_train.paths import user_path
 from ssd_train.requirements import require
 from ssd_train.shared_folder import make_way
 from ssd_train.weights.description import BATCH_NORMS, BatchNorm
@@ -91,7 +92,8 @@ def stored_weights(name: str, weights: str | Path | None) -> Path | None:
                 arguments=("weights", "network"),
             )
         return SHAPES_WEIGHTS
-    return run_weights(Path(weights)) if Path(weights).is_dir() else Path(weights)
+    path = user_path(weights, WeightsError, arguments=("weights",))
+    return run_weights(path) if path.is_dir() else path
 
 
 def fetch_weights(name: str, root: Path | None = None, on_progress: Progress = silent) -> Path:

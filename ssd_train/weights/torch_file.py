@@ -193,10 +193,10 @@ def _check_steps(pickled: "bytes | BinaryIO", path: Path) -> bool:
                     f"{path}: is refused, since it is a pickle of more than {MOST_STEPS:,} steps; save only the "
                     "network's state_dict() with torch.save"
                 )
-            if operation.name == "GLOBAL" and _REFUSED.fullmatch(argument):
+            if operation.name == "GLOBAL" and _REFUSED.fullmatch(str(argument)):
                 raise WeightsError(
                     f"{path}: is refused, since it is a pickle of more than plain tensors "
-                    f"({argument.replace(' ', '.')}); save only the network's state_dict() with torch.save"
+                    f"({str(argument).replace(' ', '.')}); save only the network's state_dict() with torch.save"
                 )
     except WeightsError:
         raise

@@ -20,6 +20,7 @@ from ssd_deploy.sources.base import Reconnect, Source
 from ssd_deploy.sources.frame import Frame
 from ssd_deploy.sources.open import open_source
 from ssd_train.errors import SourceError
+from ssd_train.pixel_limit import DEFAULT_MAX_PIXELS
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
@@ -301,7 +302,8 @@ def test_a_camera_is_asked_for_as_each_system_calls_it(
     """There is no camera here: what FFmpeg would be asked is looked at, and nothing else."""
 
     def fake_open(address: str, **asked: Any) -> None:
-        assert (address, asked) == (device, {"format": driver, "options": options, "timeout": 7})
+        limited = {**options, "max_pixels": str(DEFAULT_MAX_PIXELS)}
+        assert (address, asked) == (device, {"format": driver, "options": limited, "timeout": 7})
         raise Asked
 
     def named(driver: str) -> list[Any]:

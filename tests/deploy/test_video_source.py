@@ -6,6 +6,7 @@ import threading
 from fractions import Fraction
 from pathlib import Path
 
+import bad_pictures
 import numpy as np
 import pytest
 from moving_shapes import moving_shapes, write_video
@@ -228,3 +229,40 @@ def test_a_reader_that_stops_leaves_no_thread(tmp_path: Path) -> None:
     assert set(threading.enumerate()) == before
     source.close()
     source.close()
+
+
+# --- Frames of too many pixels --------------------------------------------------------------------------------
+
+
+def video_of_pngs(path: Path, sizes: list[tuple[int, int]], stated: tuple[int, int]) -> Path:
+    """Write a video each frame of which is a PNG of its own size; most of a large one's rows are missing."""
+    with av.open(str(path), "w", format="mov") as container:
+        stream = container.add_stream("png", rate=10)
+        (stream.height, stream.width), stream.pix_fmt = stated, "rgb24"
+        for index, (height, width) in enumerate(sizes):
+            packet = av.Packet(bad_pictures.png(width, height, rows=min(height, 100)))
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, index, index, Fraction(1, 10)
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("stated", [(64, 64), (12_000, 12_000)], ids=["header lies", "header says so"])
+def test_a_video_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path, stated: tuple[int, int]) -> None:
+    path = video_of_pngs(tmp_path / "v.mov", [(12_000, 12_000)] * 2, stated)
+    with pytest.raises(SourceError, match=r"v\.mov.* more .*limit of 100,000,000.*--max-pixels"):
+        open_source(path)
+
+
+def test_frames_that_grow_beyond_the_limit_are_left_out_and_said(tmp_path: Path) -> None:
+    path = video_of_pngs(tmp_path / "v.mov", [(64, 64), (64, 64), (12_000, 12_000), (64, 64)], (64, 64))
+    frames, _, told = read(open_source(path))
+    assert [frame.index for frame in frames] == [0, 1, 3]
+    assert len(told) == 1
+    assert re.search(r"frame 2 \(at 0\.\d0 s\) is beyond the limit of 100,000,000 pixels.*--max-pixels", told[0])
+
+
+def test_a_limit_of_ones_own_holds_for_videos_too(tmp_path: Path) -> None:
+    path = video_of_pngs(tmp_path / "v.mov", [(64, 64)] * 2, (64, 64))
+    assert len(read(open_source(path, max_pixels=64 * 64))[0]) == 2
+    with pytest.raises(SourceError, match="limit of 4,095"):
+        open_source(path, max_pixels=64 * 64 - 1)

@@ -1,10 +1,10 @@
 """Files that `resume` names and that are no checkpoint of this training: a sentence each, and nothing is touched."""
 
-import copy
 import functools
 import io
 import pickle
 import re
+import unittest.mock
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from ssd_train.errors import SSDDeployError
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.zoo import network_config
+from ssd_train.training import checkpoint
 from ssd_train.training.checkpoint import kept_settings, load_checkpoint, read_checkpoint, save_checkpoint
 from ssd_train.training.checkpoint_layout import Position
 from ssd_train.training.config import TrainingConfig
@@ -47,9 +48,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def refusal(path: Path, value: Any) -> str:
-    """Write a checkpoint that must not be gone on from; return the sentence."""
-    torch.save(value, path)
-    return refusal_of_file(path)
+    """Let a file hold a value that must not be gone on from, without writing megabytes; return the sentence."""
+    path.write_bytes(bytes(4_000_000))
+    with unittest.mock.patch.object(checkpoint, "load_torch", return_value=value):
+        return refusal_of_file(path)
+
+
+def copied(value: Any) -> Any:
+    """Copy everything but tensors."""
+    if isinstance(value, dict):
+        return {name: copied(each) for name, each in value.items()}
+    return [copied(each) for each in value] if isinstance(value, list) else value
 
 
 def refusal_of_file(path: Path) -> str:
@@ -88,8 +97,8 @@ def test_every_part_is_of_its_kind(part: str, how: str, whole: dict[str, Any], t
     state = {name: value for name, value in whole.items() if name != part}
     if how != "missing":
         state[part] = wrong[how]
-    # A training without half precision has no scale, and one of an earlier version lacks settings. The state of a GPU is
-    # that of another machine.
+    # A training without half precision has no scale, and one of an earlier version lacks settings. The state of a GPU
+    # is that of another machine.
     if (part, how) not in {("scaler", "nothing in it"), ("settings", "nothing in it"), ("cuda_random_state", "tensor")}:
         refusal(tmp_path / "a.ckpt", state)
 
@@ -122,15 +131,15 @@ def _change_first(part: str, change: Callable[[torch.Tensor], Any]) -> Callable[
             for value in (-1, 2**63, HUGE, 1.5, NAN, True, "1", None, torch.tensor(1))
         ),
         *(_set("position", "best", to=value) for value in (NAN, float("inf"), "1", torch.tensor(0.5), [])),
-        *(_set("position", "sums", to=value) for value in ([], [1.0, NAN, 1.0], [1.0] * 4, [-1.0, 0.0, 0.0], torch.ones(3))),
+        *(_set("position", "sums", to=value) for value in ([], [1.0, NAN, 1.0], [1.0] * 4, [-1.0] * 3, torch.ones(3))),
         *(_set("position", "bad_images", to=value) for value in ("a", [1], {"a": 1}, torch.ones(1))),
         _set("position", "epochs", to=5),
-        *(_set("settings", "seed", to=value) for value in ("233", torch.tensor(233), torch.zeros(2), NAN, {"a": 1}, [[1]])),
+        *(_set("settings", "seed", to=value) for value in ("233", torch.tensor(233), torch.ones(2), NAN, {"a": 1})),
         _set("settings", "network", to="a" * 100_000),
         _set("settings", "unknown", to=1),
         *(_set("settings", "classes", to=value) for value in ("cat", ["dog"], [1], torch.ones(1), {})),
         *(_set("settings", "training images", to=value) for value in ("6", 7, HUGE, torch.tensor(6))),
-        *(_set("random_state", to=value) for value in (torch.zeros(3, dtype=torch.uint8), torch.zeros(5056), torch.zeros(0))),
+        *(_set("random_state", to=value) for value in (torch.zeros(3, dtype=torch.uint8), torch.zeros(5056))),
         _set("random_state", to=torch.full_like(torch.get_rng_state(), 255)),
         *(
             _change_first(part, change)
@@ -166,7 +175,7 @@ def _change_first(part: str, change: Callable[[torch.Tensor], Any]) -> Callable[
 def test_every_value_is_one_that_a_training_saves(
     change: Callable[[dict[str, Any]], None], whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    state = copy.deepcopy(whole)
+    state = copied(whole)
     change(state)
     refusal(tmp_path / "a.ckpt", state)
 
@@ -187,7 +196,7 @@ def test_every_value_is_one_that_a_training_saves(
 def test_first_version_of_the_layout_is_looked_at_too(
     change: Callable[[dict[str, Any]], Any], whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    state = copy.deepcopy(whole)
+    state = copied(whole)
     state["version"] = 1
     state["settings"]["images a step"] = 2
     change(state)

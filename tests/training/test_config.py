@@ -143,7 +143,7 @@ OTHER: dict[str, Any] = {
     "lr_decay_epoch": (3, 5), "warmup_iters": 7, "warmup_factor": 0.1, "momentum": 0.8, "weight_decay": 0.0,
     "epochs": 6, "workers": 0, "amp": "bf16", "ema": True, "ema_decay": 0.99, "sync_bn": True, "compile": True,
     "channels_last": True, "max_expansion": 2.0, "crop": False, "anchor_steps": "even", "resume": "auto",
-    "pretrained_backbone": "none", "threads": 2,
+    "pretrained_backbone": "none", "threads": 2, "max_pixels": 1_000_000,
     "init": "a.safetensors", "shrink_batch": True, "lr_images": 4, "patience": 7, "freeze": "stages=2",
     "reuse_classes": True, "val_interval": 2, "seed": 1, "log_step": 1, "skip_bad_images": True, "device": "cuda",
     "gpus": 2, "limit": 40, "negatives": True, "balance": True, "logger": "none", "warmup_share": 0.1, "val_share": 0.2,
