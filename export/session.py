@@ -57,7 +57,6 @@ def open_session(
     """
     onnxruntime.set_default_logger_severity(FATAL_ONLY)
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
-    source = model if isinstance(model, bytes) else str(model)
     # ONNX Runtime prints about libraries of a GPU that it misses; that belongs into the error, not on the screen.
     printed = contextlib.nullcontext(io.StringIO()) if wanted == CPU_PROVIDER else captured_stdout()
     try:
@@ -65,7 +64,9 @@ def open_session(
             if wanted != CPU_PROVIDER:
                 # Brings in CUDA and cuDNN from their Python packages where the system has none.
                 onnxruntime.preload_dlls()
-            session = onnxruntime.InferenceSession(source, options or quiet_options(), providers=list(providers))
+            session = onnxruntime.InferenceSession(
+                _name_or_content(model), options or quiet_options(), providers=list(providers)
+            )
     except Exception as error:  # ONNX Runtime's exceptions share no narrower base
         if wanted != CPU_PROVIDER:
             raise BackendError(f"{name}: {wanted} cannot run it ({first_line(error)})") from error
@@ -84,6 +85,17 @@ def open_session(
     # Without this a provider that fails in a later call is replaced by the CPU with no more than a print.
     session.disable_fallback()
     return session
+
+
+def _name_or_content(model: Path | bytes) -> str | bytes:
+    """Return what ONNX Runtime opens: of a file whose name is not UTF-8, which it cannot be told, the content."""
+    if isinstance(model, bytes):
+        return model
+    try:
+        str(model).encode()
+    except UnicodeEncodeError:
+        return model.read_bytes()
+    return str(model)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
