@@ -58,7 +58,6 @@ def open_session(
     """
     onnxruntime.set_default_logger_severity(FATAL_ONLY)
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
-    source = model if isinstance(model, bytes) else str(model)
     # ONNX Runtime prints about libraries of a GPU that it misses; that belongs into the error, not on the screen.
     printed = contextlib.nullcontext(io.StringIO()) if wanted == CPU_PROVIDER else captured_stdout()
     try:
@@ -69,7 +68,7 @@ def open_session(
             # On the CPU there is nothing to fall back to but itself, with a print.
             fallback = {"enable_fallback": 0} if wanted == CPU_PROVIDER else {}
             session = onnxruntime.InferenceSession(
-                source, options or quiet_options(), providers=list(providers), **fallback
+                _name_or_content(model), options or quiet_options(), providers=list(providers), **fallback
             )
     except Exception as error:  # ONNX Runtime's exceptions share no narrower base
         if wanted != CPU_PROVIDER:
@@ -89,6 +88,17 @@ def open_session(
     # Without this a provider that fails in a later call is replaced by the CPU with no more than a print.
     session.disable_fallback()
     return session
+
+
+def _name_or_content(model: Path | bytes) -> str | bytes:
+    """Return what ONNX Runtime opens: of a file whose name is not UTF-8, which it cannot be told, the content."""
+    if isinstance(model, bytes):
+        return model
+    try:
+        str(model).encode()
+    except UnicodeEncodeError:
+        return model.read_bytes()
+    return str(model)
 
 
 def describe_exported(path: Path) -> Exported:

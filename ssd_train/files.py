@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -211,12 +212,12 @@ def to_json(value: Any, *, indent: int | None = 2, encoding: str = "utf-8") -> s
     Args:
         indent: spaces a level; None for one line.
     """
-    values = without_nan(value)
-    text = escaped_surrogates(json.dumps(values, indent=indent, ensure_ascii=False, allow_nan=False))
+    text = escaped_surrogates(json.dumps(without_nan(value), indent=indent, ensure_ascii=False, allow_nan=False))
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
-        return json.dumps(values, indent=indent, allow_nan=False)
+        # Letters are in texts alone; those beyond 16 bits are two escapes.
+        return re.sub(r"[^\x00-\x7f]", lambda letter: json.dumps(letter[0])[1:-1], text)
     return text
 
 

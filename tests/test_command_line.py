@@ -1,8 +1,10 @@
 """What all commands share: options made of dataclasses, results for people and programs, one sentence for a mistake."""
 
 import dataclasses
+import io
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -151,3 +153,32 @@ def test_nothing_is_told_outside_a_command(capsys: pytest.CaptureFixture[str]) -
     call()
     logging.getLogger("export").info("kneading")
     assert capsys.readouterr() == ("", "") and not logging.getLogger("export").handlers and sys.stdout is not None
+
+
+ODD_NAME = os.fsdecode(b"caf\xe9") + "-ü-\ud800"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+@pytest.mark.parametrize("arguments", [[], ["--json", "-"]])
+def test_whatever_a_name_is_it_can_be_printed_and_read_back(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, arguments: list[str]
+) -> None:
+    def name_it() -> Result:
+        """Say a name."""
+        logging.getLogger("ssd_train").warning("%s", ODD_NAME)
+        return Result(text=ODD_NAME, data={"name": ODD_NAME})
+
+    streams = {
+        name: io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict") for name in ("stdout", "stderr")
+    }
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    app = typer.Typer()
+    add_command(app, name_it)
+    app(arguments, standalone_mode=False)
+    out, err = (stream.buffer.getvalue() for stream in streams.values() if not stream.flush())  # type: ignore[attr-defined]
+    if arguments:
+        assert json.loads(out.decode(encoding))["name"] == ODD_NAME
+    else:
+        assert out.splitlines() == [ODD_NAME.encode(encoding, errors="backslashreplace")]
+    assert err.splitlines() == [f"warning: {ODD_NAME}".encode(encoding, errors="backslashreplace")]

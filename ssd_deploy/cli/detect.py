@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -206,7 +207,7 @@ def detect(
                 on_progress=on_progress,
             )
     for error in found.unsaid:
-        typer.echo(f"Error: {error}", err=True)
+        print(f"Error: {error}", file=sys.stderr)
     if found.hint:
         _log.info("nothing found: %s", found.hint)
     return Result(text=joined(found.lines()), data=found.to_dict(), exit_code=USER_ERROR if found.is_lossy else 0)

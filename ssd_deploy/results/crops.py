@@ -6,6 +6,7 @@ from typing import Any
 from ssd_deploy.results.base import FolderWriter, Outcome, Run
 from ssd_deploy.results.names import Names, fitted, picture_suffix, safe_name
 from ssd_train.draw import write_picture
+from ssd_train.errors import ResultError
 
 
 class CropWriter(FolderWriter):
@@ -18,14 +19,20 @@ class CropWriter(FolderWriter):
 
     def prepare(self, outcome: Outcome) -> None:
         path = self._names.of_frame(outcome.frame)
+        problem = None
         rows = zip(outcome.detections.boxes.tolist(), outcome.detections.labels.tolist(), strict=True)
         for number, ((left, top, right, bottom), label) in enumerate(rows):
             # Whole pixels that the box touches.
             crop = outcome.image[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)]
             # One that lies outside the picture has none.
             if crop.size:
-                folder = self.folder / self._folders[label]
-                write_picture(folder / fitted(path.stem, f"_{number}{path.suffix}"), crop)
+                crop_path = self.folder / self._folders[label] / fitted(path.stem, f"_{number}{path.suffix}")
+                try:
+                    write_picture(crop_path, crop)
+                except ResultError as error:
+                    problem = problem or error
+        if problem is not None:
+            raise problem
 
     def write(self, outcome: Outcome, prepared: Any) -> None:
         self.has_files |= len(outcome.detections) > 0

@@ -1,6 +1,9 @@
 """The exported file: what it promises, read back with onnx and run with ONNX Runtime."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -9,8 +12,12 @@ import pytest
 import torch
 
 from export.onnx import export_onnx
+from export.quantize_options import QuantizeOptions
+from export.steps import STEPS
 from ssd_train import build_network
+from ssd_train.datasets.generated_files import write_shapes
 from ssd_train.errors import ModelError, SpecError
+from ssd_train.files import sha256_of_file
 from ssd_train.networks.postprocess import Postprocess
 from ssd_train.spec import MAX_TOP_K, DetectorSpec, PostprocessSettings
 
@@ -101,6 +108,35 @@ def test_the_metadata_describes_the_detector_completely(network, model):
 def test_no_trace_of_the_machine_is_left_in_the_file(path):
     content = path.read_bytes()
     assert b"site-packages" not in content and b'File "' not in content and b".py" not in content
+
+
+MADE_ELSEWHERE = """
+import sys
+from pathlib import Path
+from export.onnx import export_onnx
+from export.quantize_options import QuantizeOptions
+from export.steps import STEPS
+from ssd_train import build_network
+
+name, out, pictures = sys.argv[1], *map(Path, sys.argv[2:])
+path = export_onnx(build_network(name, weights="random:4"), out)
+path = STEPS["int8"].apply(path, out, QuantizeOptions(calibration_data=pictures)).path
+STEPS["cpu"].apply(path, out)
+"""
+
+
+@pytest.mark.slow
+def test_another_process_and_folder_give_the_same_bytes(path, tmp_path):
+    pictures = write_shapes(tmp_path / "data", train=2, val=1, seed=1) / "JPEGImages"
+    subprocess.run(
+        [sys.executable, "-c", MADE_ELSEWHERE, NAME, str(tmp_path / "elsewhere"), str(pictures)],
+        env=os.environ | {"PYTHONHASHSEED": "1"},
+        check=True,
+    )
+    int8 = STEPS["int8"].apply(path, tmp_path / "here", QuantizeOptions(calibration_data=pictures)).path
+    made = [path, int8, STEPS["cpu"].apply(int8, tmp_path / "here").path]
+    for each in made:
+        assert sha256_of_file(tmp_path / "elsewhere" / each.name) == sha256_of_file(each)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
