@@ -1,10 +1,20 @@
 """What every test may use: the real images and annotations, where this machine has them; a trace for all."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that is loaded by now out of collections of garbage, which take half a second with PyTorch's modules.
+
+    A benchmark collects before every turn, and Python does by itself.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
