@@ -49,8 +49,8 @@ quick: $(VENV)/installed
 		tests/metrics tests/networks tests/report tests/training tests/weights tests/deploy/test_import_direction.py
 
 test: $(VENV)/installed $(BINDINGS)/made
-	$(BIN)/python -m pytest -q tests/deploy/test_benchmark.py -m "not gpu" # alone, since it measures time
-	$(PARALLEL) --ignore tests/oracle --ignore tests/deploy/test_benchmark.py -m "not engines and not gpu"
+	$(BIN)/python -m pytest -q tests/deploy/test_benchmark.py -m alone
+	$(PARALLEL) --ignore tests/oracle -m "not alone and not engines and not gpu"
 
 # TensorRT for RTX really builds every network of the table and two rectangles, in every precision; no GPU needed.
 test-engines: $(VENV)/installed
