@@ -11,10 +11,16 @@ DEMO_MODEL := .demo/$(DEMO_NETWORK).fp32.onnx
 # Threads that wait for each other by spinning take ten times as long beside any other process.
 export OMP_WAIT_POLICY := PASSIVE
 
-# A process a core, and a thread each.
-PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# What one process of the tests compiled serves all others.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo quick test test-engines test-engines-ci test-gpu test-oracle lint types light clean
+# A process a core, and a thread each. Each starts with its share of the files in order, so that fixtures are hardly ever
+# made twice, and whichever is done first takes tests from the others, so that no core is idle at the end.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+ORACLE_REFERENCE := ORACLE_PYTHON=$(ORACLE_PYTHON) bash tests/oracle/make_reference.sh
+
+.PHONY: install demo quick test test-engines test-engines-ci test-gpu test-oracle oracle-reference lint types light clean
 
 install: $(VENV)/installed
 
@@ -43,8 +49,8 @@ quick: $(VENV)/installed
 		tests/metrics tests/networks tests/report tests/training tests/weights tests/deploy/test_import_direction.py
 
 test: $(VENV)/installed $(BINDINGS)/made
-	$(BIN)/python -m pytest -q tests/deploy/test_benchmark.py -m "not gpu" # alone, since it measures time
-	$(PARALLEL) --ignore tests/oracle --ignore tests/deploy/test_benchmark.py -m "not engines and not gpu"
+	$(BIN)/python -m pytest -q tests/deploy/test_benchmark.py -m alone
+	$(PARALLEL) --ignore tests/oracle -m "not alone and not engines and not gpu"
 
 # TensorRT for RTX really builds every network of the table and two rectangles, in every precision; no GPU needed.
 test-engines: $(VENV)/installed
@@ -65,8 +71,11 @@ $(BINDINGS)/made: $(VENV)/installed tests/bindings/make_bindings.sh
 
 # Everything against GluonCV itself, in an environment of its own; its outputs are kept in .oracle.
 test-oracle: $(VENV)/installed
-	reference=$$(ORACLE_PYTHON=$(ORACLE_PYTHON) bash tests/oracle/make_reference.sh) && \
-		SSD_ORACLE_DIR=$$reference $(PARALLEL) tests/oracle
+	reference=$$($(ORACLE_REFERENCE)) && SSD_ORACLE_DIR=$$reference $(PARALLEL) tests/oracle
+
+# What takes minutes the first time.
+oracle-reference:
+	$(ORACLE_REFERENCE)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

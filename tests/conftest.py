@@ -1,9 +1,20 @@
-"""What every test may use: the real images and annotations, where this machine has them."""
+"""What every test may use: the real images and annotations, where this machine has them; a trace for all."""
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that is loaded by now out of collections of garbage, which take half a second with PyTorch's modules.
+
+    A benchmark collects before every turn, and Python does by itself.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +25,24 @@ def real_data() -> Path:
     if not (folder / "coco_tiny").is_dir():
         pytest.skip(f"no test images in {folder}; set SSD_TEST_DATA to the folder with coco_tiny and bccd")
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run of the tests; all its processes have the same."""
+    folder = tmp_path_factory.getbasetemp()
+    # pytest-xdist gives each of its processes a folder within that of the run.
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def shared_traces(run_folder: Path) -> Iterator[None]:
+    """An export traces only what no test of this run has traced before: see `traced_once`."""
+    from traced_once import traced_once
+
+    from export import onnx
+
+    (run_folder / "traces").mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx, "_traced", traced_once(onnx._traced, run_folder / "traces"))
+        yield

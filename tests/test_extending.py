@@ -27,7 +27,7 @@ from ssd_train.precisions import PRECISIONS
 from ssd_train.preprocess import load_image
 
 # A minute: exports and runs real networks.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_traces")]
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 KINDS = ("backbone", "backend", "metric", "data layout", "precision")

@@ -14,7 +14,7 @@ from ssd_train import build_network
 from ssd_train.datasets.generated_files import write_shapes
 
 # Exports a network.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_traces")]
 
 ROOT = Path(__file__).parents[1]
 

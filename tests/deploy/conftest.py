@@ -32,6 +32,11 @@ def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_traces(shared_traces: None) -> None:
+    """Whatever exports here, the command line included."""
+
+
 @pytest.fixture(scope="session")
 def shared_network() -> "SSD":
     # Several threads that wait for each other are many times slower where other jobs share the cores.

@@ -103,6 +103,7 @@ def report_of(measured: Measured) -> BenchmarkReport:
     )
 
 
+@pytest.mark.alone
 def test_a_known_sleep_is_the_median_and_warm_up_is_left_out(files: list[Path]) -> None:
     runner = SlowFake(20, warm_up_ms=200)
     measured = measure([contender(runner)], files, dataclasses.replace(SHORT, rounds=3, turn_seconds=0.06))
@@ -209,6 +210,7 @@ def test_a_gpus_own_time_is_asked_of_the_runner_without_its_first_run(files: lis
     assert "device" not in report_of(without).text()
 
 
+@pytest.mark.alone
 def test_memory_grows_by_what_is_opened_and_touched_in_warm_up(files: list[Path]) -> None:
     class Hoarder(SlowFake):
         """A fake that takes 64 MiB in its first call."""
@@ -230,6 +232,7 @@ def test_memory_grows_by_what_is_opened_and_touched_in_warm_up(files: list[Path]
         assert abs(row.memory.resident_bytes / 2**20 - expected) < 8
 
 
+@pytest.mark.alone
 def test_waiting_ends_once_threads_are_at_rest_and_has_a_limit() -> None:
     import threading
 
