@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_train.cpus import cpu_threads
+from ssd_train.ending_signals import EXIT_CODE_OF_SIGNAL
 from ssd_train.errors import SSDDeployError
 from ssd_train.evaluation.evaluate import EvaluationReport
 from ssd_train.report.page import check_packages
@@ -22,8 +23,9 @@ from ssd_train.training.processes import Processes, joined
 from ssd_train.training.recorder import RunRecorder
 from ssd_train.training.report import write_training_report
 from ssd_train.training.run_folder import RunFolder
+from ssd_train.training.run_lock import held_run_folder
 from ssd_train.training.step import Trainer
-from ssd_train.training.stop_request import EXIT_CODE_OF_SIGNAL, StopRequest
+from ssd_train.training.stop_request import StopRequest
 from ssd_train.training.validation_loss import ValidationLoss
 
 
@@ -54,24 +56,30 @@ def train(config: TrainingConfig) -> TrainingResult:
     Raises:
         BackendError: a report is asked for, and a package that it needs is not installed.
         SSDDeployError: anything that the configuration names does not exist or fit, an image cannot be read,
-            the loss is no longer finite, or the run folder cannot be written. What was saved before stays.
+            the loss is no longer finite, or the run folder cannot be written or is another training's. What was saved
+            before stays.
     """
     if config.report:
         check_packages()
-    with cpu_threads(config.threads), joined(config.device) as processes, StopRequest() as stop:
-        checkpoint = find_checkpoint(config)
-        positions = processes.gather(None if checkpoint is None else checkpoint["position"]["images"])
-        if len(set(positions)) > 1:
-            raise SSDDeployError(
-                f"{config.out}: not every machine finds the same checkpoint there; put the run folder where all see it"
-            )
-        prepared = prepare(config, processes, with_weights=checkpoint is None, with_check=True)
-        with contextlib.closing(_Run(config, processes, prepared, checkpoint)) as run:
-            exit_code = run.train_epochs(stop)
-    result = TrainingResult(folder=config.out, best=run.position.best, report=run.report, exit_code=exit_code)
-    if config.report and exit_code == 0 and processes.is_first:
-        # Outside the group: the other processes have nothing to wait for.
-        return dataclasses.replace(result, page=write_training_report(config, prepared, processes.device))
+    with contextlib.ExitStack() as held:
+        with cpu_threads(config.threads), joined(config.device) as processes, StopRequest() as stop:
+            if processes.is_first:
+                # Before the checkpoint is read: a training that is about to end would save a later one.
+                held.enter_context(held_run_folder(config.out))
+            checkpoint = find_checkpoint(config)
+            positions = processes.gather(None if checkpoint is None else checkpoint["position"]["images"])
+            if len(set(positions)) > 1:
+                raise SSDDeployError(
+                    f"{config.out}: not every machine finds the same checkpoint there; put the run folder where all "
+                    "see it"
+                )
+            prepared = prepare(config, processes, with_weights=checkpoint is None, with_check=True)
+            with contextlib.closing(_Run(config, processes, prepared, checkpoint)) as run:
+                exit_code = run.train_epochs(stop)
+        result = TrainingResult(folder=config.out, best=run.position.best, report=run.report, exit_code=exit_code)
+        if config.report and exit_code == 0 and processes.is_first:
+            # Outside the group: the other processes have nothing to wait for.
+            return dataclasses.replace(result, page=write_training_report(config, prepared, processes.device))
     return result
 
 
