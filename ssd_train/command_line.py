@@ -29,6 +29,7 @@ from ssd_train.errors import OwnPartError, SSDDeployError
 from ssd_train.options import Option, about
 from ssd_train.shortage import shortage_of
 from ssd_train.standard_streams import READER_GONE, use_lasting_streams
+from ssd_train.temporary import remove_at_exit
 
 USER_ERROR = 2
 
@@ -253,6 +254,7 @@ def run(app: typer.Typer) -> NoReturn:
     # OpenCV, once it is loaded, would print lines of its own around our errors.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     output = use_lasting_streams()
+    remove_at_exit()
     with raised_as_ended():
         try:
             app()

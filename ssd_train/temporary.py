@@ -6,6 +6,7 @@ import functools
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ def temporary_folder() -> Iterator[Path]:
 
 def kept_folder() -> Path:
     """Return a new empty folder, which is removed when the process ends."""
-    _remove_at_exit()
+    remove_at_exit()
     folder = Path(tempfile.gettempdir()) / f"{PREFIX}{secrets.token_hex(8)}"
     # Noted before it is there: a signal may come between the two, and `mkdtemp` would not say what it had made.
     _folders[folder] = os.getpid()
@@ -37,9 +38,14 @@ def kept_folder() -> Path:
 
 
 def remove_temporary_folders() -> None:
-    """Remove all of them now."""
+    """Remove all of them now, and the one that PyTorch makes on its import where nothing came to be in it."""
     for folder in list(_folders):
         _remove(folder)
+    of_torch = sys.modules.get("torch._inductor.runtime.cache_dir_utils")
+    if of_torch is not None:
+        # AttributeError: another version of PyTorch.
+        with contextlib.suppress(OSError, AttributeError):
+            os.rmdir(of_torch.default_cache_dir())
 
 
 def _remove(folder: Path) -> None:
@@ -49,5 +55,6 @@ def _remove(folder: Path) -> None:
 
 
 @functools.cache
-def _remove_at_exit() -> None:
+def remove_at_exit() -> None:
+    """Have them removed when the process ends."""
     atexit.register(remove_temporary_folders)

@@ -7,6 +7,7 @@ epoch). A position in it is all there is to resume from, and processes cut each 
 
 import dataclasses
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssd_train.cpus import available_cpus
 from ssd_train.datasets.dataset import Sample
+from ssd_train.ending_signals import ENDING_SIGNALS
 from ssd_train.errors import DatasetError, ImageError, OwnPartError
 from ssd_train.training.augment import render, sample_colour, sample_geometry
 from ssd_train.training.augmentation import DEFAULT_AUGMENTATION, Augmentation
@@ -277,10 +279,13 @@ def batches(
 
 
 def _start_worker(worker: int) -> None:
-    # A group of its own: Ctrl-C reaches every process of the terminal's group, and the training that answers
-    # it by saving still needs its workers.
+    # The training that answers a signal by saving still needs its workers, and ends them itself. Ctrl-C reaches every
+    # process of the terminal's group, which a group of its own stays out of; batch systems and service managers tell
+    # every process of a job.
     if hasattr(os, "setpgid"):  # not on Windows
         os.setpgid(0, 0)
+    for number in ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     # A process an image: threads inside would only get in each other's way.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

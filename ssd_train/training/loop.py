@@ -62,7 +62,7 @@ def train(config: TrainingConfig) -> TrainingResult:
     if config.report:
         check_packages()
     with contextlib.ExitStack() as held:
-        with cpu_threads(config.threads), joined(config.device) as processes, StopRequest() as stop:
+        with cpu_threads(config.threads), joined(config.device) as processes:
             if processes.is_first:
                 # Before the checkpoint is read: a training that is about to end would save a later one.
                 held.enter_context(held_run_folder(config.out))
@@ -74,13 +74,18 @@ def train(config: TrainingConfig) -> TrainingResult:
                     "see it"
                 )
             prepared = prepare(config, processes, with_weights=checkpoint is None, with_check=True)
-            with contextlib.closing(_Run(config, processes, prepared, checkpoint)) as run:
-                exit_code = run.train_epochs(stop)
+            # Up to here a signal ends the process at once: there is nothing to save yet.
+            with StopRequest() as stop, contextlib.closing(_Run(config, processes, prepared, checkpoint)) as run:
+                exit_code = run.train_until_stopped(stop)
         result = TrainingResult(folder=config.out, best=run.position.best, report=run.report, exit_code=exit_code)
         if config.report and exit_code == 0 and processes.is_first:
             # Outside the group: the other processes have nothing to wait for.
             return dataclasses.replace(result, page=write_training_report(config, prepared, processes.device))
     return result
+
+
+class _ValidationStopped(Exception):
+    """Ends a validation that a signal came into."""
 
 
 class _Run:
@@ -114,11 +119,21 @@ class _Run:
         if processes.is_first:
             self.recorder = RunRecorder(config, prepared, self.stream, self.position, processes)
 
-    def train_epochs(self, stop: StopRequest) -> int:
-        """Train what is left of all epochs; returns the exit code."""
+    def train_until_stopped(self, stop: StopRequest) -> int:
+        """Train what is left of all epochs, or until a signal asks to stop; returns the exit code."""
+        try:
+            is_stopped = self.train_epochs(stop)
+        except _ValidationStopped:
+            is_stopped = True
+        if is_stopped and self.recorder is not None:
+            self.recorder.record_stop()
+        return EXIT_CODE_OF_SIGNAL + (stop.signal_number or signal.SIGTERM) if is_stopped else 0
+
+    def train_epochs(self, stop: StopRequest) -> bool:
+        """Train what is left of all epochs; returns whether a process was asked to stop before their end."""
         position, stream, recorder = self.position, self.stream, self.recorder
         with progress_bar(position.step, stream.total_steps, is_shown=self.processes.is_first) as show_progress:
-            self._catch_up_validation(show_progress)
+            self._catch_up_validation(show_progress, stop)
             loader = self._load_batches()
             metric_logger = MetricLogger(
                 position,
@@ -142,15 +157,13 @@ class _Run:
                         recorder.record_epoch(epoch, values)
                 self._save_checkpoint()
                 if is_end and not is_stopped and self._is_validation_due(epoch):
-                    self._validate(epoch, show_progress)
+                    self._validate(epoch, show_progress, stop)
                     self._save_checkpoint()
                 if is_stopped:
-                    if recorder is not None:
-                        recorder.record_stop()
-                    return EXIT_CODE_OF_SIGNAL + (stop.signal_number or signal.SIGTERM)
+                    return True
         if recorder is not None:
             recorder.record_end(self.trainer.kept_network)
-        return 0
+        return False
 
     def _load_batches(self) -> Iterator[Batch]:
         """Load this process's part of every batch that is left, ahead of the steps."""
@@ -204,15 +217,23 @@ class _Run:
             return False
         return not position.is_amid_epoch and position.epochs - position.best_epochs >= patience
 
-    def _catch_up_validation(self, show_progress: ShowProgress) -> None:
+    def _catch_up_validation(self, show_progress: ShowProgress, stop: StopRequest) -> None:
         """Validate now where the checkpoint was saved between an epoch's end and its validation."""
         position, epoch = self.position, self.position.epochs - 1
         is_end = epoch >= 0 and not position.is_amid_epoch
         if is_end and position.validated_epochs <= epoch and self._is_validation_due(epoch):
-            self._validate(epoch, show_progress)
+            self._validate(epoch, show_progress, stop)
             self._save_checkpoint()
 
-    def _validate(self, epoch: int, show_progress: ShowProgress) -> None:
+    def _validate(self, epoch: int, show_progress: ShowProgress, stop: StopRequest) -> None:
+        """Validate. Raises _ValidationStopped after a signal, where this process is alone and nobody waits for it."""
+
+        def on_progress(done: int) -> None:
+            show_progress(position.step, f"validation, {done} images")
+            if stop.signal_number and processes.count == 1:
+                # The checkpoint is of before; whoever goes on from it validates first.
+                raise _ValidationStopped
+
         network, processes, position = self.trainer.kept_network, self.processes, self.position
         validation, layout = self.prepared.validation, self.prepared.source.layout
         loss = ValidationLoss(network, processes.part(validation.samples), layout.training_boxes)
@@ -223,7 +244,7 @@ class _Run:
             metric=layout.metric,
             batch_size=self.config.test_batch_size,
             workers=available_workers(self.config.workers, processes.local_count) or 1,
-            on_progress=lambda done: show_progress(position.step, f"validation, {done} images"),
+            on_progress=on_progress,
             on_predictions=loss.add,
         )
         losses = loss.mean(processes)
