@@ -1,4 +1,4 @@
-"""Runs commands in processes of their own without starting Python each time, so that a fault costs no more than it does.
+"""Runs commands in processes of their own without starting Python each time.
 
 As a script it is the server: it imports what commands import, and forks for each request. What is forked is what the
 `ssd-deploy` script is, from its streams to the interpreter's end. As a module it is the client, `Forking`.
@@ -44,8 +44,9 @@ class Running(NamedTuple):
         read = ((self.folder / name) for name in ("stdout", "stderr"))
         return Ended(code, *(path.read_text(errors="replace") if path.is_file() else "" for path in read))
 
-    def has_ended(self) -> bool:
-        return bool(self.server.ask(ended=self.pid))
+    def kill(self) -> None:
+        # It may have ended, but it is not waited for, so its number is still its own.
+        os.kill(self.pid, signal.SIGKILL)
 
 
 class Forking:
@@ -93,18 +94,10 @@ def serve() -> dict[str, Any]:
     """Answer requests; returns in each process that was forked, with what it is to do."""
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
-    statuses: dict[int, int] = {}
     for line in requests:
         request = json.loads(line)
         if "wait" in request:
-            pid = request["wait"]
-            answer: Any = statuses[pid] if pid in statuses else os.waitpid(pid, 0)[1]
-        elif "ended" in request:
-            pid = request["ended"]
-            if pid not in statuses:
-                done, status = os.waitpid(pid, os.WNOHANG)
-                statuses |= {pid: status} if done else {}
-            answer = pid in statuses
+            answer = os.waitpid(request["wait"], 0)[1]
         else:
             answer = os.fork()
             if not answer:
