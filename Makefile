@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # A process a core, and a thread each.
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: install demo quick test test-engines test-engines-ci test-gpu test-oracle lint types light clean
+.PHONY: install demo quick test test-engines test-engines-ci test-gpu test-oracle faults lint types light clean
 
 install: $(VENV)/installed
 
@@ -62,6 +62,10 @@ test-gpu: $(VENV)/installed
 $(BINDINGS)/made: $(VENV)/installed tests/bindings/make_bindings.sh
 	PYTHON=$(BIN)/python bash tests/bindings/make_bindings.sh $(BINDINGS)
 	touch $@
+
+# What must not be lost where processes are killed, disks full, streams broken: see docs/reliability.md.
+faults: $(VENV)/installed
+	$(PARALLEL) tests/faults
 
 # Everything against GluonCV itself, in an environment of its own; its outputs are kept in .oracle.
 test-oracle: $(VENV)/installed
