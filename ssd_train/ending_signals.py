@@ -50,10 +50,12 @@ class _State:
     Attributes:
         holds: blocks of `held` that are open; below 1 a signal is raised at once.
         noted: the signal that came in them; 0 for none.
+        first: the signal that came first; 0 for none.
     """
 
     holds = 0
     noted = 0
+    first = 0
 
 
 def heard_signals() -> list[signal.Signals]:
@@ -66,12 +68,17 @@ def heard_signals() -> list[signal.Signals]:
 def raised_as_ended() -> Iterator[None]:
     """Within the block the first ending signal raises `Ended` in the main thread; a second one ends the process."""
     before: dict[signal.Signals, Any] = {number: signal.signal(number, _first) for number in heard_signals()}
-    _State.noted = 0
+    _State.noted = _State.first = 0
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def exit_code_so_far() -> int:
+    """Return the shell's exit code for the ending signal that came, for work that went on to report; 0 for none."""
+    return EXIT_CODE_OF_SIGNAL + _State.first if _State.first else 0
 
 
 @contextlib.contextmanager
@@ -125,6 +132,7 @@ def end_at_once_by_signals() -> None:
 
 def _first(number: int, frame: types.FrameType | None) -> None:
     end_at_once_by_signals()
+    _State.first = number
     if _State.holds > 0:
         _State.noted = number
     else:

@@ -22,6 +22,7 @@ from ssd_deploy.cli.options import (
 from ssd_deploy.model_source import converted
 from ssd_deploy.parity.criteria import Criteria
 from ssd_train.command_line import Result, check_results, parse_list, parse_numbers
+from ssd_train.ending_signals import exit_code_so_far
 from ssd_train.precisions import PRECISIONS
 from ssd_train.temporary import temporary_folder
 
@@ -177,4 +178,4 @@ def benchmark(
         )
     if chart is not None:
         write_chart(report, chart)
-    return Result(text=report.text(output_width()), data=report.to_dict())
+    return Result(text=report.text(output_width()), data=report.to_dict(), exit_code=exit_code_so_far())

@@ -8,7 +8,7 @@ epoch). A position in it is all there is to resume from, and processes cut each 
 import dataclasses
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -263,6 +263,9 @@ def batches(
     Args:
         workers: worker processes; 0 loads in this one.
         pin_memory: put batches where a GPU can fetch them by itself.
+
+    Raises:
+        OwnPartError: a worker process was ended from outside.
     """
     loader = DataLoader(
         images,
@@ -275,7 +278,21 @@ def batches(
         # A generator of its own: the loader draws from it, and the global one belongs to the training.
         generator=torch.Generator(),
     )
-    return iter(loader)
+    return _told(loader)
+
+
+def _told(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield what a loader does. Raises OwnPartError where one of its processes was ended, as for want of memory."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise OwnPartError(
+            "a process that loads images was ended from outside, perhaps for want of memory; use fewer workers, and go "
+            "on with resume",
+            arguments=("workers", "resume"),
+        ) from error
 
 
 def _start_worker(worker: int) -> None:

@@ -129,6 +129,20 @@ def test_processes_that_load_images_leave_signals_to_their_training_and_end_with
     assert not session(running.pid)
 
 
+def test_a_process_that_loads_images_and_is_killed_is_one_sentence(
+    server: Forking, material: Material, out: Path
+) -> None:
+    values = TRAINING | {"dataset": material.data, "out": out, "workers": 2, "epochs": 500, "val-interval": 500}
+    running = server.start("train", *options(values), quick=True)
+    wait_for(out / "metrics.jsonl")
+    for pid in session(running.pid) - {running.pid}:
+        subprocess.run(["kill", "-KILL", str(pid)], check=False)
+    ended = running.wait()
+    assert ended.code == 2 and "Traceback" not in ended.stderr, ended
+    assert ended.stderr.splitlines()[-1].startswith("Error: a process that loads images was ended from outside")
+    assert not session(running.pid)
+
+
 def wait_for(path: Path, limit_s: float = 60) -> None:
     end = time.monotonic() + limit_s
     while not (path.is_file() and path.stat().st_size):
