@@ -20,7 +20,8 @@ PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 ORACLE_REFERENCE := ORACLE_PYTHON=$(ORACLE_PYTHON) bash tests/oracle/make_reference.sh
 
-.PHONY: install demo quick test test-engines test-engines-ci test-gpu test-oracle oracle-reference lint types light clean
+.PHONY: install demo quick test test-engines test-engines-ci test-gpu test-oracle oracle-reference faults lint types \
+	light clean
 
 install: $(VENV)/installed
 
@@ -68,6 +69,10 @@ test-gpu: $(VENV)/installed
 $(BINDINGS)/made: $(VENV)/installed tests/bindings/make_bindings.sh
 	PYTHON=$(BIN)/python bash tests/bindings/make_bindings.sh $(BINDINGS)
 	touch $@
+
+# What must not be lost where processes are killed, disks full, streams broken: see docs/reliability.md.
+faults: $(VENV)/installed
+	$(PARALLEL) tests/faults
 
 # Everything against GluonCV itself, in an environment of its own; its outputs are kept in .oracle.
 test-oracle: $(VENV)/installed

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import random
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from ssd_train.errors import DatasetError, ImageError
 from ssd_train.files import sha256_of_file
 from ssd_train.preprocess import load_image, preprocess
 from ssd_train.spec import INPUT_NAME, DetectorSpec
+from ssd_train.temporary import temporary_folder
 
 log = logging.getLogger(__name__)
 
@@ -116,13 +116,13 @@ def calibrate(
 
 def _measure(network: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], method: str) -> TensorsData:
     calibrator_method, options = METHODS[method]
-    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
-        path = Path(folder) / "network.onnx"
+    with temporary_folder() as folder:
+        path = folder / "network.onnx"
         onnx.save(network, path)
         calibrator = create_calibrator(
             path,
             MEASURED_OPERATORS,
-            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            augmented_model_path=str(folder / "augmented.onnx"),
             calibrate_method=CalibrationMethod[calibrator_method],
             extra_options=options,
         )

@@ -5,8 +5,6 @@ and until then holds them twice. Saved, neither is done again. Elsewhere such a 
 """
 
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -17,12 +15,13 @@ from export.graph import ExportedGraph
 from export.session import open_session, quiet_options
 from export.step import OnProgress, Rewritten
 from ssd_train.spec import RAW_NAMES
+from ssd_train.temporary import temporary_folder
 
 
 def rewrite(source: ExportedGraph, settings: Any, on_progress: OnProgress | None) -> Rewritten:
     """The step of `export.steps`: a file that gives the same detections to the last bit on this CPU."""
-    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
-        saved = Path(folder) / "saved.onnx"
+    with temporary_folder() as folder:
+        saved = folder / "saved.onnx"
         options = quiet_options()
         options.optimized_model_filepath = str(saved)
         open_session(source.model.SerializeToString(), str(source.path), options)

@@ -27,6 +27,7 @@ from ssd_deploy.stream import detect_source
 from ssd_deploy.tiling import Tiling
 from ssd_deploy.tracking import Tracker, check_installed
 from ssd_train.detections import PaddedDetections
+from ssd_train.ending_signals import held, let_through, raise_noted
 from ssd_train.errors import ResultError, SSDDeployError
 from ssd_train.evaluation.loop import Found
 from ssd_train.thresholds import Keeping, nothing_found
@@ -60,8 +61,9 @@ def detect_sources(
     """Detect in all sources and write results.
 
     What cannot be read is reported, as is a picture's result that cannot be written for its name or size, and the rest
-    goes on. Whatever ends the run, Ctrl-C too, what was found up to then is written and stays; Ctrl-C is the ordinary
-    end of a camera or a stream. Boxes in results are xyxy in pixels of the upright picture, clipped to it.
+    goes on. Whatever ends the run, Ctrl-C and other ending signals too, what was found up to then is written and stays;
+    such a signal is the ordinary end of a camera or a stream. Boxes in results are xyxy in pixels of the upright
+    picture, clipped to it.
 
     Args:
         detector: any.
@@ -97,18 +99,22 @@ def detect_sources(
     writers = {name: RESULTS[name].open(run) for name in chosen}
     detecting = _Detecting(detector, run, tiling, viewer, workers, on_progress)
     is_complete, is_through = False, False
-    try:
-        for source, of_source in zip(sources, frames, strict=True):
-            kind = source.info.kind
-            if not detecting.is_stopped:
-                tracker = Tracker(float(source.info.rate) if source.info.rate else None) if track else None
-                detecting.run(source, of_source, [writers[name] for name, of in chosen.items() if kind in of], tracker)
-        is_through = True
-        is_complete = not detecting.is_stopped and all(source.is_whole for source in sources)
-    finally:
-        results = detecting.behind.close(writers, Ending(is_complete=is_complete, errors=detecting.errors))
-        if results and not is_through:
-            _log.warning("broken off; what was found up to then is in %s", out_dir)
+    # A signal is answered between two frames: torn out of a queue's or a future's own code, it may leave a lock locked
+    # that the writers wait for.
+    with held():
+        try:
+            for source, of_source in zip(sources, frames, strict=True):
+                kind = source.info.kind
+                if not detecting.is_stopped:
+                    tracker = Tracker(float(source.info.rate) if source.info.rate else None) if track else None
+                    to = [writers[name] for name, of in chosen.items() if kind in of]
+                    detecting.run(source, of_source, to, tracker)
+            is_through = True
+            is_complete = not detecting.is_stopped and all(source.is_whole for source in sources)
+        finally:
+            results = detecting.behind.close(writers, Ending(is_complete=is_complete, errors=detecting.errors))
+            if results and not is_through:
+                _log.warning("broken off; what was found up to then is in %s", out_dir)
     done = detecting.sources()
     is_nothing = done and not any(source.detections for source in done)
     return Detected(
@@ -178,9 +184,12 @@ class _Detecting:
         is_picture = info.kind == "pictures"
         source.on_problem = self._note if is_picture else self._say
         start, count, detections, self._network_s = time.perf_counter(), 0, 0, 0.0
+        # A wait for a camera or for whoever looks on may never end.
+        may_wait = info.kind == "live" or self._viewer is not None
         try:
-            with contextlib.closing(self._found(source, frames)) as found:
+            with contextlib.closing(self._found(source, frames)) as found, let_through(may_wait):
                 for each in found:
+                    raise_noted()
                     outcome = self._outcome(each, tracker)
                     self.behind.add(outcome, tuple(writers))
                     count, detections = count + 1, detections + len(outcome.detections)
@@ -255,6 +264,7 @@ class _Detecting:
         )
 
     def _timed_network(self, images: NDArray[np.float32]) -> PaddedDetections:
+        raise_noted()
         start = time.perf_counter()
         answer = self._detector.runner.run(images)
         self._network_s += time.perf_counter() - start

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from ssd_deploy.progress import stage_progress
 from ssd_train.files import written_atomically
 from ssd_train.precisions import PRECISIONS
 from ssd_train.spec import PostprocessSettings
+from ssd_train.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD
@@ -48,8 +48,8 @@ def export_files(
     Raises:
         BackendError, ModelError, SSDDeployError: as `export_network` and `run_step`; what was written before stays.
     """
-    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as unseen:
-        made = export_precisions(network, precisions, settings, int8, out_dir if keeps_onnx else Path(unseen))
+    with temporary_folder() as unseen:
+        made = export_precisions(network, precisions, settings, int8, out_dir if keeps_onnx else unseen)
         files = [each.path for each in made if each.path is not None]
         results = made if keeps_onnx else [keep_reports(each, out_dir) for each in made]
         results += rewrite_for_cpu(files, out_dir, winograd=winograd, optimize=optimize)
@@ -68,8 +68,8 @@ def export_precisions(
     results = []
     for name in precisions:
         if PRECISIONS[name].needs_calibration:
-            with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as unseen:
-                results.append(run_step(name, export_network(network, Path(unseen), "fp32", settings), folder, int8))
+            with temporary_folder() as unseen:
+                results.append(run_step(name, export_network(network, unseen, "fp32", settings), folder, int8))
         else:
             path = export_network(network, folder, name, settings)
             results.append(StepResult(path=path, checked="raw predictions and detections beside PyTorch's"))

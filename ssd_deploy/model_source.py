@@ -6,7 +6,6 @@ come through `find_model` and `open_runner`.
 
 import dataclasses
 import logging
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from ssd_train.paths import user_path
 from ssd_train.precisions import PRECISIONS, in_precision
 from ssd_train.requirements import require
 from ssd_train.spec import PostprocessSettings
+from ssd_train.temporary import temporary_folder
 from ssd_train.weights.store import Progress, silent
 
 if TYPE_CHECKING:
@@ -199,8 +199,8 @@ def open_runner(
     if row.runs_networks:
         return open_model(row, in_precision(network, precision), options)
     logger.info("%s runs files: exporting %s for it", row.name, source.name)
-    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
-        path = export_network(network, Path(folder), precision, options.settings, int8)
+    with temporary_folder() as folder:
+        path = export_network(network, folder, precision, options.settings, int8)
         return open_model(row, path, dataclasses.replace(options, settings=None))
 
 
@@ -214,8 +214,8 @@ def _open_content(content: bytes, backend: str, options: RunOptions) -> "Runner"
     logger.info("opening a model in memory in %s", row.name)
     if row.opens_bytes:
         return open_model(row, content, options)
-    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
-        path = Path(folder) / "model.onnx"
+    with temporary_folder() as folder:
+        path = folder / "model.onnx"
         path.write_bytes(content)
         return open_model(row, path, options)
 
@@ -269,8 +269,8 @@ def export_network(
     from export.steps import STEPS
 
     STEPS[precision].check(int8)
-    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as float_folder:
-        float_file = export_onnx(network, Path(float_folder), settings=settings)
+    with temporary_folder() as float_folder:
+        float_file = export_onnx(network, float_folder, settings=settings)
         path = STEPS[precision].apply(float_file, folder, int8).path
     assert path is not None
     return path

@@ -11,6 +11,7 @@ import typer
 
 from ssd_train.command_line import Result, written
 from ssd_train.cpus import cpu_threads
+from ssd_train.ending_signals import heard_signals
 from ssd_train.errors import BackendError
 from ssd_train.training.config import FIELDS, TYPES, TrainingConfig, resolve, resolve_run
 from ssd_train.training.recipes import RECIPES
@@ -131,15 +132,19 @@ def _start_torchrun(ctx: typer.Context, config: TrainingConfig, gpus: int) -> No
 
     from ssd_train.networks.zoo import find_network
     from ssd_train.training.checkpoint import check_folder
+    from ssd_train.training.run_lock import held_run_folder
 
     there = torch.cuda.device_count()
     if gpus > there:
         raise BackendError(
             f"gpus {gpus}: this machine has {there} that torch {torch.__version__} can use", arguments=("gpus",)
         )
-    check_folder(config)
+    with held_run_folder(config.out):
+        check_folder(config)
     find_network(config.network)
     config.source()
+    # By default it passes on fewer signals than a training answers, and one that was to be ignored, as by nohup.
+    os.environ.setdefault("PET_SIGNALS_TO_HANDLE", ",".join(number.name for number in heard_signals()))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)]
     os.execv(sys.executable, [sys.executable, *launcher, "-m", "ssd_train", *_as_written(ctx)])
 

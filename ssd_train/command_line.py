@@ -10,25 +10,29 @@ import contextvars
 import dataclasses
 import functools
 import inspect
-import io
 import logging
 import os
+import signal
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
 from ssd_train.cpus import Computing, cpu_threads
+from ssd_train.ending_signals import EXIT_CODE_OF_SIGNAL, Ended, end_at_once_by_signals, held, raised_as_ended
 from ssd_train.errors import OwnPartError, SSDDeployError, first_line
 from ssd_train.options import Option, about
 from ssd_train.paths import user_path
 from ssd_train.pixel_limit import ReadingPictures, pixel_limit
 from ssd_train.printable import one_line, printable
+from ssd_train.shortage import shortage_of
+from ssd_train.standard_streams import READER_GONE, use_lasting_streams
+from ssd_train.temporary import remove_at_exit
 
 USER_ERROR = 2
 
@@ -100,7 +104,8 @@ def as_command(function: Callable[..., Result]) -> Callable[..., None]:
                 ctx.with_resource(pixel_limit(arguments[name].max_pixels))
         with told_on_standard_error(quiet):
             result = function(**arguments)
-            emit(result, json_path)
+            with held():
+                emit(result, json_path)
         if result.exit_code:
             ctx.exit(result.exit_code)
 
@@ -111,19 +116,24 @@ def as_command(function: Callable[..., Result]) -> Callable[..., None]:
 
 
 def emit(result: Result, json_path: Path | None) -> None:
-    """Print a result and write its data; with `--json -` the data alone goes to standard output."""
+    """Write a result's data and print its text; with `--json -` the data alone goes to standard output.
+
+    The file first, whatever becomes of the print; and the text even where the file cannot be written.
+    """
     data = {"schema_version": SCHEMA_VERSION, **result.data}
     if json_path == STANDARD_OUTPUT:
         from ssd_train.files import to_json
 
-        print(printable(to_json(data, encoding=sys.stdout.encoding or "ascii")))
+        print(printable(to_json(data)))
         return
-    if result.text:
-        print(printable(result.text), flush=True)
-    if json_path is not None:
-        from ssd_train.files import write_json
+    try:
+        if json_path is not None:
+            from ssd_train.files import write_json
 
-        write_json(json_path, data)
+            write_json(json_path, data)
+    finally:
+        if result.text:
+            print(printable(result.text), flush=True)
 
 
 def check_results(*paths: Path | None) -> None:
@@ -243,18 +253,50 @@ def parse_numbers(text: str | None, name: str) -> tuple[int, ...]:
 # --- Running a command ---
 
 
-def print_all_letters() -> None:
-    """Print a letter that the terminal's encoding lacks, and what is no text in a file's name, as an escape."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+def run(app: typer.Typer) -> NoReturn:
+    """Run a command line as what this process is for, and end the process.
+
+    Whatever happens to the standard streams, the work goes on to its end; where standard output then lacks something,
+    the exit code says so. Ending signals do what Ctrl-C does.
+    """
+    # OpenCV, once it is loaded, would print lines of its own around our errors.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    output = use_lasting_streams()
+    remove_at_exit()
+    with raised_as_ended():
+        try:
+            app()
+            code: Any = 0
+        except SystemExit as error:
+            code = error.code
+    end_at_once_by_signals()
+    sys.stdout.flush()
+    if output is not None and output.error is not None:
+        if output.error.errno in READER_GONE:
+            # As of a process that SIGPIPE ended, which is how other tools end.
+            sys.exit(code or EXIT_CODE_OF_SIGNAL + signal.SIGPIPE)
+        reason = output.error.strerror
+        print(f"Error: standard output cannot be written ({reason}); make room, or send it elsewhere", file=sys.stderr)
+        sys.exit(code or USER_ERROR)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def ended_by_signal(*, is_first: bool) -> Iterator[None]:
+    """Within the block, turn an ending signal into an exit with the shell's code for it, once all is undone."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Ended) else signal.SIGINT
+        if is_first:
+            print(f"ended by {signal.Signals(number).name}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_CODE_OF_SIGNAL + number)
 
 
 class Command(TyperCommand):
     """A command that refuses an option that is given twice, and whose errors name its options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        print_all_letters()
         args = self._with_bare_values(args)
         # The order names an option once for each time it was given.
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -266,7 +308,8 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         options = {param.name: param.opts[-1] for param in self.params if param.param_type_name == "option"}
         # Torchrun starts several processes of one command, and tells each which it is.
-        with user_errors(is_first=os.environ.get("LOCAL_RANK", "0") == "0", options=options):
+        is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+        with ended_by_signal(is_first=is_first), user_errors(is_first=is_first, options=options):
             return super().invoke(ctx)
 
     def _with_bare_values(self, args: list[str]) -> list[str]:
@@ -288,6 +331,7 @@ def user_errors(*, is_first: bool = True, options: Mapping[str, str] | None = No
         options: argument's name -> the option that it comes from, for the errors that name their arguments.
     """
     is_told = is_first
+    sentence: str | None
     try:
         yield
     except SSDDeployError as error:
@@ -298,15 +342,19 @@ def user_errors(*, is_first: bool = True, options: Mapping[str, str] | None = No
             sentence += f" ({', '.join(missing)})"
         is_told |= isinstance(error, OwnPartError)
     except OSError as error:
-        # What the system refuses about a file that was named: no permission, a name too long, a full disk.
-        if error.filename is None:
+        # What the system refuses about a file that was named: no permission, a name too long.
+        refused = f"{error.filename}: {error.strerror}; check the path" if error.filename is not None else None
+        sentence = shortage_of(error) or refused
+        if sentence is None:
             raise
-        sentence = f"{error.filename}: {error.strerror}; check the path"
     except ImportError as error:
         # A package that every installation has, or one that fails only at what is imported of it.
         sentence = f"{error.name or 'a package'} does not load ({first_line(error)}); reinstall it, or free some memory"
-    except MemoryError:
-        sentence = "there is too little memory; free some, or work on less at a time"
+    except Exception as error:
+        # Noticed by a library that has errors of its own.
+        sentence = shortage_of(error)
+        if sentence is None:
+            raise
     else:
         return
     if is_told:

@@ -203,22 +203,16 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def to_json(value: Any, *, indent: int | None = 2, encoding: str = "utf-8") -> str:
+def to_json(value: Any, *, indent: int | None = 2) -> str:
     r"""Return JSON; NaN becomes null, since JSON has no NaN.
 
     Lone surrogates, as a name that is not UTF-8 has them, become escapes (`\udce9`), which JSON's readers turn back.
-    With `encoding`, of a screen, everything that it has no letters for does, too.
 
     Args:
         indent: spaces a level; None for one line.
     """
-    text = escaped_surrogates(json.dumps(without_nan(value), indent=indent, ensure_ascii=False, allow_nan=False))
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        # Letters are in texts alone; those beyond 16 bits are two escapes.
-        return re.sub(r"[^\x00-\x7f]", lambda letter: json.dumps(letter[0])[1:-1], text)
-    return text
+    text = json.dumps(without_nan(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return escaped_surrogates(text)
 
 
 def without_nan(value: Any) -> Any:

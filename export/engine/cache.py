@@ -5,7 +5,6 @@ cache/locks/<the same>.lock                                  held by who builds 
 cache/timing/<flavour>-<version>-<card>.cache                measurements, TensorRT's alone
 """
 
-import atexit
 import contextlib
 import dataclasses
 import functools
@@ -13,8 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +25,7 @@ from ssd_train.files import check_writable, sha256_of_file, written_atomically
 from ssd_train.paths import user_path
 from ssd_train.shared_folder import make_way
 from ssd_train.spec import DetectorSpec
+from ssd_train.temporary import kept_folder
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -130,9 +128,7 @@ def writable_cache(cache: Path, name: str) -> Path:
 @functools.cache
 def process_cache() -> Path:
     """Return a cache folder that is removed when this process ends."""
-    folder = tempfile.mkdtemp(prefix="ssd-deploy-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+    return kept_folder()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Images to measure with: the user's, or generated ones of a photograph's size and detail."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from ssd_deploy.benchmark.measure import MOST_IMAGES
 from ssd_train.encode import encoded
+from ssd_train.temporary import temporary_folder
 
 GENERATED_COUNT = 16
 GENERATED_SIZE = (480, 640)
@@ -25,8 +25,8 @@ def benchmark_images(paths: Sequence[Path]) -> Iterator[tuple[list[Path], str]]:
         text = f"{len(used)} files" if len(used) == len(paths) else f"the first {len(used)} of {len(paths)} files"
         yield used, f"{text}, {_mean_kilobytes(used):.0f} kB on average"
         return
-    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
-        files = [_write_jpeg(Path(folder) / f"generated{seed}.jpg", seed) for seed in range(GENERATED_COUNT)]
+    with temporary_folder() as folder:
+        files = [_write_jpeg(folder / f"generated{seed}.jpg", seed) for seed in range(GENERATED_COUNT)]
         height, width = GENERATED_SIZE
         yield files, f"{len(files)} generated JPEGs of {width} x {height}, {_mean_kilobytes(files):.0f} kB on average"
 

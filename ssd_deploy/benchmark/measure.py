@@ -170,7 +170,7 @@ def measure(
         # What was measured up to then is worth more than nothing.
         if not rows:
             raise
-        skipped.append("stopped by Ctrl-C: further batch sizes were not measured")
+        skipped.append("stopped by Ctrl-C or another signal: further batch sizes were not measured")
     if not rows:
         raise BackendError(f"nothing is left to measure: {'; '.join(skipped)}")
     on_turn(total, total)

@@ -3,7 +3,6 @@
 A file a group of commands. Whatever is heavy is imported inside its command, so that `--help` answers at once.
 """
 
-import os
 from collections.abc import Callable
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 
 from ssd_deploy.cli import build, compare, data, detect, weights
 from ssd_train.cli import train
-from ssd_train.command_line import Result, add_command, print_all_letters
+from ssd_train.command_line import Result, add_command, run
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,7 +63,4 @@ for name, function in COMMANDS.items():
 
 def main() -> None:
     """Entry point of the `ssd-deploy` script."""
-    # OpenCV, once it is loaded, would print lines of its own around our errors.
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-    print_all_letters()
-    app()
+    run(app)

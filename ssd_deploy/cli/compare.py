@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +22,9 @@ from ssd_deploy.cli.options import (
 from ssd_deploy.model_source import converted
 from ssd_deploy.parity.criteria import Criteria
 from ssd_train.command_line import Result, check_results, parse_list, parse_numbers
+from ssd_train.ending_signals import exit_code_so_far
 from ssd_train.precisions import PRECISIONS
+from ssd_train.temporary import temporary_folder
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def parity(
 
         dataset, metric = images_as_dataset(find_images(patterns)[: data.limit], class_names), None
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ssd-deploy-")))
+        folder = stack.enter_context(temporary_folder())
         network = loaded(reference)
         outcome = run_parity(
             network,
@@ -158,7 +159,7 @@ def benchmark(
     files = find_images(patterns) if patterns else []
     choices = parse_backends(backends) if backends is not None else None
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ssd-deploy-")))
+        folder = stack.enter_context(temporary_folder())
         measured = [
             Source.from_file(each.file)
             if each.file is not None
@@ -177,4 +178,4 @@ def benchmark(
         )
     if chart is not None:
         write_chart(report, chart)
-    return Result(text=report.text(output_width()), data=report.to_dict())
+    return Result(text=report.text(output_width()), data=report.to_dict(), exit_code=exit_code_so_far())

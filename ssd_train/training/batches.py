@@ -7,7 +7,8 @@ epoch). A position in it is all there is to resume from, and processes cut each 
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssd_train.cpus import available_cpus
 from ssd_train.datasets.dataset import Sample
+from ssd_train.ending_signals import ENDING_SIGNALS
 from ssd_train.errors import DatasetError, ImageError, OwnPartError
 from ssd_train.training.augment import render, sample_colour, sample_geometry
 from ssd_train.training.augmentation import DEFAULT_AUGMENTATION, Augmentation
@@ -261,6 +263,9 @@ def batches(
     Args:
         workers: worker processes; 0 loads in this one.
         pin_memory: put batches where a GPU can fetch them by itself.
+
+    Raises:
+        OwnPartError: a worker process was ended from outside.
     """
     loader = DataLoader(
         images,
@@ -273,14 +278,31 @@ def batches(
         # A generator of its own: the loader draws from it, and the global one belongs to the training.
         generator=torch.Generator(),
     )
-    return iter(loader)
+    return _told(loader)
+
+
+def _told(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield what a loader does. Raises OwnPartError where one of its processes was ended, as for want of memory."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise OwnPartError(
+            "a process that loads images was ended from outside, perhaps for want of memory; use fewer workers, and go "
+            "on with resume",
+            arguments=("workers", "resume"),
+        ) from error
 
 
 def _start_worker(worker: int) -> None:
-    # A group of its own: Ctrl-C reaches every process of the terminal's group, and the training that answers
-    # it by saving still needs its workers.
+    # The training that answers a signal by saving still needs its workers, and ends them itself. Ctrl-C reaches every
+    # process of the terminal's group, which a group of its own stays out of; batch systems and service managers tell
+    # every process of a job.
     if hasattr(os, "setpgid"):  # not on Windows
         os.setpgid(0, 0)
+    for number in ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     # A process an image: threads inside would only get in each other's way.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_train.cpus import cpu_threads
+from ssd_train.ending_signals import EXIT_CODE_OF_SIGNAL
 from ssd_train.errors import SSDDeployError
 from ssd_train.evaluation.evaluate import EvaluationReport
 from ssd_train.pixel_limit import pixel_limit
@@ -24,8 +25,9 @@ from ssd_train.training.processes import Processes, joined
 from ssd_train.training.recorder import RunRecorder
 from ssd_train.training.report import write_training_report
 from ssd_train.training.run_folder import RunFolder
+from ssd_train.training.run_lock import held_run_folder
 from ssd_train.training.step import Trainer
-from ssd_train.training.stop_request import EXIT_CODE_OF_SIGNAL, StopRequest
+from ssd_train.training.stop_request import StopRequest
 from ssd_train.training.validation_loss import ValidationLoss
 
 
@@ -56,31 +58,37 @@ def train(config: TrainingConfig) -> TrainingResult:
     Raises:
         BackendError: a report is asked for, and a package that it needs is not installed.
         SSDDeployError: anything that the configuration names does not exist or fit, an image cannot be read,
-            the loss is no longer finite, or the run folder cannot be written. What was saved before stays.
+            the loss is no longer finite, or the run folder cannot be written or is another training's. What was saved
+            before stays.
     """
     if config.report:
         check_packages()
-    with (
-        cpu_threads(config.threads),
-        pixel_limit(config.max_pixels),
-        joined(config.device) as processes,
-        StopRequest() as stop,
-    ):
-        checkpoint = find_checkpoint(config)
-        positions = processes.gather(None if checkpoint is None else checkpoint["position"]["images"])
-        if len(set(positions)) > 1:
-            raise SSDDeployError(
-                f"{config.out}: not every machine finds the same checkpoint there; put the run folder where all see it"
-            )
-        prepared = prepare(config, processes, with_weights=checkpoint is None, with_check=True)
-        with contextlib.closing(_Run(config, processes, prepared, checkpoint)) as run:
-            exit_code = run.train_epochs(stop)
-    result = TrainingResult(folder=config.out, best=run.position.best, report=run.report, exit_code=exit_code)
-    if config.report and exit_code == 0 and processes.is_first:
-        # Outside the group: the other processes have nothing to wait for.
-        with pixel_limit(config.max_pixels):
+    with contextlib.ExitStack() as held:
+        held.enter_context(pixel_limit(config.max_pixels))
+        with cpu_threads(config.threads), joined(config.device) as processes:
+            if processes.is_first:
+                # Before the checkpoint is read: a training that is about to end would save a later one.
+                held.enter_context(held_run_folder(config.out))
+            checkpoint = find_checkpoint(config)
+            positions = processes.gather(None if checkpoint is None else checkpoint["position"]["images"])
+            if len(set(positions)) > 1:
+                raise SSDDeployError(
+                    f"{config.out}: not every machine finds the same checkpoint there; put the run folder where all "
+                    "see it"
+                )
+            prepared = prepare(config, processes, with_weights=checkpoint is None, with_check=True)
+            # Up to here a signal ends the process at once: there is nothing to save yet.
+            with StopRequest() as stop, contextlib.closing(_Run(config, processes, prepared, checkpoint)) as run:
+                exit_code = run.train_until_stopped(stop)
+        result = TrainingResult(folder=config.out, best=run.position.best, report=run.report, exit_code=exit_code)
+        if config.report and exit_code == 0 and processes.is_first:
+            # Outside the group: the other processes have nothing to wait for.
             return dataclasses.replace(result, page=write_training_report(config, prepared, processes.device))
     return result
+
+
+class _ValidationStopped(Exception):
+    """Ends a validation that a signal came into."""
 
 
 class _Run:
@@ -114,11 +122,21 @@ class _Run:
         if processes.is_first:
             self.recorder = RunRecorder(config, prepared, self.stream, self.position, processes)
 
-    def train_epochs(self, stop: StopRequest) -> int:
-        """Train what is left of all epochs; returns the exit code."""
+    def train_until_stopped(self, stop: StopRequest) -> int:
+        """Train what is left of all epochs, or until a signal asks to stop; returns the exit code."""
+        try:
+            is_stopped = self.train_epochs(stop)
+        except _ValidationStopped:
+            is_stopped = True
+        if is_stopped and self.recorder is not None:
+            self.recorder.record_stop()
+        return EXIT_CODE_OF_SIGNAL + (stop.signal_number or signal.SIGTERM) if is_stopped else 0
+
+    def train_epochs(self, stop: StopRequest) -> bool:
+        """Train what is left of all epochs; returns whether a process was asked to stop before their end."""
         position, stream, recorder = self.position, self.stream, self.recorder
         with progress_bar(position.step, stream.total_steps, is_shown=self.processes.is_first) as show_progress:
-            self._catch_up_validation(show_progress)
+            self._catch_up_validation(show_progress, stop)
             loader = self._load_batches()
             metric_logger = MetricLogger(
                 position,
@@ -142,15 +160,13 @@ class _Run:
                         recorder.record_epoch(epoch, values)
                 self._save_checkpoint()
                 if is_end and not is_stopped and self._is_validation_due(epoch):
-                    self._validate(epoch, show_progress)
+                    self._validate(epoch, show_progress, stop)
                     self._save_checkpoint()
                 if is_stopped:
-                    if recorder is not None:
-                        recorder.record_stop()
-                    return EXIT_CODE_OF_SIGNAL + (stop.signal_number or signal.SIGTERM)
+                    return True
         if recorder is not None:
             recorder.record_end(self.trainer.kept_network)
-        return 0
+        return False
 
     def _load_batches(self) -> Iterator[Batch]:
         """Load this process's part of every batch that is left, ahead of the steps."""
@@ -204,15 +220,23 @@ class _Run:
             return False
         return not position.is_amid_epoch and position.epochs - position.best_epochs >= patience
 
-    def _catch_up_validation(self, show_progress: ShowProgress) -> None:
+    def _catch_up_validation(self, show_progress: ShowProgress, stop: StopRequest) -> None:
         """Validate now where the checkpoint was saved between an epoch's end and its validation."""
         position, epoch = self.position, self.position.epochs - 1
         is_end = epoch >= 0 and not position.is_amid_epoch
         if is_end and position.validated_epochs <= epoch and self._is_validation_due(epoch):
-            self._validate(epoch, show_progress)
+            self._validate(epoch, show_progress, stop)
             self._save_checkpoint()
 
-    def _validate(self, epoch: int, show_progress: ShowProgress) -> None:
+    def _validate(self, epoch: int, show_progress: ShowProgress, stop: StopRequest) -> None:
+        """Validate. Raises _ValidationStopped after a signal, where this process is alone and nobody waits for it."""
+
+        def on_progress(done: int) -> None:
+            show_progress(position.step, f"validation, {done} images")
+            if stop.signal_number and processes.count == 1:
+                # The checkpoint is of before; whoever goes on from it validates first.
+                raise _ValidationStopped
+
         network, processes, position = self.trainer.kept_network, self.processes, self.position
         validation, layout = self.prepared.validation, self.prepared.source.layout
         loss = ValidationLoss(network, processes.part(validation.samples), layout.training_boxes)
@@ -223,7 +247,7 @@ class _Run:
             metric=layout.metric,
             batch_size=self.config.test_batch_size,
             workers=available_workers(self.config.workers, processes.local_count) or 1,
-            on_progress=lambda done: show_progress(position.step, f"validation, {done} images"),
+            on_progress=on_progress,
             on_predictions=loss.add,
         )
         losses = loss.mean(processes)

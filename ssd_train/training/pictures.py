@@ -18,6 +18,7 @@ from ssd_train.training.config import TrainingConfig
 from ssd_train.training.input_batch import input_batch
 from ssd_train.training.prepare import Prepared, prepare
 from ssd_train.training.processes import Processes
+from ssd_train.training.run_lock import held_run_folder
 
 PREVIEW_NAME = "augmented.jpg"
 MAX_PREVIEW_IMAGES = 16
@@ -34,7 +35,9 @@ def preview(config: TrainingConfig) -> Path:
     processes = Processes(rank=0, count=1, device=torch.device("cpu"))
     with pixel_limit(config.max_pixels):
         prepared = prepare(config, processes, with_weights=False, with_check=False)
-        return write_preview(config.out, load_preview(prepared, config.seed), prepared)
+        batch = load_preview(prepared, config.seed)
+    with held_run_folder(config.out):
+        return write_preview(config.out, batch, prepared)
 
 
 def load_preview(prepared: Prepared, seed: int) -> Batch:

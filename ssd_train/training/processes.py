@@ -1,8 +1,10 @@
 """The processes that train together: one alone, or those that torchrun started."""
 
 import contextlib
+import ctypes
 import dataclasses
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +15,9 @@ from torch import Tensor
 from ssd_train.errors import BackendError
 
 Item = TypeVar("Item")
+
+# From Linux's prctl.h.
+PR_SET_PDEATHSIG = 1
 
 # What the other end's closing looks like to gloo.
 LEFT_ALONE = ("Connection closed by peer", "Connection reset by peer")
@@ -63,6 +68,12 @@ class Processes:
                 dist.broadcast(tensor, 0)
 
 
+def _end_with_parent() -> None:
+    """Have the system send SIGTERM when torchrun ends, which a kill keeps from sending it itself (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Processes]:
     """Join the processes that torchrun started, if it did, and leave them at the end.
@@ -95,6 +106,7 @@ def joined(device: str) -> Iterator[Processes]:
     if on_gpu:
         torch.cuda.set_device(chosen)
     if count > 1:
+        _end_with_parent()
         dist.init_process_group("nccl" if on_gpu else "gloo", device_id=chosen if on_gpu else None)
     try:
         yield Processes(rank=int(os.environ.get("RANK", "0")), count=count, device=chosen, local_count=local_count)

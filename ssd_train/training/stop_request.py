@@ -1,28 +1,29 @@
-"""SIGTERM and Ctrl-C as a request that the training answers between two steps, where it can save."""
+"""Signals that end a process as a request that the training answers between two steps, where it can save."""
 
 import signal
+import threading
 import types
 from typing import Any
 
-# What a shell reports for a process that a signal ended.
-EXIT_CODE_OF_SIGNAL = 128
+from ssd_train.ending_signals import heard_signals
 
 
 class StopRequest:
     """Within the block the first signal is noted; a second one ends the process at once.
 
+    Outside the main thread, which alone hears signals, none is.
+
     Attributes:
         signal_number: which came, 0 for none.
     """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self.signal_number = 0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in heard_signals()}
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -1,0 +1,60 @@
+"""Temporary folders that go with the process, whatever ends it, short of a kill."""
+
+import atexit
+import contextlib
+import functools
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+PREFIX = "ssd-deploy-"
+
+# Folder -> the process that made it: one that was forked from it has no business with them.
+_folders: dict[Path, int] = {}
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a new empty folder, which is removed at the block's end with all that is in it."""
+    folder = kept_folder()
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def kept_folder() -> Path:
+    """Return a new empty folder, which is removed when the process ends."""
+    remove_at_exit()
+    folder = Path(tempfile.gettempdir()) / f"{PREFIX}{secrets.token_hex(8)}"
+    # Noted before it is there: a signal may come between the two, and `mkdtemp` would not say what it had made.
+    _folders[folder] = os.getpid()
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def remove_temporary_folders() -> None:
+    """Remove all of them now, and the one that PyTorch makes on its import where nothing came to be in it."""
+    for folder in list(_folders):
+        _remove(folder)
+    of_torch = sys.modules.get("torch._inductor.runtime.cache_dir_utils")
+    if of_torch is not None:
+        # AttributeError: another version of PyTorch.
+        with contextlib.suppress(OSError, AttributeError):
+            os.rmdir(of_torch.default_cache_dir())
+
+
+def _remove(folder: Path) -> None:
+    if _folders.get(folder) == os.getpid():
+        shutil.rmtree(folder, ignore_errors=True)
+    _folders.pop(folder, None)
+
+
+@functools.cache
+def remove_at_exit() -> None:
+    """Have them removed when the process ends."""
+    atexit.register(remove_temporary_folders)
