@@ -265,7 +265,9 @@ def run(app: typer.Typer) -> NoReturn:
     remove_at_exit()
     with raised_as_ended():
         try:
-            app()
+            # Around each command, too, where the names of its options are known.
+            with user_errors():
+                app()
             code: Any = 0
         except SystemExit as error:
             code = error.code

@@ -5,9 +5,11 @@ As a script it is the server: it imports what commands import, and forks for eac
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ HERE = Path(__file__).resolve()
 
 
 class Ended(NamedTuple):
-    """How a command ended: the shell's exit code, and what it printed where that went to a file."""
+    """How a command ended: the shell's exit code, and what it printed."""
 
     code: int
     stdout: str
@@ -28,21 +30,16 @@ class Ended(NamedTuple):
 
 
 class Running(NamedTuple):
-    """A command that runs. `folder` holds its streams, and `tmp`, its folder of temporary files."""
+    """A command that runs, and its folder of temporary files."""
 
     server: "Forking"
     pid: int
-    folder: Path
-
-    @property
-    def tmp(self) -> Path:
-        return self.folder / "tmp"
+    tmp: Path
 
     def wait(self) -> Ended:
-        status = self.server.ask(wait=self.pid)
+        status, *printed = self.server.ask(wait=self.pid)
         code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        read = ((self.folder / name) for name in ("stdout", "stderr"))
-        return Ended(code, *(path.read_text(errors="replace") if path.is_file() else "" for path in read))
+        return Ended(code, *printed)
 
     def kill(self) -> None:
         # It may have ended, but it is not waited for, so its number is still its own.
@@ -53,6 +50,7 @@ class Forking:
     """The server, as its tests see it."""
 
     def __init__(self) -> None:
+        self._folder = tempfile.mkdtemp(prefix="faults-")
         root = HERE.parents[2]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(root)}
         self._process = subprocess.Popen(
@@ -73,10 +71,8 @@ class Forking:
                 of a limit of `resource` -> value; `ignore`: names of signals to ignore; `strikes`: arguments of
                 `patches.strike`; `quick`: leave a training's pictures out.
         """
-        folder = Path(tempfile.mkdtemp(prefix="faults-"))
-        (folder / "tmp").mkdir()
-        request = {"arguments": list(map(str, arguments)), "folder": str(folder), **faults}
-        return Running(self, self.ask(**request), folder)
+        folder = tempfile.mkdtemp(prefix="faults-", dir=self._folder)
+        return Running(self, self.ask(arguments=list(map(str, arguments)), folder=folder, **faults), Path(folder))
 
     def run(self, *arguments: object, **faults: Any) -> Ended:
         return self.start(*arguments, **faults).wait()
@@ -85,6 +81,7 @@ class Forking:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
+        shutil.rmtree(self._folder)
 
 
 # --- The server ---
@@ -94,29 +91,53 @@ def serve() -> dict[str, Any]:
     """Answer requests; returns in each process that was forked, with what it is to do."""
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    # pid -> what reads its two streams. Pipes, since limits of files are among the faults.
+    printed: dict[int, list[int]] = {}
     for line in requests:
         request = json.loads(line)
+        answer: Any
         if "wait" in request:
-            answer = os.waitpid(request["wait"], 0)[1]
+            answer = [os.waitpid(request["wait"], 0)[1], *map(_drain, printed.pop(request["wait"]))]
         else:
+            pipes = [os.pipe(), os.pipe()]
             answer = os.fork()
             if not answer:
-                os.close(requests.fileno())
-                os.close(answers.fileno())
+                for descriptor in (requests.fileno(), answers.fileno(), *sum(printed.values(), [])):
+                    os.close(descriptor)
+                for to, (read_end, write_end) in enumerate(pipes, start=1):
+                    os.close(read_end)
+                    os.dup2(write_end, to)
+                    os.close(write_end)
                 return request
+            for read_end, write_end in pipes:
+                os.close(write_end)
+                os.set_blocking(read_end, False)
+                # Enough for all that a command prints, since it is read at its end.
+                fcntl.fcntl(read_end, fcntl.F_SETPIPE_SZ, 1 << 20)
+            printed[answer] = [read_end for read_end, _ in pipes]
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
     os._exit(0)
+
+
+def _drain(read_end: int) -> str:
+    """Read what is there; a process that the command started may have the other end open still."""
+    parts = []
+    with contextlib.suppress(BlockingIOError):
+        while part := os.read(read_end, 1 << 20):
+            parts.append(part)
+    os.close(read_end)
+    return b"".join(parts).decode(errors="replace")
 
 
 def become(request: dict[str, Any]) -> None:
     """Make this process what a shell would have started, with its faults."""
     os.setsid()
     folder = Path(request["folder"])
-    os.environ["TMPDIR"], tempfile.tempdir = str(folder / "tmp"), None
+    os.environ["TMPDIR"], tempfile.tempdir = str(folder), None
     os.chdir(folder)
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        stream = _open_stream(descriptor, request.get(name), folder / name)
+        stream = _open_stream(descriptor, request.get(name))
         setattr(sys, name, stream and open(descriptor, mode, closefd=False))  # noqa: SIM115
         setattr(sys, f"__{name}__", getattr(sys, name))
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
@@ -132,7 +153,7 @@ def become(request: dict[str, Any]) -> None:
     sys.argv = ["ssd-deploy", *request["arguments"]]
 
 
-def _open_stream(descriptor: int, fault: str | None, path: Path) -> bool:
+def _open_stream(descriptor: int, fault: str | None) -> bool:
     """Put a stream in its place; returns whether there is one."""
     if fault == "closed":
         os.close(descriptor)
@@ -142,10 +163,8 @@ def _open_stream(descriptor: int, fault: str | None, path: Path) -> bool:
         os.close(read_end)
     elif fault == "full":
         opened = os.open("/dev/full", os.O_WRONLY)
-    elif descriptor == 0:
-        return True
     else:
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT)
+        return True
     os.dup2(opened, descriptor)
     os.close(opened)
     return True

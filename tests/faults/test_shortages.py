@@ -71,7 +71,7 @@ def test_a_training_whose_disk_fills_up_keeps_its_checkpoint_and_goes_on(
 
 
 @pytest.mark.parametrize("name", CHEAP)
-@pytest.mark.parametrize("descriptors", [6, 12, 24])
+@pytest.mark.parametrize("descriptors", [3, 4, 8])
 def test_no_descriptors_left(server: Forking, material: Material, out: Path, name: str, descriptors: int) -> None:
     limits = {"RLIMIT_NOFILE": descriptors}
     running = server.start(*COMMANDS[name].arguments(material, out), limits=limits)

@@ -35,7 +35,8 @@ def test_a_second_training_is_told_who_holds_the_folder_and_writes_nothing(
         assert ended.code == 2 and ended.stderr.count("Error: ") == 1
         assert f"{out}: another training (process {first.pid} on " in ended.stderr
     # Whoever only reads is not kept out.
-    assert server.run("info", out).code == 0
+    other = ["train", "--config", out / "config.json", "--out", out.parent / "other", "--preview"]
+    assert server.run(*other).code == 0
     first.kill()
     first.wait()
     assert (out / LOCK_NAME).read_text().startswith(f"pid {first.pid}\nhost ")
