@@ -12,7 +12,7 @@ from ssd_train.ending_signals import EXIT_CODE_OF_SIGNAL
 from ssd_train.errors import SSDDeployError
 from ssd_train.evaluation.evaluate import EvaluationReport
 from ssd_train.report.page import check_packages
-from ssd_train.training.batches import Batch, Stream, available_workers, batches
+from ssd_train.training.batches import Batch, Stream, available_workers, batches, worker_errors
 from ssd_train.training.checkpoint import Position, find_checkpoint, kept_settings, load_checkpoint, save_checkpoint
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.epoch import train_one_epoch, validate
@@ -122,7 +122,8 @@ class _Run:
     def train_until_stopped(self, stop: StopRequest) -> int:
         """Train what is left of all epochs, or until a signal asks to stop; returns the exit code."""
         try:
-            is_stopped = self.train_epochs(stop)
+            with worker_errors():
+                is_stopped = self.train_epochs(stop)
         except _ValidationStopped:
             is_stopped = True
         if is_stopped and self.recorder is not None:
