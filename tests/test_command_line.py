@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from ssd_train.command_line import Result, add_command, check_results, written
 from ssd_train.errors import BackendError, SSDDeployError
 from ssd_train.options import check_ranges, option
+from ssd_train.standard_streams import ESCAPE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,17 +169,15 @@ def test_whatever_a_name_is_it_can_be_printed_and_read_back(
         logging.getLogger("ssd_train").warning("%s", ODD_NAME)
         return Result(text=ODD_NAME, data={"name": ODD_NAME})
 
-    streams = {
-        name: io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict") for name in ("stdout", "stderr")
-    }
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=ESCAPE) for name in ("stdout", "stderr")}
     for name, stream in streams.items():
         monkeypatch.setattr(sys, name, stream)
     app = typer.Typer()
     add_command(app, name_it)
     app(arguments, standalone_mode=False)
-    out, err = (stream.buffer.getvalue() for stream in streams.values() if not stream.flush())  # type: ignore[attr-defined]
+    out, err = (stream.buffer.getvalue().decode(encoding) for stream in streams.values() if not stream.flush())  # type: ignore[attr-defined]
     if arguments:
-        assert json.loads(out.decode(encoding))["name"] == ODD_NAME
+        assert json.loads(out)["name"] == ODD_NAME
     else:
-        assert out.splitlines() == [ODD_NAME.encode(encoding, errors="backslashreplace")]
-    assert err.splitlines() == [f"warning: {ODD_NAME}".encode(encoding, errors="backslashreplace")]
+        assert json.loads(f'"{out.strip()}"') == ODD_NAME
+    assert json.loads(f'"{err.strip()}"') == f"warning: {ODD_NAME}"

@@ -42,7 +42,7 @@ def test_package_that_is_not_there_names_the_extra() -> None:
     [
         (ImportError("libGL.so.1: no such file", name="cv2"), "cv2 does not load (libGL.so.1: no such file)"),
         (ModuleNotFoundError("No module named 'cv2'", name="cv2"), "cv2 does not load (No module named 'cv2')"),
-        (MemoryError(), "too little memory"),
+        (MemoryError(), "Cannot allocate memory; close other programs"),
     ],
 )
 def test_commands_end_with_a_sentence(error: Exception, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

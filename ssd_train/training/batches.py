@@ -5,10 +5,11 @@ without regard to where an epoch ends (GluonCV's "rollover": what does not fill 
 epoch). A position in it is all there is to resume from, and processes cut each batch among them.
 """
 
+import contextlib
 import dataclasses
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -263,9 +264,6 @@ def batches(
     Args:
         workers: worker processes; 0 loads in this one.
         pin_memory: put batches where a GPU can fetch them by itself.
-
-    Raises:
-        OwnPartError: a worker process was ended from outside.
     """
     loader = DataLoader(
         images,
@@ -278,13 +276,17 @@ def batches(
         # A generator of its own: the loader draws from it, and the global one belongs to the training.
         generator=torch.Generator(),
     )
-    return _told(loader)
+    return iter(loader)
 
 
-def _told(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield what a loader does. Raises OwnPartError where one of its processes was ended, as for want of memory."""
+@contextlib.contextmanager
+def worker_errors() -> Iterator[None]:
+    """Within the block, raise OwnPartError where a worker process of `batches` was ended, as for want of memory.
+
+    PyTorch raises its own error wherever the signal of that happens to be heard.
+    """
     try:
-        yield from loader
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

@@ -13,7 +13,7 @@ from ssd_train.errors import SSDDeployError
 from ssd_train.evaluation.evaluate import EvaluationReport
 from ssd_train.pixel_limit import pixel_limit
 from ssd_train.report.page import check_packages
-from ssd_train.training.batches import Batch, Stream, available_workers, batches
+from ssd_train.training.batches import Batch, Stream, available_workers, batches, worker_errors
 from ssd_train.training.checkpoint import find_checkpoint, kept_settings, load_checkpoint, save_checkpoint
 from ssd_train.training.checkpoint_layout import Position
 from ssd_train.training.config import TrainingConfig
@@ -125,7 +125,8 @@ class _Run:
     def train_until_stopped(self, stop: StopRequest) -> int:
         """Train what is left of all epochs, or until a signal asks to stop; returns the exit code."""
         try:
-            is_stopped = self.train_epochs(stop)
+            with worker_errors():
+                is_stopped = self.train_epochs(stop)
         except _ValidationStopped:
             is_stopped = True
         if is_stopped and self.recorder is not None:

@@ -71,7 +71,7 @@ def test_files_are_as_without_the_fault(
     assert not list(running.tmp.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["models"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["models", "-q"], ["train", "--help"]])
 @pytest.mark.parametrize(("stdout", "code"), [("full", 2), ("gone", 141)])
 def test_what_only_prints_ends_in_the_same_way(server: Forking, arguments: list[str], stdout: str, code: int) -> None:
     ended = server.run(*arguments, stdout=stdout)
