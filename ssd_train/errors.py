@@ -58,11 +58,17 @@ class BackendError(SSDDeployError):
     """A backend that is not installed, or is not doing what was asked of it."""
 
 
+# Of another library's error: it may repeat what a file says, and that may be long.
+_MOST_LETTERS = 400
+
+
 def first_line(text: object) -> str:
     """Return the first line of another library's error or print that says something, for a sentence of ours.
 
-    That is one that is not empty and no part of a banner between asterisks; an error without any is called by its type.
+    That is one that is not empty and no part of a banner between asterisks, and its beginning where it is long; an
+    error without any is called by its type.
     """
     lines = (line.strip().rstrip(".") for line in str(text).splitlines())
     nothing = type(text).__name__ if isinstance(text, BaseException) else ""
-    return next((line for line in lines if line and not line.startswith("*")), nothing)
+    found = next((line for line in lines if line and not line.startswith("*")), nothing)
+    return found if len(found) <= _MOST_LETTERS else f"{found[: _MOST_LETTERS - 3]}..."

@@ -123,6 +123,8 @@ class Decoding:
                 raise SourceError(f"{name}: has no video stream; name a video")
             self.format_name = self._container.format.name
             self._stream = self._container.streams.video[0]
+            if self._stream.codec_context is None:
+                raise SourceError(f"{name}: is in a codec that FFmpeg has no decoder of, or damaged; convert the video")
             self._stream.thread_type = "AUTO"
             self._stream.codec_context.thread_count = DECODER_THREADS
             # A frame that is damaged is an error, rather than a guess that looks like a frame.

@@ -16,6 +16,7 @@ from ssd_train.datasets.image_paths import FileIndex, known_size
 from ssd_train.datasets.splits import ALL, no_lists
 from ssd_train.datasets.voc_xml import class_names_in, read_annotated_image
 from ssd_train.errors import DatasetError
+from ssd_train.json_input import shown
 
 # The published trainings' own, of a folder with one VOC<year> folder for each year.
 YEAR_TRAIN_SPLIT = "2007_trainval,2012_trainval"
@@ -320,8 +321,8 @@ def _image_of(folder: VocFolder, line: str, name: str, findings: Findings) -> Li
                 xml_path = folder.annotations.find(image_id)
                 return ListedImage(image_id=image_id, path=path, xml_path=xml_path, folder=folder, list_name=name)
     findings.stop(
-        f"{folder.images.folder / line}: no such image in {folder.images.folder}, but {folder.main / name}.txt lists "
-        "it; add the image or take it off the list",
+        f"{shown(str(folder.images.folder / line), 500)}: no such image in {folder.images.folder}, but "
+        f"{folder.main / name}.txt lists it; add the image or take it off the list",
         place=line,
     )
     return None

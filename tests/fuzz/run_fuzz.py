@@ -22,11 +22,13 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+PACKAGES = ("ssd_train", "export", "ssd_deploy")
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 from cases import Case, Kind, Seed, make_cases, make_input, table_of  # noqa: E402
-from worker import BEGUN, SLEEPS, Outcome, work  # noqa: E402
+from judge import Outcome  # noqa: E402
+from worker import BEGUN, SLEEPS, work  # noqa: E402
 
 # Processor time that an input may take.
 LONGEST_S = 10.0
@@ -141,9 +143,6 @@ def _first_frame(trace: str) -> str:
     lines = [line.strip() for line in trace.splitlines() if line.strip().startswith('File "')]
     ours = [line for line in lines if "site-packages" not in line and any(f"/{name}/" in line for name in PACKAGES)]
     return (ours or lines or [""])[0].removeprefix("File ").replace('", line ', ":").strip('"')
-
-
-PACKAGES = ("ssd_train", "export", "ssd_deploy")
 
 
 def run(

@@ -1,9 +1,7 @@
 """A process that reads inputs, one after the other, under limits; whatever an input does to it, the run goes on."""
 
-import contextlib
 import dataclasses
 import faulthandler
-import io
 import os
 import pickle
 import resource
@@ -12,15 +10,12 @@ import signal
 import tempfile
 import time
 import traceback
-import unicodedata
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from cases import Case, Kind, Seed, make_input, table_of
-
-from ssd_train.command_line import user_errors
-from ssd_train.errors import SSDDeployError
+from judge import Outcome, TooLong, judge
 
 # Of memory, beyond what a worker has when it begins.
 MORE_MEMORY = 2 << 30
@@ -28,33 +23,6 @@ MORE_MEMORY = 2 << 30
 SLEEPS = 3
 # What a worker says before it reads an input.
 BEGUN = "begun"
-# What a sentence for people may come to; a file's own words in it are shortened.
-LONGEST_SENTENCE = 4000
-# Of Unicode's bidirectional algorithm: what turns the text that follows.
-_DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of an input.
-
-    Attributes:
-        result: `read`, `refused` (a sentence) or `failed`.
-        what: the sentence; of a failure its kind, such as the error's type.
-        where: of a failure file and line of the innermost code of this project.
-        trace: of a failure everything known.
-        cpu_s: processor time that it took, whatever else the machine does.
-    """
-
-    result: str
-    what: str = ""
-    where: str = ""
-    trace: str = ""
-    cpu_s: float = 0.0
-
-
-class _TooLong(BaseException):
-    """Past `except Exception`, which would take it for the file's fault."""
 
 
 def work(connection: Connection, kinds_module: str, seeds_folder: str, root: str, longest_s: float) -> None:
@@ -88,7 +56,7 @@ def _work(connection: Connection, kinds: dict[str, Kind], seeds_folder: Path, ro
         "HOME": str(folders["home"]),
         "TMPDIR": str(folders["temporary"]),
         "SSD_DEPLOY_CACHE": str(folders["home"] / "cache"),
-        "SSD_DEPLOY_ROOT": str(folders["home"] / "weights"),
+        "SSD_DEPLOY_ROOT": str(folders["out"] / "weights"),
     }
     tempfile.tempdir = None
     os.chdir(folders["here"])
@@ -135,60 +103,17 @@ def _outcome(case: Case, kind: Kind, data: bytes, seed: Seed, folders: dict[str,
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
     try:
-        if isinstance(error, SSDDeployError):
-            return _refused(error)
-        if error is not None:
-            return _failed(error)
+        outcome = judge(error)
         left = sorted(_listing(folders, own) ^ before)
-        if left:
+        if left and outcome.result != "failed":
             return Outcome(result="failed", what="FilesLeft", where=", ".join(left[:3]))
-        return Outcome(result="read")
+        return outcome
     finally:
         for name in ("out", "home", "temporary", "here"):
             for entry in list(os.scandir(folders[name])):
                 shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
         if kind.rewrites or _listing(folders, own) != before:
             shutil.rmtree(folder)
-
-
-def _refused(error: SSDDeployError) -> Outcome:
-    """Print the error as the command does: it has to be a line that every terminal can show."""
-    printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace", newline="")
-    with contextlib.redirect_stderr(printed), contextlib.suppress(SystemExit), user_errors():
-        raise error
-    printed.flush()
-    text = printed.buffer.getvalue().decode()
-    trace = "".join(traceback.format_exception(error))
-    where = _where(error)
-    if text.count("\n") != 1 or not text.startswith("Error: "):
-        return Outcome(result="failed", what="NotOneLine", where=where, trace=trace)
-    if any(map(_is_obeyed, text.removesuffix("\n"))):
-        return Outcome(result="failed", what="ControlCharacters", where=where, trace=trace)
-    if len(text) > LONGEST_SENTENCE:
-        return Outcome(result="failed", what="LongSentence", where=where, trace=f"{len(text)} letters\n{trace}")
-    return Outcome(result="refused", what=text)
-
-
-def _is_obeyed(letter: str) -> bool:
-    """Whether a terminal may do something else with a letter than show it."""
-    return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(letter) in _DIRECTIONS
-
-
-def _failed(error: BaseException) -> Outcome:
-    trace = "".join(traceback.format_exception(error))
-    what = "Hang" if isinstance(error, _TooLong) else type(error).__name__
-    return Outcome(result="failed", what=what, where=_where(error), trace=trace)
-
-
-def _where(error: BaseException) -> str:
-    """Return the innermost line of this project's packages that an error came through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    for frame in reversed(frames):
-        parts = Path(frame.filename).parts
-        package = next((place for place, part in enumerate(parts) if part in ("ssd_train", "export", "ssd_deploy")), 0)
-        if package and "site-packages" not in parts:
-            return f"{'/'.join(parts[package:])}:{frame.lineno}"
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def _listing(folders: Mapping[str, Path], own: Path | None) -> set[str]:
@@ -217,4 +142,4 @@ def _limit_memory() -> None:
 
 
 def _too_long(signal_number: int, frame: object) -> None:
-    raise _TooLong
+    raise TooLong
