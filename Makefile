@@ -50,7 +50,7 @@ quick: $(VENV)/installed
 		tests/metrics tests/networks tests/report tests/training tests/weights tests/deploy/test_import_direction.py
 
 test: $(VENV)/installed $(BINDINGS)/made
-	$(BIN)/python -m pytest -q tests/deploy/test_benchmark.py -m alone
+	$(BIN)/python -m pytest -q -m alone tests/deploy/test_benchmark.py tests/deploy/test_detecting.py
 	$(PARALLEL) --ignore tests/oracle -m "not alone and not engines and not gpu"
 
 # TensorRT for RTX really builds every network of the table and two rectangles, in every precision; no GPU needed.

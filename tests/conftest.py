@@ -28,21 +28,16 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of this run of the tests; all its processes have the same."""
-    folder = tmp_path_factory.getbasetemp()
-    # pytest-xdist gives each of its processes a folder within that of the run.
-    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-
-
-@pytest.fixture(scope="session")
-def shared_traces(run_folder: Path) -> Iterator[None]:
+def shared_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """An export traces only what no test of this run has traced before: see `traced_once`."""
     from traced_once import traced_once
 
     from export import onnx
 
-    (run_folder / "traces").mkdir(exist_ok=True)
+    folder = tmp_path_factory.getbasetemp()
+    # pytest-xdist gives each of its processes a folder within that of the run.
+    traces = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "traces"
+    traces.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx, "_traced", traced_once(onnx._traced, run_folder / "traces"))
+        patch.setattr(onnx, "_traced", traced_once(onnx._traced, traces))
         yield

@@ -371,6 +371,7 @@ class Slow(FakeRunner):
 NETWORK_S = 0.02
 
 
+@pytest.mark.alone
 def test_reading_and_writing_hide_behind_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def slowly(path: Path, image: np.ndarray) -> None:
         time.sleep(NETWORK_S)

@@ -173,25 +173,33 @@ def test_the_file_is_at_most_three_tenths_of_the_float_one(exported: dict[Int8Ta
         assert path.stat().st_size <= 0.3 * float_file.stat().st_size
 
 
+def held_out_scores(path: Path, data: Path) -> tuple[float, float]:
+    """VOC's and COCO's headline of a file on the pictures in `val`."""
+    held_out = find_source("voc", data).load("val", sorted(SHAPE_CLASSES))
+    runner = OnnxRuntimeRunner(path, threads=1)
+    found = run_detector(held_out.samples, runner.run, runner.spec)
+    voc, coco = (
+        score(held_out, found, runner.spec, metric=metric, protocol=Protocol.STANDARD).headline
+        for metric in ("voc", "coco")
+    )
+    return voc, coco
+
+
+@pytest.fixture(scope="module")
+def float_scores(float_file: Path, data: Path) -> tuple[float, float]:
+    return held_out_scores(float_file, data)
+
+
 @pytest.mark.parametrize("target", Int8Target)
-def test_the_scores_are_kept(float_file: Path, data: Path, tmp_path: Path, target: Int8Target) -> None:
+def test_the_scores_are_kept(
+    float_scores: tuple[float, float], float_file: Path, data: Path, tmp_path: Path, target: Int8Target
+) -> None:
     """With the usual calibration, at the limits that int8 was made for."""
     (tmp_path / "pictures").mkdir()
     images = gathered(data, tmp_path / "pictures", USUAL_IMAGES)
     assert len(find_calibration_images(images).paths) == USUAL_IMAGES
     int8_file = quantized(float_file, tmp_path, images, int8_target=target, calibration_method=None)
-    held_out = find_source("voc", data).load("val", sorted(SHAPE_CLASSES))
-
-    def scores(path: Path) -> tuple[float, float]:
-        runner = OnnxRuntimeRunner(path, threads=1)
-        found = run_detector(held_out.samples, runner.run, runner.spec)
-        voc, coco = (
-            score(held_out, found, runner.spec, metric=metric, protocol=Protocol.STANDARD).headline
-            for metric in ("voc", "coco")
-        )
-        return voc, coco
-
-    (voc, coco), (int8_voc, int8_coco) = scores(float_file), scores(int8_file)
+    (voc, coco), (int8_voc, int8_coco) = float_scores, held_out_scores(int8_file, data)
     assert int8_voc > voc - 0.003 and int8_coco > coco - 0.005
 
 

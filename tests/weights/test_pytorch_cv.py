@@ -97,8 +97,8 @@ def largest_error(found, expected):
     [
         SMALL,
         MOBILENET,
-        "ssd_512_resnet50_v1_voc",
-        "ssd_512_resnet50_v1s_voc",
+        pytest.param("ssd_512_resnet50_v1_voc", marks=pytest.mark.slow),
+        pytest.param("ssd_512_resnet50_v1s_voc", marks=pytest.mark.slow),
     ],
 )
 def test_a_checkpoint_computes_as_it_was_trained_or_as_gluoncv_whichever_network_it_is_of(name, tmp_path, caplog):
