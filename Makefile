@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # A process a core, and a thread each.
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: install demo quick test test-engines test-engines-ci test-gpu test-oracle lint types light clean
+.PHONY: install demo quick test test-engines test-engines-ci test-gpu test-oracle fuzz fuzz-ci lint types light clean
 
 install: $(VENV)/installed
 
@@ -68,6 +68,15 @@ test-oracle: $(VENV)/installed
 	reference=$$(ORACLE_PYTHON=$(ORACLE_PYTHON) bash tests/oracle/make_reference.sh) && \
 		SSD_ORACLE_DIR=$$reference $(PARALLEL) tests/oracle
 
+# Changed files of every kind that is read, under limits; what fails is kept in .fuzz. FUZZ_SEED makes other ones.
+FUZZ_COUNT ?= 10000
+FUZZ_SEED ?= 1
+fuzz: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run_fuzz.py --count $(FUZZ_COUNT) --seed $(FUZZ_SEED)
+
+fuzz-ci:
+	$(MAKE) fuzz FUZZ_COUNT=2000
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -80,4 +89,4 @@ light: $(VENV)/installed
 	bash tests/light_install.sh
 
 clean:
-	rm -rf $(VENV) .venv-oracle .oracle .demo .light $(BINDINGS) build *.egg-info
+	rm -rf $(VENV) .venv-oracle .oracle .demo .light .fuzz $(BINDINGS) build *.egg-info
