@@ -20,8 +20,8 @@ PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 ORACLE_REFERENCE := ORACLE_PYTHON=$(ORACLE_PYTHON) bash tests/oracle/make_reference.sh
 
-.PHONY: install demo quick test test-engines test-engines-ci test-gpu test-oracle oracle-reference faults lint types \
-	light clean
+.PHONY: install demo quick test test-engines test-engines-ci test-gpu test-oracle oracle-reference faults fuzz fuzz-ci \
+	lint types light clean
 
 install: $(VENV)/installed
 
@@ -82,6 +82,15 @@ test-oracle: $(VENV)/installed
 oracle-reference:
 	$(ORACLE_REFERENCE)
 
+# Changed files of every kind that is read, under limits; what fails is kept in .fuzz. FUZZ_SEED makes other ones.
+FUZZ_COUNT ?= 10000
+FUZZ_SEED ?= 1
+fuzz: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run_fuzz.py --count $(FUZZ_COUNT) --seed $(FUZZ_SEED)
+
+fuzz-ci:
+	$(MAKE) fuzz FUZZ_COUNT=2000
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -94,4 +103,4 @@ light: $(VENV)/installed
 	bash tests/light_install.sh
 
 clean:
-	rm -rf $(VENV) .venv-oracle .oracle .demo .light $(BINDINGS) build *.egg-info
+	rm -rf $(VENV) .venv-oracle .oracle .demo .light .fuzz $(BINDINGS) build *.egg-info

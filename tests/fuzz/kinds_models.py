@@ -5,9 +5,9 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from random import Random
 
 import cv2
+import formats
 import mutations
 import numpy as np
 import onnx
@@ -149,10 +149,6 @@ def all_of(*reads: Callable[[], object]) -> None:
         raise refused
 
 
-def change_graph(data: bytes, random: Random) -> bytes:
-    return mutations.change_onnx_graph(data, random)
-
-
 # --- Engines ---
 
 PLAN = b"ftrt" + bytes(range(256))
@@ -225,8 +221,8 @@ def read_engine(folder: Path, path: Path, out: Path) -> None:
 
 
 KINDS = (
-    Kind(name="onnx-metadata", seeds=files, read=read_onnx, change=mutations.change_onnx_metadata, weight=3),
-    Kind(name="onnx-graph", seeds=files, read=read_onnx, change=change_graph, weight=2),
+    Kind(name="onnx-metadata", seeds=files, read=read_onnx, change=formats.change_onnx_metadata, weight=3),
+    Kind(name="onnx-graph", seeds=files, read=read_onnx, change=formats.change_onnx_graph, weight=2),
     Kind(
         name="engine-json",
         seeds=engines(".json"),

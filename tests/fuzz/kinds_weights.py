@@ -9,7 +9,9 @@ import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
+import formats
 import mutations
 import numpy as np
 import safetensors.torch
@@ -20,6 +22,7 @@ from telling import tell
 from ssd_deploy.describe import describe, describe_text
 from ssd_deploy.model_source import find_model
 from ssd_train.networks.build import build_ssd
+from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import network_config
 from ssd_train.spec import WorkingThresholds
 from ssd_train.training.checkpoint import (
@@ -46,7 +49,7 @@ CLASSES = ("cat", "dog")
 
 
 @functools.cache
-def network():
+def network() -> SSD:
     return untrained_network(network_config(NETWORK, CLASSES), 0)
 
 
@@ -182,13 +185,13 @@ def read_resumed(folder: Path, path: Path, out: Path) -> None:
     json.dumps(dataclasses.asdict(position), allow_nan=True)
 
 
-def change_checkpoint(data: bytes, random) -> bytes:
+def change_checkpoint(data: bytes, random: Random) -> bytes:
     """Change what is beside the weights, which are most of a file's bytes and of its values."""
     state = torch.load(io.BytesIO(data), weights_only=True)
     heavy = {"network", "average"} if random.random() < 0.9 else set()
     light = {name: value for name, value in state.items() if name not in heavy}
     light["optimizer"] = {**light["optimizer"], "state": {}} if random.random() < 0.7 else light["optimizer"]
-    changed = torch.load(io.BytesIO(mutations.change_torch(saved(light), random)), weights_only=True)
+    changed = torch.load(io.BytesIO(formats.change_torch(saved(light), random)), weights_only=True)
     return saved({**state, **changed} if isinstance(changed, dict) else changed)
 
 
@@ -219,18 +222,18 @@ KINDS = (
         name="weights",
         seeds=lambda folder: small_files(folder)[0],
         read=read_weights,
-        change=mutations.change_safetensors,
+        change=formats.change_safetensors,
         weight=3,
     ),
     Kind(
         name="weights-torch",
         seeds=lambda folder: small_files(folder)[1],
         read=read_weights,
-        change=mutations.change_torch,
+        change=formats.change_torch,
         weight=3,
     ),
     Kind(
-        name="network-files", seeds=whole_files, read=read_network_file, change=mutations.change_safetensors, weight=0.5
+        name="network-files", seeds=whole_files, read=read_network_file, change=formats.change_safetensors, weight=0.5
     ),
     Kind(name="thresholds", seeds=thresholds, read=read_thresholds_file, change=mutations.change_json),
     Kind(name="checkpoints", seeds=checkpoints, read=read_resumed, change=change_checkpoint, weight=1),

@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import struct
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,97 +115,62 @@ def kept(kind: str, name: str, change: Change, seed: int = 0) -> Kept:
     return Kept(name=name, kind=kind, change=change, seed=seed)
 
 
-# The infinite numbers of JSON that Python's own reader takes.
-INFINITE = b'"bbox": [1e999, 5, 20, 10]'
-BOX = b'"bbox": [5, 5, 20, 10]'
+# The first one of the network.
+LAYER = "features.backbone.layers.0.0.weight"
+# Place of the parameters' numbers in a checkpoint.
+PARAMETERS = ("optimizer", "param_groups", 0, "params")
+# Of processor time: nothing that is kept takes a tenth of it.
+LONGEST_S = 10.0
 KEPT = (
     # Class lists.
-    kept("class-list", "a name thousands of times", instead(b"name\n" * 20_000)),
     kept("class-list", "forty thousand names", instead(b"\n".join(b"name %d" % number for number in range(40_000)))),
     # Annotations.
     kept("coco", "a lone surrogate in a category", in_json("categories", 0, "name", value="a\ud800")),
     kept("coco", "a lone surrogate in a file name", in_json("images", 0, "file_name", value="\ud800.png")),
     kept("coco", "a zero byte in a file name", in_json("images", 0, "file_name", value="a\0.png")),
-    kept("coco", "an infinite number", swapped(BOX, INFINITE)),
-    kept("coco", "a number of 400 digits", swapped(BOX, BOX.replace(b"20", NUMBER.encode()))),
-    kept("coco", "an id of 5000 digits", swapped(b'"id": 1,', b'"id": %s,' % LONG.encode())),
-    kept("coco", "a height of 400 digits", swapped(b'"height": 30', b'"height": %s' % NUMBER.encode())),
-    kept("coco", "nested 100,000 deep", instead(DEEP.encode())),
-    kept("coco", "deep in an entry", swapped(BOX, b'"bbox": %s' % DEEP.encode())),
-    kept("cvat", "an infinite area", swapped(b'"area": 200', b'"area": 1e999')),
-    kept("label-studio", "a name that leads out", in_json("images", 0, "file_name", value="../../etc/passwd")),
     kept("voc-lists", "a line of 5000 digits", instead(LONG.encode())),
-    kept("voc-lists", "a mark of byte order amid the list", instead("a\n\ufeff\n".encode())),
     kept("yolo-lists", "a zero byte in a name", instead(b"images/a.png\na\0b\n")),
     kept("yolo-lists", "one name a thousand times", instead(b"cat\n" * 1000), seed=1),
     kept("yolo-lists", "a terminal's commands", instead(b"\x1b[31mred\x1b[0m\n")),
-    kept("yolo-yaml", "twenty thousand brackets", swapped(b"[cat, dog]", b"[c" + b"[" * 20_000), seed=1),
-    kept("yolo-yaml", "a value that is none of its tag", swapped(b"[cat, dog]", b"[!!int x, dog]"), seed=1),
-    kept("yolo-yaml", "a day that no month has", swapped(b"nc: 2", b"nc: 2020-13-45")),
-    kept("yolo-yaml", "a list of lists of lists", instead(
-        b"a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n"
-        b"d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nnames: [*e,*e,*e,*e,*e,*e,*e]\n"
-    )),
-    kept("voc-xml", "a size of 400 digits", swapped(b"<width>40", b"<width>%s" % NUMBER.encode())),
-    kept("voc-xml", "an infinite corner", swapped(b"<xmin>5", b"<xmin>1e999")),
+    kept("yolo-yaml", "a value that is none of its tag", swapped(b"17", b"!!timestamp x"), seed=1),
     # Pictures and videos.
-    kept("videos", "a codec that nobody knows", swapped(b"mp4v", b"zzzz"), seed=4),
+    kept("videos", "cut off amid what describes it", lambda data: data[:2560], seed=4),
     # Weights.
     kept("weights", "a type of 70,000 letters", in_header("conv.bias", "dtype", value="x" * 70_000), seed=1),
     kept("weights", "a class list nested deep", in_header("__metadata__", "class_names", value=DEEP), seed=2),
-    kept("network-files", "a shape of text", in_header("anchors", "shape", value=["7", "4"]), seed=1),
-    kept("network-files", "an offset of text", in_header("anchors", "data_offsets", 1, value="9"), seed=1),
+    kept("network-files", "a shape of text", in_header(LAYER, "shape", value=["8", 3, 3, 3]), seed=1),
+    kept("network-files", "an offset of text", in_header(LAYER, "data_offsets", 1, value="9"), seed=1),
     kept("network-files", "a header nested deep", lambda data: (
         struct.pack("<Q", len(DEEP) + 6) + b'{"a": ' + DEEP.encode()
     )),
-    kept("weights-torch", "three gigabytes in a few", in_torch("state_dict", "conv.bias", value=torch.zeros(1).expand(10**9)), seed=1),
     kept("thresholds", "nested deep", instead(DEEP.encode())),
-    kept("thresholds", "a number of 400 digits", swapped(b'"overall": 0.4', b'"overall": %s' % NUMBER.encode())),
     # Trainings.
-    kept("checkpoints", "an empty pickle", instead(b"\x80\x02N.")),
     kept("checkpoints", "no position", in_torch("position", value=...)),
     kept("checkpoints", "no settings", in_torch("settings", value=...)),
     kept("checkpoints", "no random state", in_torch("random_state", value=...)),
     kept("checkpoints", "a first version without steps", in_torch("position", "step", value=...), seed=1),
     kept("checkpoints", "a first version with a step of text", in_torch("position", "step", value="3"), seed=1),
     kept("checkpoints", "a tensor for a number", in_torch("position", "step", value=torch.zeros(3))),
-    kept("checkpoints", "infinite sums", in_torch("position", "sums", value=[float("inf")] * 3)),
-    kept("checkpoints", "an optimizer of other parameters", in_torch("optimizer", "param_groups", 0, "params", value=[0])),
-    kept("checkpoints", "lists for the optimizer's numbers", in_torch("optimizer", "param_groups", 0, "params", 0, value=[])),
+    kept("checkpoints", "an optimizer of other parameters", in_torch(*PARAMETERS, value=[0])),
+    kept("checkpoints", "lists for an optimizer's numbers", in_torch(*PARAMETERS, 0, value=[])),
     kept("checkpoints", "a list for weights", in_torch("average", "anchors", value=[1.0])),
     kept("checkpoints", "weights that lack one", in_torch("network", "anchors", value=...)),
-    kept("run-config", "a lone surrogate", in_json("lr_mode", value="\ud800")),
+    kept("run-config", "a lone surrogate for a number", in_json("epochs", value="\ud800")),
     kept("run-config", "a zero byte in a path", in_json("data_root", value="a\0b")),
     kept("run-config", "a zero byte in the weights to start from", in_json("init", value="a\0b"), seed=1),
     kept("run-config", "text from right to left", in_json("anchor_steps", value="\u202eeven")),
-    kept("run-config", "a number of 400 digits", in_json("epochs", value=int(NUMBER))),
-    kept("run-config", "a home that nobody has", in_json("classes", value="~nosuch/x")),
-    kept("run-config", "nested deep", instead(b'{"lr": %s}' % DEEP.encode())),
     kept("run-metrics", "a line without a kind", swapped(b'"kind": "epoch", ', b"")),
     kept("run-metrics", "a step of text", swapped(b'"step": 2', b'"step": "2"')),
-    kept("run-metrics", "a loss of text", swapped(b'"cls_loss": 4.5', b'"cls_loss": [1]')),
     kept("run-metrics", "nested deep", lambda data: data + DEEP.encode()),
     kept("run-loggers", "bytes that are no text", instead(b'{"mlflow": "\xff"}')),
     kept("run-loggers", "no JSON", instead(b"{")),
-    kept("run-loggers", "a list", instead(b"[]")),
     # Exported files.
     kept("onnx-metadata", "bytes that are no text", swapped(b'["cat", "dog"]', b'["c\xfft", "dog"]')),
     kept("onnx-metadata", "a lone surrogate in a class", in_metadata(class_names='["a\\ud800", "dog"]')),
-    kept("onnx-metadata", "fewer classes than the graph has", in_metadata(class_names='["cat"]')),
-    kept("onnx-metadata", "classes that are numbers", in_metadata(class_names="[1, 2]")),
     kept("onnx-metadata", "a class of 70,000 letters", in_metadata(class_names=json.dumps(["x" * 70_000, "dog"]))),
     kept("onnx-metadata", "a size of 400 digits", in_metadata(input_size=f"[{NUMBER}, 8]")),
     kept("onnx-metadata", "a size that no picture has", in_metadata(input_size="[2147483647, 8]")),
-    kept("onnx-metadata", "a size of text", in_metadata(input_size='["8", "8"]')),
-    kept("onnx-metadata", "a spread of text", in_metadata(std='["0.2", 0.2, 0.2]')),
-    kept("onnx-metadata", "an infinite mean", in_metadata(mean="[1e999, 0, 0]")),
-    kept("onnx-metadata", "a threshold of 400 digits", in_metadata(score_threshold=NUMBER)),
-    kept("onnx-metadata", "a limit of 5000 digits", in_metadata(max_detections=LONG)),
-    kept("onnx-metadata", "versions that are a list", in_metadata(versions="[1]")),
     kept("onnx-metadata", "versions nested deep", in_metadata(versions=DEEP)),
-    kept("onnx-metadata", "thresholds that are a list", in_metadata(working_thresholds="[1]"), seed=4),
-    kept("onnx-metadata", "a list for a quantization", in_metadata(int8_target="[]"), seed=1),
-    kept("onnx-metadata", "layers that are numbers", in_metadata(float_layers="3"), seed=1),
     kept("onnx-metadata", "a list for a CPU", in_metadata(cpu_graph_for="[]"), seed=2),
     kept("onnx-metadata", "text for a CPU", in_metadata(cpu_graph_for="x"), seed=2),
     kept("onnx-graph", "a value of 70,000 letters", with_long_name),
@@ -237,12 +203,15 @@ def test_an_input_that_once_failed(each: Kept, scratch: Path, tmp_path: Path, mo
     monkeypatch.setenv("SSD_DEPLOY_ROOT", str(out))
     monkeypatch.setenv("MXNET_GLUON_REPO", "http://127.0.0.1:1/")
     error: BaseException | None = None
+    began = time.process_time()
     try:
         kind.read(folder, folder / seed.target, out)
     except Exception as caught:
         error = caught
+    took_s = time.process_time() - began
     outcome = judge(error)
     assert outcome.result != "failed", f"{outcome.what} {outcome.where}\n{outcome.trace}"
+    assert took_s < LONGEST_S
 
 
 def test_names_are_given_once() -> None:
