@@ -43,10 +43,15 @@ def display(hidden_display: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def press(window: Window, *keys: str, after_ms: int = 50) -> None:
-    """Press keys once the window is busy with waiting."""
+    """Press keys while the window waits, the last again and again: a busy display may lose a key."""
     root: Any = window._root
-    for number, key in enumerate(keys, 1):
-        root.after(after_ms * number, lambda key=key: (root.focus_force(), root.event_generate(key)))
+
+    def press_next(number: int) -> None:
+        root.focus_force()
+        root.event_generate(keys[min(number, len(keys) - 1)])
+        root.after(after_ms, press_next, number + 1)
+
+    root.after(after_ms, press_next, 0)
 
 
 def test_a_picture_is_shown_as_it_is(display: str) -> None:
