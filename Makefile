@@ -51,7 +51,7 @@ quick: $(VENV)/installed
 
 test: $(VENV)/installed $(BINDINGS)/made
 	$(BIN)/python -m pytest -q -m alone tests/deploy/test_benchmark.py tests/deploy/test_detecting.py
-	$(PARALLEL) --ignore tests/oracle -m "not alone and not engines and not gpu"
+	$(PARALLEL) --ignore tests/oracle --ignore tests/faults -m "not alone and not engines and not gpu"
 
 # TensorRT for RTX really builds every network of the table and two rectangles, in every precision; no GPU needed.
 test-engines: $(VENV)/installed
