@@ -4,6 +4,7 @@ Everything that the program reads as JSON comes through here. Who reads it knows
 makes a sentence of `JSONError`'s clause.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -115,8 +116,13 @@ def convert(value: Any, kind: Any) -> Any:
     """Return plain values as a declared type, strictly; paths are made of text.
 
     Raises:
-        JSONError: a value is of another type, or outside the range that its type checks.
+        JSONError: a value is of another type, or outside the range that its type checks; or a dataclass has no field
+            of an entry's name.
     """
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        unknown = value.keys() - {field.name for field in dataclasses.fields(kind)}
+        if unknown:
+            raise JSONError(f"has the unknown entry {quoted(min(unknown, key=str))}")
     try:
         return msgspec.convert(value, kind, strict=True, dec_hook=_as_path)
     except msgspec.ValidationError as error:

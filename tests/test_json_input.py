@@ -112,6 +112,7 @@ def test_values_become_the_declared_type() -> None:
         ({"count": "1"}, "expected int, got str - at $.count"),
         ({"path": "a\0"}, "zero byte"),
         ({"path": 5}, "expected Path, got int"),
+        ({"more": 1}, "has the unknown entry 'more'"),
         ({"numbers": [1]}, "expected array of length 2"),
         ({"numbers": [1, "x"]}, "expected float, got str - at $.numbers[1]"),
     ],
