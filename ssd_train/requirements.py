@@ -6,6 +6,16 @@ import importlib.util
 from ssd_train.errors import BackendError, first_line
 
 
+def require_installed(package: str, extra: str, purpose: str) -> None:
+    """Raise BackendError where an optional package is not installed; it is not imported, which may take seconds.
+
+    Args:
+        package, extra, purpose: as for `require`.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise BackendError(f"{purpose} needs {package}, which is not installed: pip install 'ssd-deploy[{extra}]'")
+
+
 def require(package: str, extra: str, purpose: str) -> None:
     """Import an optional package. Raise BackendError where it is not installed, or is and does not load.
 
@@ -17,8 +27,7 @@ def require(package: str, extra: str, purpose: str) -> None:
         extra: the extra of this project that installs it.
         purpose: what needs it, the start of the sentence.
     """
-    if importlib.util.find_spec(package) is None:
-        raise BackendError(f"{purpose} needs {package}, which is not installed: pip install 'ssd-deploy[{extra}]'")
+    require_installed(package, extra, purpose)
     try:
         importlib.import_module(package)
     except Exception as error:

@@ -19,7 +19,7 @@ from ssd_train.options import option
 from ssd_train.paths import user_path
 from ssd_train.pixel_limit import ReadingPictures
 from ssd_train.precisions import PRECISIONS
-from ssd_train.requirements import require
+from ssd_train.requirements import require_installed
 from ssd_train.weights.description import BATCH_NORMS, BatchNorm
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class Naming:
                 raise typer.BadParameter("an exported model has its own", param_hint=f"'--{of_network}'")
         if networks:
             # Before data are looked for, and anything else that a light installation would do for nothing.
-            require("torch", "export", "A PyTorch network")
-            require("safetensors", "export", "A weight file")
+            require_installed("torch", "export", "A PyTorch network")
+            require_installed("safetensors", "export", "A weight file")
         found = [
             find_model(
                 name,
