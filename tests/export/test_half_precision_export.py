@@ -35,7 +35,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def network():
-    return build_network(NAME, weights="random:4")
+    return build_network(NAME, weights="random")
 
 
 @pytest.fixture(scope="module")

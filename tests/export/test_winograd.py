@@ -89,7 +89,7 @@ def test_a_convolution_that_would_not_gain_stays() -> None:
 
 @pytest.fixture(scope="module")
 def direct(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_onnx(build_network(NETWORK, "random:3"), tmp_path_factory.mktemp("direct"))
+    return export_onnx(build_network(NETWORK, "random"), tmp_path_factory.mktemp("direct"))
 
 
 @pytest.fixture(scope="module")
