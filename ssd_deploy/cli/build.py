@@ -14,7 +14,8 @@ from export.file_metadata import Int8Target
 from export.quantize_options import QuantizeOptions
 from ssd_deploy.backends import AUTO
 from ssd_deploy.cli.options import ModelArgument, OneModel, check_calibrated, loaded, refuse
-from ssd_train.command_line import Result, parse_list
+from ssd_train.command_line import Result
+from ssd_train.command_options import parse_list
 from ssd_train.cpus import Computing
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.options import option

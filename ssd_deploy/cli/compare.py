@@ -21,7 +21,8 @@ from ssd_deploy.cli.options import (
 )
 from ssd_deploy.model_source import converted
 from ssd_deploy.parity.criteria import Criteria
-from ssd_train.command_line import Result, check_results, parse_list, parse_numbers
+from ssd_train.command_line import Result, check_results
+from ssd_train.command_options import parse_list, parse_numbers
 from ssd_train.ending_signals import exit_code_so_far
 from ssd_train.precisions import PRECISIONS
 from ssd_train.temporary import temporary_folder
