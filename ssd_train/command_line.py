@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -99,7 +99,7 @@ def as_command(function: Callable[..., Result]) -> Callable[..., None]:
             if isinstance(value, Path):
                 values[argument] = user_path(value, arguments=(argument,))
         ctx, json_path, quiet = values["ctx"], values.pop("json"), values.pop("quiet")
-        check_results(json_path)
+        check_results(json_path, ctx=ctx)
         arguments = {name: value for name, value in values.items() if name in own}
         for name, kind in groups.items():
             arguments[name] = gathered(kind, values)
@@ -142,8 +142,11 @@ def emit(result: Result, json_path: Path | None) -> None:
             print(printable(result.text), flush=True)
 
 
-def check_results(*paths: Path | None) -> None:
-    """Raise SSDDeployError unless every result file that was named can be written, each to its own place."""
+def check_results(*paths: Path | None, ctx: typer.Context | None = None) -> None:
+    """Raise SSDDeployError unless every result file that was named can be written, each to its own place.
+
+    With a command's context, also for one that its command line names for something else, such as the model.
+    """
     named = [path for path in paths if path not in (None, STANDARD_OUTPUT)]
     if not named:
         return
@@ -152,8 +155,22 @@ def check_results(*paths: Path | None) -> None:
     for path in named:
         assert path is not None
         check_writable(path)
-    if len({path.resolve() for path in named if path is not None}) < len(named):
-        raise SSDDeployError(f"{named[0]}: is named for two results; name a file for each")
+    places = [os.path.realpath(path) for path in named if path is not None]
+    others = [] if ctx is None else list(_files_in(ctx.params[name] for name in written(ctx)))
+    for path, place in zip(named, places, strict=True):
+        if places.count(place) > 1:
+            raise SSDDeployError(f"{path}: is named for two results; name a file for each")
+        if others.count(place) > 1:
+            raise SSDDeployError(f"{path}: is named for a result and for something else; name a file for each")
+
+
+def _files_in(values: Iterable[Any]) -> Iterator[str]:
+    """Yield the files that exist among the values of options, behind all links."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _files_in(value)
+        elif isinstance(value, str | Path) and os.path.isfile(value):
+            yield os.path.realpath(value)
 
 
 def written(ctx: typer.Context) -> frozenset[str]:

@@ -144,6 +144,21 @@ def test_what_cannot_be_written_is_said_before_the_work_and_leaves_no_folder(tmp
         check_results(tmp_path / "x", tmp_path / "." / "x")
 
 
+def test_a_result_never_replaces_what_the_command_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model").write_text("kept")
+    Path("link").symlink_to("model")
+    for arguments in (
+        ("model", "--json", "./model"),
+        ("a", "model", "--json", "link"),
+        ("--note", "model", "--json=model"),
+    ):
+        result = call(*arguments)
+        assert result.exit_code == 2 and "is named for a result and for something else" in result.stderr
+        assert "kneading" not in result.stderr and Path("model").read_text() == "kept"
+    assert call("other", "--json", "model").exit_code == 0
+
+
 def test_a_library_caller_is_held_to_the_same_ranges() -> None:
     with pytest.raises(BackendError, match="loaves 0: expected 1 to 9") as caught:
         Baking(loaves=0)

@@ -52,9 +52,10 @@ def parity(
 ) -> Result:
     """Compare every backend that works here with PyTorch on the same images; exit 1 where one differs."""
     if report is not None:
-        from ssd_train.report.page import check_report
+        from ssd_train.report.page import check_report, files_of
 
         check_report(report)
+        check_results(ctx.params["json"], *files_of(report))
     words, patterns = pictures.split_off(names or [])
     sources = named.find([*words, *named.model])
     networks = [source for source in sources if source.file is None]
@@ -137,7 +138,7 @@ def benchmark(
     chart: Annotated[Path | None, typer.Option(help="Write a PNG chart here.", show_default=False)] = None,
 ) -> Result:
     """Measure latency and throughput of backends side by side, network alone and from JPEG file to detections."""
-    check_results(chart, ctx.params["json"])
+    check_results(chart, ctx.params["json"], ctx=ctx)
     words, patterns = pictures.split_off(names or [])
     sources = named.find([*words, *named.model])
     if precision.precision is not None and all(source.file is not None for source in sources):

@@ -55,8 +55,8 @@ def evaluate(
     ] = False,
 ) -> Result:
     """Score a detector on a data set, VOC07 mAP or COCO's twelve numbers, and find the thresholds to use it at."""
-    check_results(detections, ctx.params["json"])
     reporting.check()
+    check_results(detections, ctx.params["json"], *reporting.files(), ctx=ctx)
     from ssd_deploy.describe import description_of
     from ssd_deploy.operating_text import operating_lines
     from ssd_deploy.progress import image_progress

@@ -27,6 +27,12 @@ class Reporting:
 
             check_report(self.report)
 
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that programs read in the report's folder, and the page."""
+        from ssd_train.report.page import files_of
+
+        return () if self.report is None else files_of(self.report)
+
     def evaluator_of(self, metric: str) -> str | None:
         """Return what computes a metric, None for its own; refuse one that would compute nothing."""
         if METRICS.find(metric).with_evaluator is not None:

@@ -17,7 +17,7 @@ from ssd_deploy.parity.pairs import ImageChanges, find_changes
 from ssd_deploy.parity.report import ParityOutcome
 from ssd_train.detections import Detections
 from ssd_train.files import write_json
-from ssd_train.report.page import DATA_NAME, PAGE_NAME, remove_older, write_page
+from ssd_train.report.page import DATA_NAME, PAGE_NAME, older_files, remove_older, write_page
 from ssd_train.report.pictures import PICTURES_NAME, write_linked
 from ssd_train.report.provenance import describe_run
 from ssd_train.report.table import Column, Link, SortableTable
@@ -53,6 +53,7 @@ def write_parity_report(folder: Path, outcome: ParityOutcome, *, pictures: int =
         SSDDeployError: the folder cannot be written.
         ImageError, DatasetError: an image cannot be read any more.
     """
+    older = older_files(folder, [f"{PICTURES_NAME}/changed_*_*.jpg"])
     sections: list[dict[str, Any]] = []
     for number, (comparison, run) in enumerate(zip(outcome.comparisons, outcome.candidates, strict=True), start=1):
         changes = _changes(outcome.reference, run, comparison)
@@ -83,7 +84,7 @@ def write_parity_report(folder: Path, outcome: ParityOutcome, *, pictures: int =
     }
     write_page(folder / PAGE_NAME, "parity.html.j2", values, package="ssd_deploy.parity")
     kept = {Path(picture["file"]).name for section in sections for picture in section["pictures"]}
-    remove_older(folder, [f"{PICTURES_NAME}/changed_*_*.jpg"], kept)
+    remove_older(older, kept)
     return folder / PAGE_NAME
 
 

@@ -37,6 +37,11 @@ def check_report(folder: Path) -> None:
     check_writable(folder / PAGE_NAME)
 
 
+def files_of(folder: Path) -> tuple[Path, Path]:
+    """Return a report's page and its data."""
+    return folder / PAGE_NAME, folder / DATA_NAME
+
+
 def render(template: str, values: dict[str, Any], *, package: str = "ssd_train.report") -> str:
     """Return a page as HTML. Every value is escaped: names of classes and files come from users and are no markup.
 
@@ -69,10 +74,19 @@ def write_page(path: Path, template: str, values: dict[str, Any], *, package: st
         temporary.write_text(decoded(html), encoding="utf-8", errors="backslashreplace")
 
 
-def remove_older(folder: Path, patterns: Iterable[str], kept: Collection[str]) -> None:
-    """Remove what an earlier report wrote under names of these patterns, except for the names that are kept."""
-    for pattern in patterns:
-        for path in folder.glob(pattern):
-            if path.name not in kept:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+def older_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """Return what an earlier report wrote under names of these patterns; to be asked before the new one is written.
+
+    Without a report's data in the folder there was none, and files of such names are the user's.
+    """
+    if not (folder / DATA_NAME).is_file():
+        return []
+    return [path for pattern in patterns for path in folder.glob(pattern)]
+
+
+def remove_older(older: Iterable[Path], kept: Collection[str]) -> None:
+    """Remove an earlier report's files, except for the names that are kept."""
+    for path in older:
+        if path.name not in kept:
+            with contextlib.suppress(OSError):
+                path.unlink()

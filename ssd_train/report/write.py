@@ -8,7 +8,7 @@ from ssd_train.files import write_json
 from ssd_train.metrics.mistakes import KINDS
 from ssd_train.report.charts import ClassCharts, write_confusion, write_overview
 from ssd_train.report.evaluation import Evaluation
-from ssd_train.report.page import DATA_NAME, PAGE_NAME, remove_older, write_page
+from ssd_train.report.page import DATA_NAME, PAGE_NAME, older_files, remove_older, write_page
 from ssd_train.report.pictures import PICTURES_NAME, png_uri, write_linked
 from ssd_train.report.tables import class_table, confusion_table, size_table
 from ssd_train.report.worst import WorstPicture, worst_pictures
@@ -34,6 +34,8 @@ def write_report(folder: Path, evaluation: Evaluation, *, pictures: int = PICTUR
         SSDDeployError: the folder cannot be written.
         ImageError, DatasetError: an image cannot be read any more.
     """
+    of_kinds = (f"{PICTURES_NAME}/{kind.replace(' ', '_')}_[0-9][0-9].jpg" for kind in KINDS)
+    older = older_files(folder, ["class_[0-9][0-9][0-9].png", *of_kinds])
     charts = [folder / OVERVIEW_NAME, folder / CONFUSION_NAME]
     write_overview(charts[0], evaluation)
     write_confusion(charts[1], evaluation)
@@ -65,8 +67,7 @@ def write_report(folder: Path, evaluation: Evaluation, *, pictures: int = PICTUR
         "kinds": [(kind, KINDS[kind], counts[kind], worst[kind]) for kind in reversed(KINDS)],
     }
     write_page(folder / PAGE_NAME, "evaluation.html.j2", values)
-    of_kinds = (f"{PICTURES_NAME}/{kind.replace(' ', '_')}_[0-9][0-9].jpg" for kind in KINDS)
-    remove_older(folder, ["class_[0-9][0-9][0-9].png", *of_kinds], kept)
+    remove_older(older, kept)
     return folder / PAGE_NAME
 
 

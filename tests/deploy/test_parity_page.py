@@ -78,6 +78,7 @@ def test_a_report_has_the_pictures_that_changed_most_first(dataset: Dataset, tmp
     folder = tmp_path / "report"
     (folder / "pictures").mkdir(parents=True)
     (folder / "pictures" / "changed_09_01.jpg").touch()
+    (folder / "report.json").touch()
     (folder / "pictures" / "mine.jpg").touch()
     rows = [REFERENCE[:3], REFERENCE, REFERENCE[1:3]]
     outcome = outcome_of(dataset, [rows, [REFERENCE] * 3])

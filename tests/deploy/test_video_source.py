@@ -61,7 +61,9 @@ def test_a_video_says_its_length_rate_and_size(tmp_path: Path) -> None:
         list(source.frames())
 
 
-@pytest.mark.parametrize("name", [b"caf\xe9.mp4", b"\xff" * 251 + b".mp4", b"a\nb.mp4", b"-x.mp4", b"%06d.mp4", b"http:x.mp4"])
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9.mp4", b"\xff" * 251 + b".mp4", b"a\nb.mp4", b"-x.mp4", b"%06d.mp4", b"http:x.mp4"]
+)
 def test_a_video_may_have_any_name(tmp_path: Path, name: bytes) -> None:
     path = tmp_path / os.fsdecode(name)
     write_video(tmp_path / "v.mp4", moving_shapes(2)).rename(path)

@@ -156,6 +156,9 @@ def test_what_an_earlier_report_left_is_removed_and_nothing_else(evaluation: Eva
     others = [tmp_path / name for name in ("class_a.png", "pictures/own.jpg", "notes.txt")]
     for path in (*old, *others):
         path.touch()
+    # Where no report was, they are somebody else's.
+    write_report(tmp_path, evaluation, pictures=1)
+    assert all(path.exists() for path in (*old, *others))
     write_report(tmp_path, evaluation, pictures=1)
     assert not any(path.exists() for path in old) and all(path.exists() for path in others)
 
