@@ -30,6 +30,7 @@ from ssd_train.detections import PaddedDetections
 from ssd_train.ending_signals import held, let_through, raise_noted
 from ssd_train.errors import ResultError, SSDDeployError
 from ssd_train.evaluation.loop import Found
+from ssd_train.files import remove_unfinished
 from ssd_train.thresholds import Keeping, nothing_found
 
 _log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ def detect_sources(
     """
     infos = [source.info for source in sources]
     chosen = check_request(infos, out_dir, save=save, track=track)
+    remove_unfinished(out_dir)
     # They are listed, not loaded.
     frames: list[Iterable[Frame]] = [
         list(source.frames()) if source.info.kind == "pictures" else source.frames() for source in sources

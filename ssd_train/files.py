@@ -8,14 +8,15 @@ import os
 import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ssd_train.ending_signals import let_through
 from ssd_train.errors import ResultError, SSDDeployError
 from ssd_train.escaped_text import escaped_surrogates
 from ssd_train.file_place import FilePlace, find_place
+from ssd_train.temporary import temporary_folder, unfinished
 
 try:
     import fcntl
@@ -149,9 +150,9 @@ def _part_beside(place: FilePlace) -> Iterator[Path]:
     if fcntl is None:
         os.close(file)  # an open file cannot be renamed on Windows
     try:
-        yield path
+        with unfinished(path):
+            yield path
     finally:
-        path.unlink(missing_ok=True)
         if fcntl is not None:
             os.close(file)
 
@@ -183,14 +184,15 @@ def _poured_into(path: Path, place: FilePlace) -> Iterator[Path]:
 
     By way of a file, since some formats are not written from the first byte to the last, and errors come first.
     """
-    with tempfile.TemporaryDirectory(prefix="ssd-deploy-") as folder:
-        temporary = Path(folder) / "result"
+    with temporary_folder() as folder:
+        temporary = folder / "result"
         temporary.touch()
         with _told(path, "make room in the folder of temporary files", temporary):
             yield temporary
         with _told(path, "check what reads it, or name a file"):
-            # A device that went away meanwhile is no reason to make a file of that name.
-            opened = os.open(place.path, os.O_WRONLY) if place.descriptor is None else os.dup(place.descriptor)
+            # A device that went away meanwhile is no reason to make a file of that name. A pipe may wait for ever.
+            with let_through(place.descriptor is None and place.path.is_fifo()):
+                opened = os.open(place.path, os.O_WRONLY) if place.descriptor is None else os.dup(place.descriptor)
             with open(opened, "wb") as stream, temporary.open("rb") as made:
                 shutil.copyfileobj(made, stream)
 

@@ -2,6 +2,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import stat
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ssd_train.ending_signals import Ended, held, raised_as_ended
 from ssd_train.errors import ResultError, SSDDeployError
 from ssd_train.files import (
     PART_SUFFIX,
@@ -24,6 +26,7 @@ from ssd_train.files import (
     write_json,
     written_atomically,
 )
+from ssd_train.temporary import remove_temporary_folders
 
 
 def test_a_finished_block_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -235,6 +238,21 @@ def test_a_pipe_is_written_into_once_it_has_a_reader(tmp_path: Path) -> None:
         write_json(pipe, {"a": 1})
         assert json.loads(read.result(10)) == {"a": 1}
     assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_pipe_without_a_reader_is_left_at_the_first_signal(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with raised_as_ended(), pytest.raises(Ended), held():
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        write_json(pipe, 1)
+
+
+def test_what_is_being_written_goes_with_the_process(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="cannot be written"), written_atomically(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        remove_temporary_folders()
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["/dev/fd/{}", "/proc/self/fd/{}"])

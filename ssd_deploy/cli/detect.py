@@ -168,6 +168,7 @@ def detect(
     from ssd_deploy.detecting import check_request, detect_sources
     from ssd_deploy.detector import Detector
     from ssd_deploy.progress import image_progress
+    from ssd_deploy.results.table import RESULTS, choose
     from ssd_deploy.show import Window
     from ssd_deploy.sources.base import Reconnect
     from ssd_deploy.sources.open import open_sources
@@ -188,7 +189,10 @@ def detect(
         )
         for each in sources:
             stack.enter_context(each)
-        check_request([each.info for each in sources], outputs.out, save=outputs.names(), track=outputs.track)
+        infos = [each.info for each in sources]
+        check_request(infos, outputs.out, save=outputs.names(), track=outputs.track)
+        files = [RESULTS[name].file for name in choose(outputs.names(), infos)]
+        check_results(ctx.params["json"], *(outputs.out / file for file in files if file is not None))
         runner = running.open(source, batch_size=loading.batch_size, precision=precision.precision, int8=int8)
         stack.callback(runner.close)
         frames = [each.info.frames for each in sources]

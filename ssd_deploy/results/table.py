@@ -24,6 +24,7 @@ class ResultKind:
         module, writer: where its `Writer` is; imported when it is asked for.
         takes: kinds of sources it can be made of.
         default_for: kinds of sources that it is written for where nothing is asked for.
+        file: the one file that it writes, where its name is always the same.
     """
 
     about: str
@@ -31,6 +32,7 @@ class ResultKind:
     writer: str
     takes: "tuple[SourceKind, ...]" = EVERYTHING
     default_for: "tuple[SourceKind, ...]" = ()
+    file: str | None = None
 
     def open(self, run: "Run") -> "Writer":
         """Return a writer for a run. Raises SSDDeployError where it cannot write there."""
@@ -48,16 +50,20 @@ RESULTS = {
         default_for=("video",),
     ),
     "json": ResultKind(
-        about="detections.json", module="ssd_deploy.results.json_file", writer="JsonWriter", default_for=EVERYTHING
+        about="detections.json", module="ssd_deploy.results.json_file", writer="JsonWriter", default_for=EVERYTHING,
+        file="detections.json",
     ),
     "coco": ResultKind(
-        about="coco.json, a COCO file with scores", module="ssd_deploy.results.coco_file", writer="CocoWriter"
+        about="coco.json, a COCO file with scores", module="ssd_deploy.results.coco_file", writer="CocoWriter",
+        file="coco.json",
     ),
     "yolo": ResultKind(
         about="labels/*.txt and classes.txt", module="ssd_deploy.results.yolo_files", writer="YoloWriter"
     ),
     "voc": ResultKind(about="Annotations/*.xml", module="ssd_deploy.results.voc_files", writer="VocWriter"),
-    "csv": ResultKind(about="detections.csv", module="ssd_deploy.results.csv_file", writer="CsvWriter"),
+    "csv": ResultKind(
+        about="detections.csv", module="ssd_deploy.results.csv_file", writer="CsvWriter", file="detections.csv"
+    ),
     "crops": ResultKind(
         about="crops/CLASS/*, what was found, cut out", module="ssd_deploy.results.crops", writer="CropWriter"
     ),

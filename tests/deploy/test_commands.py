@@ -155,6 +155,10 @@ def test_two_results_do_not_share_a_file(mistake: Mistake, model_path: Path, voc
         "eval", model_path, "--data", voc_root, "--json", out, "--detections", out
     )
     assert "is named for two results" in mistake("benchmark", model_path, "--json", out, "--chart", out)
+    page = "--report", tmp_path / "page", "--json", tmp_path / "page" / "report.json"
+    assert "is named for two results" in mistake("eval", model_path, "--data", voc_root, *page)
+    found = "--out", tmp_path / "out", "--json", tmp_path / "out" / "detections.json"
+    assert "is named for two results" in mistake("detect", model_path, voc_root / "JPEGImages", *found)
 
 
 def test_a_threshold_below_the_files_own_is_refused_with_the_cure(
