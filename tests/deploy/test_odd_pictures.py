@@ -95,11 +95,9 @@ def test_long_names_that_begin_alike_stay_apart(tmp_path: Path) -> None:
 
 
 CLASS_LISTS = [
-    ("a\ud800", "b\ud801"),
     ("c" * 300 + "1", "c" * 300 + "2"),
     ("..", "."),
-    ("a\nb", "a\x1fb"),
-    (os.fsdecode(b"chien\xe9"), r"\udce9"),
+    (r"\udce9", "\\"),
 ]
 
 
