@@ -24,7 +24,14 @@ from typer.core import TyperCommand
 
 from ssd_train.command_options import gathered, parameters_of
 from ssd_train.cpus import Computing, cpu_threads
-from ssd_train.ending_signals import EXIT_CODE_OF_SIGNAL, Ended, end_at_once_by_signals, held, raised_as_ended
+from ssd_train.ending_signals import (
+    EXIT_CODE_OF_SIGNAL,
+    Ended,
+    end_at_once_by_signals,
+    exit_code_so_far,
+    held,
+    raised_as_ended,
+)
 from ssd_train.errors import OwnPartError, SSDDeployError, first_line
 from ssd_train.paths import user_path
 from ssd_train.pixel_limit import ReadingPictures, pixel_limit
@@ -169,11 +176,13 @@ def run(app: typer.Typer) -> NoReturn:
     with raised_as_ended():
         try:
             # Around each command, too, where the names of its options are known.
-            with user_errors():
+            with ended_by_signal(is_first=_is_first_process()), user_errors():
                 app()
             code: Any = 0
         except SystemExit as error:
-            code = error.code
+            # Typer takes any signal that comes before its command for Ctrl-C.
+            is_ctrl_c = error.code == EXIT_CODE_OF_SIGNAL + signal.SIGINT
+            code = (is_ctrl_c and exit_code_so_far()) or error.code
     end_at_once_by_signals()
     sys.stdout.flush()
     if output is not None and output.error is not None:
@@ -212,8 +221,7 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         options = {param.name: param.opts[-1] for param in self.params if param.param_type_name == "option"}
-        # Torchrun starts several processes of one command, and tells each which it is.
-        is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+        is_first = _is_first_process()
         with ended_by_signal(is_first=is_first), user_errors(is_first=is_first, options=options):
             return super().invoke(ctx)
 
@@ -225,6 +233,11 @@ class Command(TyperCommand):
         for arg, following in zip(args, [*args, "--"][1:], strict=True):
             completed += [arg, "auto"] if arg == "--resume" and following.startswith("-") else [arg]
         return completed
+
+
+def _is_first_process() -> bool:
+    """Whether this is the first of a command's processes: torchrun starts several, and tells each which it is."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 @contextlib.contextmanager

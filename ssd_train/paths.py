@@ -21,6 +21,8 @@ def user_path(
 ) -> Path:
     """Return what a user named as a path, `~` and `~user` expanded. Nothing needs to be there.
 
+    What begins like a home folder that nobody has, `~.jpg`, is the file of that name where there is one.
+
     Args:
         named: as it was written.
         error: raised, since callers promise kinds of their own.
@@ -40,6 +42,9 @@ def user_path(
     try:
         path = Path(named).expanduser()
     except RuntimeError as failure:
+        # Nobody's home, so that a file of that very name is meant, as a shell's `*` names it.
+        if os.path.lexists(named):
+            return Path(named)
         fail("the home folder is not known", "write the path in full, or set HOME", failure)
     except TypeError as failure:
         raise error(f"a path is a {type(named).__name__}; pass text or a Path", arguments=arguments) from failure

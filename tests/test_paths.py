@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from export.engine.cache import default_cache
@@ -11,6 +12,7 @@ from ssd_deploy.model_source import find_model
 from ssd_deploy.sources.open import open_source
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.datasets.source import find_source
+from ssd_train.draw import write_picture
 from ssd_train.errors import SSDDeployError
 from ssd_train.image_files import find_images
 from ssd_train.image_input import to_rgb
@@ -101,6 +103,18 @@ def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     for asks in (default_root, default_cache, LAYOUTS["voc"].default_root):
         with pytest.raises(SSDDeployError, match="home folder is not known"):
             asks()
+
+
+@pytest.mark.parametrize("name", ["~.png", "./~$a.png", "~nosuch_user/a.png"])
+def test_a_file_whose_name_begins_like_a_home_is_found(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).parent.mkdir(exist_ok=True)
+    write_picture(Path(name), np.zeros((2, 2, 3), np.uint8))
+    assert user_path(name) == Path(name)
+    assert to_rgb(name).shape == (2, 2, 3) and find_images([name]) == [Path(name)]
+    assert [frame.path for frame in open_source(name).frames()] == [Path(name)]
 
 
 def test_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ class Run:
     def inputs(self) -> set[str]:
         """Return the files that no result may replace, behind all links."""
         named = [frame.path for frame in self.pictures if frame.path is not None]
-        named += [Path(info.name).expanduser() for info in self.sources if info.kind == "video"]
+        named += [Path(info.name) for info in self.sources if info.kind == "video"]
         return {os.path.realpath(path) for path in named}
 
 

@@ -19,6 +19,9 @@ FRAME_SUFFIX = ".jpg"
 # The longest name of a file or folder, in bytes: NAME_MAX of the file systems of Linux, macOS and Windows.
 LONGEST_NAME = 255
 
+# Names that Windows keeps for devices, whatever suffix they have.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d) *(\.|$)", re.IGNORECASE)
+
 
 def picture_suffix(frame: Frame) -> str:
     """Return the suffix of a frame's annotated picture."""
@@ -110,7 +113,9 @@ def safe_name(name: str) -> str:
     name = re.sub(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f]', "_", name).rstrip(". ")
     # Bytes of a name that is not UTF-8 stay; what no file can be called, such as a lone surrogate, does not.
     name = "".join(letter if _is_encodable(letter) else "_" for letter in name)
-    return name if name.strip("._ ") else f"_{name.strip('. ')}"
+    if not name.strip("._ ") or _DEVICE.match(name):
+        return f"_{name.strip('. ')}"
+    return name
 
 
 def fitted(stem: str, ending: str) -> str:

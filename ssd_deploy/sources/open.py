@@ -6,7 +6,6 @@ import glob
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from ssd_train.addresses import without_password
 from ssd_train.errors import SourceError
 from ssd_train.image_files import find_images
 from ssd_train.paths import user_path
+from ssd_train.picture_header import HEAD_BYTES, is_picture
 from ssd_train.preprocess import IMAGE_SUFFIXES
 
 Image = NDArray[np.uint8]
@@ -83,7 +83,11 @@ def _is_camera(word: str) -> bool:
 def _is_video(word: str) -> bool:
     """A file that is no picture by its name, nor by its first bytes."""
     path = user_path(word, SourceError)
-    return path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES and not cv2.haveImageReader(str(path))
+    if not path.is_file() or path.suffix.lower() in IMAGE_SUFFIXES:
+        return False
+    # Read here, since OpenCV's `haveImageReader` ends the process over a name that is not UTF-8.
+    with path.open("rb") as file:
+        return not is_picture(file.read(HEAD_BYTES))
 
 
 # The first row that fits a word opens it.

@@ -23,6 +23,7 @@ from ssd_train.networks.config import size_name
 from ssd_train.networks.feature_expander import ExpandedLevel
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import find_network, network_config
+from ssd_train.paths import user_path
 from ssd_train.training.balance import describe_balance, repeat_factors
 from ssd_train.training.batches import AugmentedImages, available_workers
 from ssd_train.training.config import FIELDS, TrainingConfig
@@ -245,11 +246,11 @@ def resolved_values(config: TrainingConfig, prepared: Prepared, processes: Proce
     """Return a configuration for JSON with what it left open: it repeats the training, from any folder."""
     source = prepared.source
     paths = {
-        name: str(value.expanduser().absolute()) for name in FIELDS if isinstance(value := getattr(config, name), Path)
+        name: str(user_path(value).absolute()) for name in FIELDS if isinstance(value := getattr(config, name), Path)
     }
     words = {"init": (SHAPES,), "pretrained_backbone": BACKBONE_WORDS}
     paths |= {
-        name: str(Path(value).expanduser().absolute())
+        name: str(user_path(value).absolute())
         for name, known in words.items()
         if (value := getattr(config, name)) is not None and value not in known
     }

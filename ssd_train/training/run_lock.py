@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ LOCK_NAME = "train.lock"
 
 # As many bytes of a lock are read; what is longer is none of ours.
 MAX_BYTES = 4096
+
+# How each begins.
+_START = b"pid "
 
 # For whoever has just taken a lock of one who is gone to write its own name into it.
 PATIENCE_S = 2.0
@@ -66,7 +70,7 @@ def held_run_folder(folder: Path) -> Iterator[None]:
     The folder is made; it is removed again where the block leaves it empty.
 
     Raises:
-        SSDDeployError: another training holds it, or it cannot be written.
+        SSDDeployError: another training holds it, it cannot be written, or the user has a file of the lock's name.
     """
     path = folder / LOCK_NAME
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -100,6 +104,11 @@ def _take(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
             is_locked = _lock(descriptor)
+            if not _is_lock(descriptor):
+                raise SSDDeployError(
+                    f"{path}: is no lock of a training, which that name is for; move it, or name another folder",
+                    arguments=("out",),
+                )
             owner = _read(descriptor)
             is_held = is_locked is False or (is_locked is None and os.fstat(descriptor).st_size > 0)
             if is_held and not (owner is not None and owner.is_gone()):
@@ -135,6 +144,11 @@ def _lock(descriptor: int) -> bool | None:
     return True
 
 
+def _is_lock(descriptor: int) -> bool:
+    """Whether a file is one that `_write` wrote or was about to write, and none of the user's."""
+    return stat.S_ISREG(os.fstat(descriptor).st_mode) and os.pread(descriptor, len(_START), 0) in (b"", _START)
+
+
 def _read(descriptor: int) -> Owner | None:
     """Return whom the text names; None where it names nobody."""
     text = os.pread(descriptor, MAX_BYTES, 0).decode("utf-8", "replace")
@@ -150,7 +164,7 @@ def _write(descriptor: int) -> None:
 
     pid = os.getpid()
     text = (
-        f"pid {pid}\nhost {socket.gethostname()}\nstarted {psutil.Process(pid).create_time()}\n"
+        f"{_START.decode()}{pid}\nhost {socket.gethostname()}\nstarted {psutil.Process(pid).create_time()}\n"
         f"since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
     )
     os.ftruncate(descriptor, 0)

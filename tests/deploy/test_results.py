@@ -150,7 +150,7 @@ def test_a_box_outside_the_picture_makes_no_crop(tmp_path: Path) -> None:
     ("name", "folder"),
     [
         ("../../etc", ".._.._etc"), ("..", "_"), ("", "_"), (" . ", "_"), ("a\0b", "a_b"), ("C:\\x", "C__x"),
-        ("dog ", "dog"), ("犬", "犬"), ("a.b", "a.b"), ("?", "__"),
+        ("dog ", "dog"), ("犬", "犬"), ("a.b", "a.b"), ("?", "__"), ("CON", "_CON"), ("aux.x", "_aux.x"), ("cone", "cone"),
     ],
 )  # fmt: skip
 def test_any_name_is_one_folder_that_stays_inside(name: str, folder: str) -> None:

@@ -1,5 +1,6 @@
 """Video files: every frame as it was put in, its time, and what is broken said."""
 
+import os
 import random
 import re
 import threading
@@ -58,6 +59,14 @@ def test_a_video_says_its_length_rate_and_size(tmp_path: Path) -> None:
     assert source.is_whole
     with pytest.raises(SourceError, match="read already"):
         list(source.frames())
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.mp4", b"\xff" * 251 + b".mp4", b"a\nb.mp4", b"-x.mp4", b"%06d.mp4", b"http:x.mp4"])
+def test_a_video_may_have_any_name(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / os.fsdecode(name)
+    write_video(tmp_path / "v.mp4", moving_shapes(2)).rename(path)
+    source = open_source(path)
+    assert source.info.name == str(path) and len(read(source)[0]) == 2
 
 
 def test_frames_of_a_variable_rate_have_their_own_times(tmp_path: Path) -> None:

@@ -170,3 +170,13 @@ def test_nohup_and_a_python_of_their_own() -> None:
     )
     done = subprocess.run(["nohup", sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "on\n")
+
+
+@pytest.mark.parametrize("where", ["typer.main.get_command", "typer.core.TyperGroup.make_context"])
+def test_a_signal_before_the_command_has_its_own_exit_code(where: str) -> None:
+    script = (
+        "import os, signal, typer.core, typer.main\nfrom ssd_deploy.cli import main\n"
+        f"{where} = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "") and "Traceback" not in done.stderr

@@ -1,5 +1,6 @@
 """Two processes that write to one place at the same time."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -73,7 +74,6 @@ def test_one_process_holds_a_folder_once_and_leaves_nothing(tmp_path: Path) -> N
         # A process of that number, but another one.
         ("pid 1\nhost HERE\nstarted 1.0\n", False),
         ("pid 1\nhost elsewhere\nstarted 1.0\n", True),
-        ("nonsense", True),
         ("", False),
     ],
 )
@@ -105,6 +105,21 @@ def test_a_link_in_the_locks_place_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(SSDDeployError, match="cannot be written"), held_run_folder(tmp_path):
         pass
     assert (tmp_path / "precious").read_text() == "kept"
+
+
+@pytest.mark.parametrize("content", [b"my notes", b"\0\xff", b"pi"])
+def test_a_file_of_the_users_in_the_locks_place_stays(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / LOCK_NAME).write_bytes(content)
+    with pytest.raises(SSDDeployError, match="no lock of a training"), held_run_folder(tmp_path):
+        pass
+    assert (tmp_path / LOCK_NAME).read_bytes() == content
+
+
+def test_a_pipe_in_the_locks_place_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LOCK_NAME)
+    with pytest.raises(SSDDeployError, match="no lock of a training"), held_run_folder(tmp_path):
+        pass
+    assert (tmp_path / LOCK_NAME).is_fifo()
 
 
 @pytest.mark.slow
