@@ -135,7 +135,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], list[object
         asked: list[object] = []
 
         class Pretending:
-            def __init__(self, source: object, options: object, providers: list[object]) -> None:
+            def __init__(self, source: object, options: object, providers: list[object], **more: object) -> None:
                 print("*************** EP Error ***************\n\nEP Error: libcudnn.so.9 is missing\n******")
                 asked.append(providers)
                 names = [entry if isinstance(entry, str) else entry[0] for entry in providers]  # type: ignore[index]

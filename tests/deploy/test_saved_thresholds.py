@@ -352,4 +352,4 @@ def test_a_place_that_cannot_be_written_is_refused(
     monkeypatch.setattr("ssd_deploy.model_source.ModelSource.load", lambda *_: pytest.fail("it was loaded"))
     (run_folder / "best.thresholds.json").mkdir()
     line = mistake("eval", run_folder, "--data", shapes, "--split", "val", "--save-thresholds")
-    assert "best.thresholds.json: is a folder" in line
+    assert "best.thresholds.json: cannot be written (it is a folder)" in line
