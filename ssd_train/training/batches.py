@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -258,8 +258,8 @@ def batches(
     processes: int,
     workers: int,
     pin_memory: bool,
-) -> Iterator[Batch]:
-    """Yield one process's batches from a step on, loaded ahead by worker processes.
+) -> Generator[Batch, None, None]:
+    """Yield one process's batches from a step on, loaded ahead by worker processes, which end as it is closed.
 
     Args:
         workers: worker processes; 0 loads in this one.
@@ -276,7 +276,15 @@ def batches(
         # A generator of its own: the loader draws from it, and the global one belongs to the training.
         generator=torch.Generator(),
     )
-    return iter(loader)
+    loading = iter(loader)
+    for worker in getattr(loading, "_workers", ()):
+        # PyTorch's last word to one that does not come to its end is SIGTERM, which they ignore: see `_start_worker`.
+        worker.terminate = worker.kill
+    try:
+        yield from loading
+    finally:
+        # PyTorch ends them as the last reference goes, but does nothing once Python itself is about to end.
+        del loading
 
 
 @contextlib.contextmanager

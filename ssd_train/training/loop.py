@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +136,11 @@ class _Run:
     def train_epochs(self, stop: StopRequest) -> bool:
         """Train what is left of all epochs; returns whether a process was asked to stop before their end."""
         position, stream, recorder = self.position, self.stream, self.recorder
-        with progress_bar(position.step, stream.total_steps, is_shown=self.processes.is_first) as show_progress:
+        with (
+            progress_bar(position.step, stream.total_steps, is_shown=self.processes.is_first) as show_progress,
+            contextlib.closing(self._load_batches()) as loader,
+        ):
             self._catch_up_validation(show_progress, stop)
-            loader = self._load_batches()
             metric_logger = MetricLogger(
                 position,
                 stream,
@@ -169,7 +171,7 @@ class _Run:
             recorder.record_end(self.trainer.kept_network)
         return False
 
-    def _load_batches(self) -> Iterator[Batch]:
+    def _load_batches(self) -> Generator[Batch, None, None]:
         """Load this process's part of every batch that is left, ahead of the steps."""
         processes = self.processes
         loader = batches(
@@ -181,7 +183,8 @@ class _Run:
             workers=available_workers(self.config.workers, processes.local_count),
             pin_memory=processes.device.type == "cuda",
         )
-        return map(self._checked, loader)
+        with contextlib.closing(loader):
+            yield from map(self._checked, loader)
 
     def _checked(self, batch: Batch) -> Batch:
         """Return a batch that can be trained on, and note the images that could not be read."""

@@ -1,7 +1,10 @@
 """The stream of samples: everything in it once an epoch, the same from wherever and by however many it is read."""
 
 import itertools
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -388,3 +391,31 @@ def test_workers_are_at_most_one_a_core_of_the_process_s_share(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
     assert available_workers(asked, processes) == expected
+
+
+class _Stuck(AugmentedImages):
+    """A fake: the images of the first step, and for those of the others it waits without end."""
+
+    def __getitem__(self, key: Key) -> Example:
+        if key.sample != FIRST_STEP[0].sample:
+            threading.Event().wait()
+        return super().__getitem__(key)
+
+
+FIRST_STEP = next(Stream(num_samples=COUNT, batch_size=1, epochs=1, seed=0).keys(0))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a fake data set reaches workers by a fork")
+def test_a_worker_that_does_not_come_to_its_end_is_ended(
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    stream = Stream(num_samples=COUNT, batch_size=1, epochs=1, seed=0)
+    loading = batches(
+        _Stuck(samples, SQUARE, 0), stream, first_step=0, rank=0, processes=1, workers=1, pin_memory=False
+    )
+    next(loading)
+    (worker,) = multiprocessing.active_children()
+    loading.close()
+    worker.join(timeout=10)
+    assert worker.exitcode == -signal.SIGKILL

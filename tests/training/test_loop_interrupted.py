@@ -1,6 +1,7 @@
 """A training that was stopped or killed goes on as if nothing had happened, bit for bit."""
 
 import contextlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -120,12 +121,14 @@ def test_a_stopped_training_goes_on_to_the_same_weights_and_metrics(
 ) -> None:
     with signalled_in_step(signalled_step):
         result, lines = train_silently(shapes, tmp_path, workers=first_workers)
+        assert multiprocessing.active_children() == []
     assert result.exit_code == 128 + signal.SIGTERM
     assert lines[-1] == stopped_line(tmp_path, stopped_after)
     assert read_checkpoint(tmp_path / "last.ckpt")["position"]["step"] == stopped_after
     assert not (tmp_path / "last.safetensors").exists()
 
     result, lines = train_silently(shapes, tmp_path, workers=then_workers, resume="auto")
+    assert multiprocessing.active_children() == []
     assert result.exit_code == 0
     assert f"goes on after step {stopped_after} (epoch " in "\n".join(lines)
     assert result.best == unbroken.result.best
