@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ssd_train.errors import SpecError
 from ssd_train.escaped_text import unescaped
+from ssd_train.input_files import decoded, open_input
 from ssd_train.spec import check_class_names
 
 
@@ -14,8 +15,9 @@ def read_class_list(path: Path) -> tuple[str, ...]:
         SpecError: the file cannot be read as text, has no names, or repeats one.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        with open_input(path) as file:
+            lines = decoded(file, path).splitlines()
+    except (OSError, ValueError) as error:
         raise SpecError(f"{path}: the class list cannot be read ({error}); give a text file, a name a line") from error
     try:
         return check_class_names(tuple(unescaped(line.strip()) for line in lines if line.strip()))

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from ssd_train.errors import SSDDeployError
+from ssd_train.input_files import open_input
 
 # Levels of lists and objects. Nothing that is read here has more than ten; copying, writing and comparing values take
 # a call or two of Python's a level, of which it has a thousand.
@@ -163,7 +164,7 @@ def _shortened(text: str, most: int) -> str:
 
 def _bytes_of(path: Path, most_bytes: int) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_input(path) as file:
             status = os.fstat(file.fileno())
             is_plain = stat.S_ISREG(status.st_mode)
             # A pipe does not tell how much will come, and a device may never end.

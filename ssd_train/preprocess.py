@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_train.errors import ImageError, first_line
+from ssd_train.input_files import NotRegularError, open_regular
 from ssd_train.picture_header import (
     HEAD_BYTES,
     JPEG_END_OF_IMAGE,
@@ -93,12 +94,14 @@ def errors_of(name: object) -> Iterator[None]:
 def _read(path: Path) -> bytes:
     """Return a picture's bytes, whole."""
     try:
-        with path.open("rb") as file:
-            # Looked at first, since a device never ends.
-            head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
+        with open_regular(path) as file:
+            # Looked at first, since it may be any large file.
+            head = file.read(HEAD_BYTES)
             size_bytes = os.fstat(file.fileno()).st_size
             if size_bytes <= MOST_FILE_BYTES and (not head or is_picture(head)):
-                head = file.read()
+                head += file.read()
+    except NotRegularError as error:
+        raise ImageError(f"{path}: not an image, but a pipe or a device; name a file") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ImageError(f"{path}: cannot be read ({reason}); check the path") from error

@@ -1,5 +1,6 @@
 """What a row of the table of backends is. Light, and imported by the table and by the backends themselves."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,7 @@ class Backend:
 def suffix_of(path: Path) -> str:
     """Return what a file's name ends with, in lower case; `.onnx` for an ONNX file whose name has no ending."""
     if path.suffix == "" and path.is_file():
-        with path.open("rb") as file:
+        with contextlib.suppress(OSError), path.open("rb") as file:
             return ".onnx" if file.read(1) == ONNX_START else ""
+        return ""
     return path.suffix.lower()

@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ssd_train.datasets.findings import Findings
 from ssd_train.errors import ImageError
+from ssd_train.input_files import open_regular
 from ssd_train.pixel_limit import check_pixels
 from ssd_train.preprocess import IMAGE_SUFFIXES, load_image
 
@@ -149,7 +150,7 @@ def image_size(path: Path) -> tuple[int, int]:
         with warnings.catch_warnings():
             # Of Pillow's own limit, and of odd entries; what matters here is said below.
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with open_regular(path) as file, Image.open(file) as image:
                 (width, height), turn, kind = image.size, image.getexif().get(_ORIENTATION), image.format
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError):
         kind = None

@@ -16,6 +16,7 @@ from ssd_train.datasets.image_paths import FileIndex, known_size
 from ssd_train.datasets.splits import ALL, no_lists
 from ssd_train.datasets.voc_xml import class_names_in, read_annotated_image
 from ssd_train.errors import DatasetError
+from ssd_train.input_files import read_text
 from ssd_train.json_input import shown
 
 # The published trainings' own, of a folder with one VOC<year> folder for each year.
@@ -297,7 +298,7 @@ def _lines(folder: VocFolder, name: str) -> list[str]:
 
 def _read_list(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read as UTF-8 text ({error}); write one image id a line") from error
     lines = [line.strip() for line in lines if line.strip()]

@@ -8,6 +8,7 @@ from ssd_train.datasets.annotations import AnnotatedImage, AnnotatedObject, coul
 from ssd_train.datasets.findings import Findings
 from ssd_train.datasets.image_paths import MOST_SIDE, known_size
 from ssd_train.escaped_text import unescaped
+from ssd_train.input_files import open_regular
 from ssd_train.json_input import quoted, shown
 from ssd_train.spec import name_fault
 
@@ -52,7 +53,8 @@ def class_names_in(path: Path) -> list[str]:
 
 def _parse(path: Path, findings: Findings) -> ElementTree.Element:
     try:
-        return ElementTree.parse(path).getroot()
+        with open_regular(path) as file:
+            return ElementTree.parse(file).getroot()
     # Besides its own ParseError the parser raises what an encoding's decoder does.
     except (OSError, ElementTree.ParseError, ValueError, LookupError, TypeError, MemoryError, SystemError) as error:
         reason = shown(str(error) or type(error).__name__)

@@ -15,6 +15,7 @@ from ssd_train.datasets.splits import ALL, SPLIT_NAMES, find_part
 from ssd_train.datasets.yolo_yaml import read_names, read_places, read_yaml
 from ssd_train.errors import DatasetError
 from ssd_train.escaped_text import unescaped
+from ssd_train.input_files import read_text
 from ssd_train.json_input import quoted, shown
 
 NAMES_FILE = "classes.txt"
@@ -161,7 +162,7 @@ def _without_yaml(root: Path) -> YoloFolder:
     if path is None:
         raise DatasetError(f"{root}: has neither data.yaml nor {NAMES_FILE}; write the names of its classes there")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read as UTF-8 text ({error}); write a name a line") from error
     while lines and not lines[-1].strip():
@@ -197,7 +198,7 @@ def _images_of(folder: YoloFolder, written: str, findings: Findings) -> list[Pat
 
 def _listed(folder: YoloFolder, path: Path, findings: Findings) -> list[Path]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read as UTF-8 text ({error}); write an image a line") from error
     paths = []
@@ -231,7 +232,7 @@ def _annotated_image(folder: YoloFolder, path: Path, findings: Findings) -> Anno
     place = label_path.relative_to(folder.root).as_posix()
     if label_path.is_file():
         try:
-            lines = label_path.read_text(encoding="utf-8-sig").splitlines()
+            lines = read_text(label_path).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             findings.stop(f"{label_path}: cannot be read as UTF-8 text ({error}); mend it", place=place)
             lines = []

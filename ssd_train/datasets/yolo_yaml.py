@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ssd_train.errors import DatasetError
+from ssd_train.input_files import read_text
 from ssd_train.json_input import quoted, shown
 from ssd_train.spec import name_fault
 
@@ -67,7 +68,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=2)  # a folder is recognised, then its splits and names are looked up, then it is read
 def _loaded(path: Path, mtime_ns: int, size_bytes: int) -> Any:
-    return yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+    return yaml.load(read_text(path), _Loader)
 
 
 def read_names(names: Any, path: Path) -> dict[int, str]:

@@ -9,9 +9,38 @@ from ssd_train.datasets.dataset import GroundTruth
 from ssd_train.detections import Detections
 from ssd_train.metrics.matching import MATCH_IOU_THRESHOLD, match_image, overlaps
 
+# Of a matrix: with 40,000 classes it would take 13 GB. LVIS, which has more than most, has 1203.
+MOST_ROWS = 2000
+
+
+def matrix_rows(
+    ground_truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str]
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return what a matrix has rows for: every class, or of very many those that occur most, and one for the others.
+
+    Args:
+        ground_truths, detections: as of `confusion_matrix`.
+        class_names: C names.
+
+    Returns:
+        K names, and for each of the C labels its row.
+    """
+    count = len(class_names)
+    if count <= MOST_ROWS:
+        return tuple(class_names), np.arange(count)
+    labels = [*(each.labels for each in ground_truths), *(each.labels for each in detections)]
+    occurring = np.bincount(np.concatenate(labels), minlength=count)
+    shown = np.sort(np.argsort(-occurring, kind="stable")[: MOST_ROWS - 1])
+    rows = np.full(count, len(shown))
+    rows[shown] = np.arange(len(shown))
+    return (*(class_names[label] for label in shown), f"({count - len(shown):,} other classes)"), rows
+
 
 def confusion_matrix(
-    ground_truths: Sequence[GroundTruth], detections: Sequence[Detections], num_classes: int
+    ground_truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    num_classes: int,
+    rows_of: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """Count which class the objects of each class were detected as.
 
@@ -23,24 +52,27 @@ def confusion_matrix(
         ground_truths, detections: one each an image, boxes in image pixels, clipped to it; detections of the scores
             that count only.
         num_classes: C, length of the class list.
+        rows_of: (C) the row and column of each class, 0 to K - 1, see `matrix_rows`; without it K is C.
 
     Returns:
-        (C + 1, C + 1): a row a true class, a column a detected one. The last column counts objects that were missed,
+        (K + 1, K + 1): a row a true class, a column a detected one. The last column counts objects that were missed,
         the last row detections of background. A row sums to the objects of its class, a column to its detections.
 
     Raises:
         ValueError: the two sequences differ in length.
     """
-    matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    rows_of = np.arange(num_classes) if rows_of is None else rows_of
+    background = int(rows_of.max(initial=-1)) + 1
+    matrix = np.zeros((background + 1, background + 1), np.int64)
     for truth, found in zip(ground_truths, detections, strict=True):
         objects = _paired_objects(truth, found)
         is_paired = objects >= 0
         counts = is_paired | ~match_image(truth, found).is_ignored
-        rows = np.append(truth.labels, num_classes)[objects]
-        np.add.at(matrix, (rows[counts], found.labels[counts]), 1)
+        rows = np.append(rows_of[truth.labels], background)[objects]
+        np.add.at(matrix, (rows[counts], rows_of[found.labels[counts]]), 1)
         is_missed = ~(truth.is_difficult | truth.is_crowd)
         is_missed[objects[is_paired]] = False
-        matrix[:-1, num_classes] += np.bincount(truth.labels[is_missed], minlength=num_classes)
+        matrix[:-1, background] += np.bincount(rows_of[truth.labels[is_missed]], minlength=background)
     return matrix
 
 

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from ssd_train.errors import NetworkError
+from ssd_train.json_input import quoted
 from ssd_train.networks.config import NetworkConfig, size_name
 
 # Sides are multiples of the coarsest stride of a backbone. The least leaves a first map of stride 32 three cells a
@@ -55,7 +56,7 @@ def network_of_any_size(name: str, table: Mapping[str, NetworkConfig]) -> Networ
     if data_set != "custom":
         sizes = " and ".join(size_name(row.input_size) for row in there)
         raise NetworkError(
-            f"there is no network {name!r}: {backbone} for {data_set} has an input of {sizes} pixels; name "
+            f"there is no network {quoted(name)}: {backbone} for {data_set} has an input of {sizes} pixels; name "
             f"ssd_{size}_{backbone}_custom, which takes any class list",
             arguments=("network",),
         )
@@ -105,15 +106,15 @@ def _input_size(name: str, size: str, suffix: str) -> tuple[int, int]:
     match = _SIZE.fullmatch(size)
     if match is None:
         raise NetworkError(
-            f"there is no network {name!r}; its size {size!r} is neither a side nor width x height in pixels; name for "
-            f"example ssd_640x384{suffix}",
+            f"there is no network {quoted(name)}; its size {quoted(size, 40)} is neither a side nor width x height in "
+            f"pixels; name for example ssd_640x384{suffix}",
             arguments=("network",),
         )
     width, height = int(match[1]), int(match[2] or match[1])
     near = (_nearest_side(height), _nearest_side(width))
     if near != (height, width):
         raise NetworkError(
-            f"there is no network {name!r}; sides that are not in the table are multiples of {SIDE_STEP} from "
+            f"there is no network {quoted(name)}; sides that are not in the table are multiples of {SIDE_STEP} from "
             f"{LEAST_SIDE} to {MOST_SIDE}; name for example ssd_{size_name(near)}{suffix}",
             arguments=("network",),
         )

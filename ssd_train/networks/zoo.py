@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from ssd_train.errors import NetworkError
+from ssd_train.json_input import quoted
 from ssd_train.networks.any_size import canonical_name, network_of_any_size
 from ssd_train.networks.config import NetworkConfig
 from ssd_train.spec import check_class_names
@@ -219,7 +220,7 @@ def find_network(name: str) -> NetworkConfig:
         close = difflib.get_close_matches(canonical, NETWORKS, n=3)
         hint = f"did you mean {', '.join(close)}? " if close else ""
         raise NetworkError(
-            f"there is no network {name!r}; {hint}`ssd-deploy models` lists them all", arguments=("network",)
+            f"there is no network {quoted(name)}; {hint}`ssd-deploy models` lists them all", arguments=("network",)
         )
     return config
 

@@ -94,7 +94,7 @@ class ClassCharts:
 def write_confusion(path: Path, evaluation: Evaluation) -> None:
     """Write a PNG of the confusion matrix: rows are true classes, a cell's color is its share of the row."""
     matrix = evaluation.confusion
-    names = [*(chart_label(name, LONGEST_NAME) for name in evaluation.dataset.class_names), "background"]
+    names = [*(chart_label(name, LONGEST_NAME) for name in evaluation.confusion_classes), "background"]
     count = len(names)
     side = min(14.0, max(4.5, 1.6 + (0.55 if count <= MAX_COUNTED + 1 else 0.15) * count))
     figure = new_figure(side + 1, side)

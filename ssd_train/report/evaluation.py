@@ -13,7 +13,7 @@ from ssd_train.datasets.dataset import Dataset
 from ssd_train.detections import Detections
 from ssd_train.errors import DatasetError
 from ssd_train.evaluation.evaluate import EvaluationReport, score
-from ssd_train.metrics.confusion import confusion_matrix
+from ssd_train.metrics.confusion import confusion_matrix, matrix_rows
 from ssd_train.metrics.matching import Matches
 from ssd_train.metrics.mistakes import Mistake, find_mistakes
 from ssd_train.metrics.operating_point import Curves, Goal, OperatingPoint
@@ -44,7 +44,8 @@ class Evaluation:
         curves: what every threshold comes to.
         histograms: scores of right and wrong detections, of each class by name; "" holds all.
         points: what the working thresholds come to, of each class by name.
-        confusion: (C + 1, C + 1), see `confusion_matrix`.
+        confusion: (K + 1, K + 1), see `confusion_matrix`.
+        confusion_classes: (K) what its rows are of, see `matrix_rows`.
         sizes: objects by size.
         mistakes: (N) those in each image.
         ran: what was run, names and values for people.
@@ -60,6 +61,7 @@ class Evaluation:
     histograms: Mapping[str, Histogram]
     points: Mapping[str, OperatingPoint]
     confusion: NDArray[np.int64]
+    confusion_classes: tuple[str, ...]
     sizes: tuple[OfSize, ...]
     mistakes: Sequence[Sequence[Mistake]]
     ran: Mapping[str, str]
@@ -107,7 +109,11 @@ class Evaluation:
                 }
                 for size in self.sizes
             ],
-            "confusion": {"classes": [*names, "background"], "rows_are": "truth", "matrix": self.confusion.tolist()},
+            "confusion": {
+                "classes": [*self.confusion_classes, "background"],
+                "rows_are": "truth",
+                "matrix": self.confusion.tolist(),
+            },
             "curves": {
                 "all": thinned(self.curves.overall),
                 "per_class": {name: thinned(curve) for name, curve in self.curves.per_class.items()},
@@ -165,6 +171,7 @@ def collect(
     kept_matches = [of_image.select(own) for of_image, own in zip(matches, rows, strict=True)]
     truths = [sample.ground_truth for sample in dataset.samples]
     other_reports, unscored = _other_reports(dataset, detections, spec, report, evaluator)
+    confusion_classes, rows_of = matrix_rows(truths, kept, dataset.class_names)
     coco = next((each for each in (report, *other_reports) if each.metric == "coco"), None)
     return Evaluation(
         dataset=dataset,
@@ -176,7 +183,8 @@ def collect(
         curves=curves,
         histograms=histograms(detections, matches, dataset.class_names),
         points=points_of(curves, keep),
-        confusion=confusion_matrix(truths, kept, len(dataset.class_names)),
+        confusion=confusion_matrix(truths, kept, len(dataset.class_names), rows_of),
+        confusion_classes=confusion_classes,
         sizes=by_size(truths, kept_matches, coco.numbers if coco is not None else {}),
         mistakes=[find_mistakes(*of_image) for of_image in zip(truths, kept, kept_matches, strict=True)],
         ran=ran,

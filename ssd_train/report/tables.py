@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from ssd_train.metrics.mistakes import KINDS
 from ssd_train.report.evaluation import Evaluation
 from ssd_train.report.table import Column, SortableTable
@@ -74,14 +76,9 @@ def size_table(evaluation: Evaluation) -> SortableTable:
 def confusion_table(evaluation: Evaluation) -> SortableTable:
     """Return the largest cells off the diagonal of the confusion matrix."""
     matrix = evaluation.confusion
-    names = evaluation.dataset.class_names
+    names = evaluation.confusion_classes
     truth, detected = [*names, "(nothing there)"], [*names, "(missed)"]
-    cells = [
-        (int(matrix[row, column]), row, column)
-        for row in range(len(truth))
-        for column in range(len(detected))
-        if row != column and matrix[row, column]
-    ]
+    cells = [(int(matrix[row, column]), row, column) for row, column in np.argwhere(matrix).tolist() if row != column]
     cells.sort(key=lambda cell: -cell[0])
     columns = (Column(title="truth"), Column(title="detected as"), Column(title="times", form="count"))
     rows = [[truth[row], detected[column], count] for count, row, column in cells[:MOST_CONFUSIONS]]

@@ -11,6 +11,7 @@ import torch
 
 from ssd_train.errors import SSDDeployError, WeightsError, first_line
 from ssd_train.files import written_atomically
+from ssd_train.input_files import open_regular
 from ssd_train.paths import user_path
 from ssd_train.training.checkpoint_layout import Position, check_fits, check_layout, tensors_of
 from ssd_train.training.config import AUGMENTATION_FIELDS, FIELDS, TrainingConfig
@@ -128,7 +129,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         SSDDeployError: the file is missing, damaged, or no checkpoint of a training.
     """
     try:
-        with user_path(path, arguments=("resume",)).open("rb") as file:
+        with open_regular(user_path(path, arguments=("resume",))) as file:
             state, size_bytes = load_torch(file, path), os.fstat(file.fileno()).st_size
     except OSError as error:
         raise SSDDeployError(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_train.errors import WeightsError
+from ssd_train.input_files import open_regular
 
 # The largest network of the table has 400 MB of weights; ten times that leaves room for a training's other state.
 MOST_BYTES = 1 << 32
@@ -93,7 +94,7 @@ def read_bytes(path: Path, count: int = -1) -> bytes:
         WeightsError: the file is missing, empty, a folder, far larger than weights are, or may not be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if count < 0 and (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
                 raise WeightsError(
                     f"{path}: has {size:,} bytes, more than any network needs ({MOST_BYTES:,}); name its weights alone"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ssd_train.errors import WeightsError
 from ssd_train.weights.file_format import EXPECTED
+from ssd_train.weights.pickled_tuples import TupleSizes
 
 # What a file may unpack to, in its own size: none of `torch.save` is compressed, and weights hardly can be.
 UNPACKED_FACTOR = 8
@@ -28,6 +29,9 @@ MOST_STEPS = 2_000_000
 MOST_PICKLE_BYTES = 1 << 26
 MOST_TENSORS = 20_000
 MOST_LETTERS = 500
+# Values in a tuple and the tuples in it, a shared one each time: as a key it is hashed value by value. The largest that
+# is usual is the state of Python's random numbers, of 625.
+MOST_IN_TUPLE = 2_000
 
 # PyTorch lets these through, but they make memory of a number, or tensors without values.
 _REFUSED = re.compile(
@@ -184,10 +188,15 @@ def _check_steps(pickled: "bytes | BinaryIO", path: Path) -> bool:
 
     What PyTorch itself refuses is left to it, since it says why.
     """
-    steps = 0
+    steps, tuples = 0, TupleSizes()
     try:
         for operation, argument, _ in pickletools.genops(pickled):
             steps += 1
+            if tuples.after(operation, argument) > MOST_IN_TUPLE:
+                raise WeightsError(
+                    f"{path}: is refused, since it is a pickle of tuples that hold more than {MOST_IN_TUPLE:,} values; "
+                    "save only the network's state_dict() with torch.save"
+                )
             if steps > MOST_STEPS:
                 raise WeightsError(
                     f"{path}: is refused, since it is a pickle of more than {MOST_STEPS:,} steps; save only the "

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from ssd_train.datasets.dataset import GroundTruth, make_ground_truth
 from ssd_train.detections import Detections
-from ssd_train.metrics.confusion import confusion_matrix
+from ssd_train.metrics.confusion import MOST_ROWS, confusion_matrix, matrix_rows
 
 CAT, DOG, BACKGROUND = 0, 1, 2
 
@@ -103,3 +103,32 @@ def test_images_add_up_and_do_not_mix() -> None:
 def test_as_many_detections_as_images() -> None:
     with pytest.raises(ValueError):
         confusion_matrix([truth_of()], [], 2)
+
+
+def test_of_very_many_classes_those_that_occur_most_have_rows_of_their_own() -> None:
+    names = [f"c{label}" for label in range(40_000)]
+    box, away = [0, 0, 10, 10], [50, 50, 60, 60]
+    truth = truth_of((box, 39_999, ""), (away, 30_000, ""))
+    # Every class but the last two once, so that more occur than have rows.
+    one_each = [found_of((away, 0.9, label)) for label in range(3000)]
+    found = [found_of((box, 0.9, 39_998)), *one_each]
+    truths = [truth, *(truth_of() for _ in one_each)]
+    truths += [truth_of((box, 39_999, "")), truth_of((box, 30_000, "")), truth_of((box, 39_998, ""))]
+    found += [found_of()] * 3
+    kept, rows_of = matrix_rows(truths, found, names)
+    assert len(kept) == MOST_ROWS and kept[-4:] == (
+        "c30000",
+        "c39998",
+        "c39999",
+        f"({40_001 - MOST_ROWS:,} other classes)",
+    )
+    matrix = confusion_matrix(truths, found, 40_000, rows_of)
+    assert matrix.shape == (MOST_ROWS + 1, MOST_ROWS + 1)
+    assert matrix[kept.index("c39999"), kept.index("c39998")] == 1
+    assert matrix[-1].sum() == 3000 and matrix[-1, -2] == 3000 - (MOST_ROWS - 4)
+    assert matrix[:, -1].sum() == 4
+
+
+def test_of_few_classes_each_has_its_row() -> None:
+    kept, rows_of = matrix_rows([truth_of()], [found_of()], ["cat", "dog"])
+    assert kept == ("cat", "dog") and rows_of.tolist() == [0, 1]

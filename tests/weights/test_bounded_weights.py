@@ -53,6 +53,20 @@ def nested(depth: int) -> tuple[Any, ...]:
     return value
 
 
+def endless_key() -> bytes:
+    """A dict whose key is a tuple of 2^60 values, each tuple in it twice; nobody could hash it to write it."""
+    steps = b"".join(b"h" + bytes([index]) + b"\x86q" + bytes([index + 1]) for index in range(60))
+    return b"\x80\x02}K\x01K\x02\x86q\x00" + steps + b"K\x01s."
+
+
+def in_archive(pickled: bytes) -> bytes:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+        archive.writestr("a/version", "3\n")
+    return written.getvalue()
+
+
 def bad_files() -> dict[str, bytes]:
     ones = torch_bytes({"a": torch.ones(4)}, legacy=True)
     declared = ones.replace(b"K\x04", b"J" + struct.pack("<i", BILLION))
@@ -74,6 +88,8 @@ def bad_files() -> dict[str, bytes]:
         "encoded": torch_bytes({"a": Made(__import__("_codecs").encode, "a" * 99, "utf-32")}),
         "declared": declared,
         "keys": torch_bytes({nested(15): torch.ones(1)}),
+        "endless keys": endless_key(),
+        "endless keys in an archive": in_archive(endless_key()),
         "complex": torch_bytes({"a": torch.ones(1, dtype=torch.complex64)}),
         "long name": torch_bytes({"a" * 100_000: torch.ones(1)}),
         "many": struct.pack("<Q", len(header)) + header,
