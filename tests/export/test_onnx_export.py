@@ -119,7 +119,7 @@ from export.steps import STEPS
 from ssd_train import build_network
 
 name, out, pictures = sys.argv[1], *map(Path, sys.argv[2:])
-path = export_onnx(build_network(name, weights="random:4"), out)
+path = export_onnx(build_network(name, weights="random:0"), out)
 path = STEPS["int8"].apply(path, out, QuantizeOptions(calibration_data=pictures)).path
 STEPS["cpu"].apply(path, out)
 """
