@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_train.detection_rows import DetectionRows, name_of
+from ssd_train.encode import imencode
 from ssd_train.errors import ResultError, first_line
 from ssd_train.files import written_atomically
 from ssd_train.lettering import MOST_LETTERS, drawable, put_text, text_size
@@ -62,13 +63,12 @@ def write_picture(path: Path, image: NDArray[np.uint8]) -> None:
     """
     with written_atomically(path) as temporary:
         try:
-            # Not `image[:, :, ::-1]`, which OpenCV copies a pixel at a time before it encodes.
-            ok, data = cv2.imencode(path.suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
+            data = imencode(image, path.suffix)
         except cv2.error as error:
             raise _cannot_hold(path, image, f" ({first_line(error.err)})") from error
-        if not ok:
+        if data is None:
             raise _cannot_hold(path, image)
-        temporary.write_bytes(data.tobytes())
+        temporary.write_bytes(data)
 
 
 def _cannot_hold(path: Path, image: NDArray[np.uint8], reason: str = "") -> ResultError:

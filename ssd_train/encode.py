@@ -9,6 +9,13 @@ from numpy.typing import NDArray
 from ssd_train.errors import ImageError
 
 
+def imencode(image: NDArray[np.uint8], suffix: str, parameters: Sequence[int] = ()) -> bytes | None:
+    """Encode an (H, W, 3) RGB picture; None where the format cannot hold it, or OpenCV's own error."""
+    # Not `image[:, :, ::-1]`: OpenCV copies such a view a pixel at a time, and crashes where there is no memory.
+    ok, data = cv2.imencode(suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR), parameters)
+    return data.tobytes() if ok else None
+
+
 def encoded(image: NDArray[np.uint8], suffix: str, parameters: Sequence[int] = ()) -> bytes:
     """Return an (H, W, 3) RGB picture in the format of a file's suffix, such as `.jpg`.
 
@@ -19,13 +26,12 @@ def encoded(image: NDArray[np.uint8], suffix: str, parameters: Sequence[int] = (
         ImageError: the format cannot hold such a picture, or there is no memory for it.
     """
     try:
-        # Not `image[:, :, ::-1]`: OpenCV copies such a view a pixel at a time, and crashes where there is no memory.
-        ok, data = cv2.imencode(suffix, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR), parameters)
+        data = imencode(image, suffix, parameters)
     except (cv2.error, MemoryError) as error:
         raise ImageError(f"a picture of {_size(image)} pixels cannot be written as {suffix} ({error})") from error
-    if not ok:
+    if data is None:
         raise ImageError(f"a picture of {_size(image)} pixels cannot be written as {suffix}; choose another format")
-    return data.tobytes()
+    return data
 
 
 def _size(image: NDArray[np.uint8]) -> str:

@@ -22,6 +22,7 @@ from export.engine.file import BuildOptions, EngineInfo, Gpu, engine_name, info_
 from export.engine.flavours import FLAVOURS
 from ssd_train.errors import BackendError, ModelError, SSDDeployError
 from ssd_train.files import check_writable, sha256_of_file, written_atomically
+from ssd_train.input_files import open_regular
 from ssd_train.paths import user_path
 from ssd_train.shared_folder import make_way
 from ssd_train.spec import DetectorSpec
@@ -181,9 +182,8 @@ def timing_cache_path(cache: Path, request: EngineRequest) -> Path | None:
 def load_timing_cache(config: "trt.IBuilderConfig", path: Path) -> None:
     """Give the builder its measurements of earlier builds; a file of another version or card counts as empty."""
     saved = b""
-    with contextlib.suppress(OSError, MemoryError):
-        # Neither a pipe, which may never end, nor what is no file of a cache.
-        saved = path.read_bytes() if path.is_file() else b""
+    with contextlib.suppress(OSError, MemoryError), open_regular(path) as file:
+        saved = file.read()
     cache = config.create_timing_cache(saved)
     if cache is None or not config.set_timing_cache(cache, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import COMMANDS, NETWORK, TRAINING, Material, files_of, options
-from forking import Forking
+from forking import Forking, Running
 
 from ssd_train.ending_signals import ENDING_SIGNALS
 
@@ -113,12 +113,18 @@ def test_a_second_signal_ends_at_once_and_temporary_folders_go(server: Forking, 
     assert not list(running.tmp.iterdir())
 
 
-def test_processes_that_load_images_leave_signals_to_their_training_and_end_with_it(
-    server: Forking, material: Material, out: Path
-) -> None:
+def training_with_workers(server: Forking, material: Material, out: Path) -> Running:
+    """Start a long training whose images are loaded by two processes, and wait until it takes steps."""
     values = TRAINING | {"dataset": material.data, "out": out, "workers": 2, "epochs": 500, "val-interval": 500}
     running = server.start("train", *options(values), quick=True)
     wait_for(out / "metrics.jsonl")
+    return running
+
+
+def test_processes_that_load_images_leave_signals_to_their_training_and_end_with_it(
+    server: Forking, material: Material, out: Path
+) -> None:
+    running = training_with_workers(server, material, out)
     for pid in sorted(session(running.pid) - {running.pid}):
         # As a batch system does: every process of the job.
         subprocess.run(["kill", "-TERM", str(pid)], check=True)
@@ -132,9 +138,7 @@ def test_processes_that_load_images_leave_signals_to_their_training_and_end_with
 def test_a_process_that_loads_images_and_is_killed_is_one_sentence(
     server: Forking, material: Material, out: Path
 ) -> None:
-    values = TRAINING | {"dataset": material.data, "out": out, "workers": 2, "epochs": 500, "val-interval": 500}
-    running = server.start("train", *options(values), quick=True)
-    wait_for(out / "metrics.jsonl")
+    running = training_with_workers(server, material, out)
     for pid in session(running.pid) - {running.pid}:
         subprocess.run(["kill", "-KILL", str(pid)], check=False)
     ended = running.wait()
