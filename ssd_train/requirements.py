@@ -30,6 +30,7 @@ def require(package: str, extra: str, purpose: str) -> None:
     require_installed(package, extra, purpose)
     try:
         importlib.import_module(package)
+    # ImportError, OSError of a shared library, MemoryError, or what the package's own code comes to.
     except Exception as error:
         raise BackendError(
             f"{purpose} needs {package}, which is installed but does not load ({type(error).__name__}: "
