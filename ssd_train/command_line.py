@@ -224,6 +224,10 @@ def ended_by_signal(*, is_first: bool) -> Iterator[None]:
         sys.exit(EXIT_CODE_OF_SIGNAL + number)
 
 
+# What options that may stand without a value then mean.
+BARE_VALUES = {"--resume": "auto", "--ray": "local"}
+
+
 class Command(TyperCommand):
     """A command that refuses an option that is given twice, and whose errors name its options."""
 
@@ -243,12 +247,12 @@ class Command(TyperCommand):
             return super().invoke(ctx)
 
     def _with_bare_values(self, args: list[str]) -> list[str]:
-        """Complete `--resume` without a value, the one option that may stand alone, to `--resume auto`."""
-        if not any("--resume" in param.opts for param in self.params):
-            return args
+        """Complete an option that may stand without a value, as `--resume` to `--resume auto`."""
+        options = {name for param in self.params for name in param.opts}
+        bare = {name: value for name, value in BARE_VALUES.items() if name in options}
         completed = []
         for arg, following in zip(args, [*args, "--"][1:], strict=True):
-            completed += [arg, "auto"] if arg == "--resume" and following.startswith("-") else [arg]
+            completed += [arg, bare[arg]] if arg in bare and following.startswith("-") else [arg]
         return completed
 
 

@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,12 +20,16 @@ from ssd_deploy.cli.options import (
     Running,
     ScoredData,
     check_calibrated,
+    refuse,
 )
 from ssd_deploy.cli.report_options import Reporting
 from ssd_deploy.detect_options import Outputs, Streams, Thresholds
+from ssd_deploy.parts.options import Parts
+from ssd_deploy.model_source import ModelSource
 from ssd_deploy.tiling import Tiling
 from ssd_train.command_line import USER_ERROR, Result, check_results
 from ssd_train.printable import joined
+from ssd_train.requirements import require_installed
 
 _log = logging.getLogger(__name__)
 
@@ -154,6 +159,7 @@ def detect(
     tiling: Tiling,
     thresholds: Thresholds,
     outputs: Outputs,
+    parts: Parts,
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -179,6 +185,13 @@ def detect(
     check_calibrated(ctx, [precision.precision or "fp32"])
     if not [*pictures.images, *given]:
         raise typer.BadParameter("name a source behind the model: pictures, folders, videos, a camera or a stream")
+    refuse(ctx, ("part_size", "actors"), parts.ray is None, "--ray")
+    if parts.ray is not None:
+        refuse(ctx, (Streams, Tiling, "track", "show"), True, "one process: leave out --ray")
+        runner_options = {"batch_size": loading.batch_size, "precision": precision.precision, "int8": int8}
+        return _detect_by_parts(
+            [*pictures.images, *given], source, running, loading, thresholds, outputs, parts, runner_options
+        )
     with contextlib.ExitStack() as stack:
         # Before the model is opened, which may take an export or the building of an engine.
         viewer = stack.enter_context(Window("ssd-deploy detect")) if outputs.show else None
@@ -215,3 +228,52 @@ def detect(
     if found.hint:
         _log.info("nothing found: %s", found.hint)
     return Result(text=joined(found.lines()), data=found.to_dict(), exit_code=USER_ERROR if found.is_lossy else 0)
+
+
+def _detect_by_parts(
+    words: list[str],
+    source: ModelSource,
+    running: Running,
+    loading: Loading,
+    thresholds: Thresholds,
+    outputs: Outputs,
+    parts: Parts,
+    how: dict[str, Any],
+) -> Result:
+    """Detect on a Ray cluster."""
+    require_installed("pyarrow", "ray", "--ray")
+    from ssd_deploy.describe import description_of
+    from ssd_deploy.parts.run import detect_in_parts, formats_of
+    from ssd_deploy.parts.worker import Job
+    from ssd_deploy.progress import image_progress
+
+    # Another process may stand in another folder.
+    if source.file is not None:
+        source = dataclasses.replace(source, file=source.file.absolute())
+    spec = description_of(source)
+    thresholds.keeping(spec)  # what is wrong with them is said before a cluster is asked
+    threads = running.threads or 1
+    job = Job(
+        folder=outputs.out.absolute(),
+        open_runner=dataclasses.replace(running, threads=threads).opener(source, **how),
+        formats=formats_of(outputs.names()),
+        thresholds=thresholds,
+        batch_size=loading.batch_size,
+        workers=loading.workers,
+        threads=threads,
+        max_pixels=running.max_pixels,
+    )
+    settings = {
+        "model": source.name,
+        "detector": spec.to_metadata(),
+        "backend": running.backend,
+        "device": running.name(running.provider) or "",
+        "precision": how["precision"] or "",
+        "batch_size": loading.batch_size,
+        **dataclasses.asdict(thresholds),
+    }
+    with image_progress(f"parts on {parts.ray}", None) as on_progress:
+        found = detect_in_parts(
+            words, job, parts, json.loads(json.dumps(settings)), on_gpu=running.cuda, on_progress=on_progress
+        )
+    return Result(text=found.line(), data=found.to_dict(), exit_code=USER_ERROR if found.broken else 0)

@@ -1,6 +1,7 @@
 """Options that several commands share, and what they stand for."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,6 +137,14 @@ class Running(OnDevice):
         """Open a detector, with a bar where its weights are downloaded."""
         from ssd_deploy.progress import download_progress
 
+        opener = self.opener(source, batch_size=batch_size, precision=precision, int8=int8)
+        with download_progress(source.name) as on_progress:
+            return opener(on_progress=on_progress)
+
+    def opener(
+        self, source: ModelSource, *, batch_size: int, precision: str | None, int8: QuantizeOptions | None
+    ) -> "functools.partial[Runner]":
+        """Return a function that opens a detector, here or in another process."""
         choice = None if self.backend == AUTO else parse_backend(self.backend)
         is_onnxruntime = choice.backend.name == "onnxruntime" if choice else source.file is not None
         if self.provider is not None and not is_onnxruntime:
@@ -153,10 +162,7 @@ class Running(OnDevice):
             beside_readers=True,
         )
         backend = choice.backend.name if choice else AUTO
-        with download_progress(source.name) as on_progress:
-            return open_runner(
-                source, options, backend=backend, precision=precision, int8=int8, on_progress=on_progress
-            )
+        return functools.partial(open_runner, source, options, backend=backend, precision=precision, int8=int8)
 
 
 def loaded(source: ModelSource) -> "SSD":

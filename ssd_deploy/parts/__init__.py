@@ -1,0 +1,1 @@
+"""Many pictures in parts, each detected in by itself, in one process or in many."""

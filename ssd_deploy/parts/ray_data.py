@@ -1,0 +1,145 @@
+"""Parts by Ray Data: detectors as actors on one machine or many.
+
+    parts -> Ray Data's queue -> actors, each with a detector of its own -> files in the shared folder
+                              <- what came of each part
+
+Ray hands out no more parts than actors ask for, starts an actor again that dies, and gives its part to another; a part
+is written whole or not at all, so none is there twice.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from ssd_train.errors import BackendError, SSDDeployError, first_line
+from ssd_train.requirements import require
+
+LOCAL = "local"
+
+Item = TypeVar("Item", contravariant=True)
+Answer = TypeVar("Answer", covariant=True)
+
+
+class Worker(Protocol[Item, Answer]):
+    """What an actor keeps open: a detector, for instance."""
+
+    def run(self, item: Item) -> Answer: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Share:
+    """How a cluster is shared out.
+
+    Attributes:
+        actors: workers at once.
+        cpus, gpus: what each of them takes of its machine.
+    """
+
+    actors: int
+    cpus: int
+    gpus: float
+
+
+# Ray reads them as it starts: no report to its makers, no lines of its own beside ours.
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS": "0"}
+
+
+@contextlib.contextmanager
+def cluster(address: str, cpus: int) -> Iterator[dict[str, float]]:
+    """Within the block, be connected with a cluster; yields what it has, `CPU` and `GPU` among others.
+
+    Args:
+        address: `local` for one on this machine, which ends with the block; `auto`, HOST:PORT or `ray://HOST:PORT`.
+        cpus: of a local one.
+
+    Raises:
+        BackendError: Ray is not installed, or no such cluster answers.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    require("ray.data", "ray", "Detecting on several machines")
+    import ray
+
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    own = {"num_cpus": cpus, "include_dashboard": False} if address == LOCAL else {"address": address}
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
+    except Exception as error:  # Ray's errors share no narrower base
+        raise BackendError(f"no Ray cluster at {address} ({first_line(error)}); start one with `ray start`") from error
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def share_out(resources: Mapping[str, float], *, threads: int, on_gpu: bool, actors: int | None) -> Share:
+    """Return how many workers a cluster takes: one a GPU, or one for so many CPU threads.
+
+    Raises:
+        BackendError: there is no GPU.
+    """
+    cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
+    if on_gpu and gpus < 1:
+        raise BackendError("the cluster has no GPU; run on its CPUs, or name another cluster", arguments=("device",))
+    count = actors or max(1, int(gpus if on_gpu else cpus // threads))
+    # More than there are would be waited for, for ever.
+    return Share(actors=count, cpus=int(min(threads, max(1, cpus // count))), gpus=1.0 if on_gpu else 0.0)
+
+
+def run_in_actors(
+    items: Sequence[Item], make: Callable[[], Worker[Item, Answer]], share: Share
+) -> Generator[Answer, None, None]:
+    """Yield what workers make of items, in the order in which they are done.
+
+    Args:
+        items: at least one; can be pickled, as `make` can.
+        make: makes a worker, in each actor once.
+        share: see `share_out`.
+
+    Raises:
+        SSDDeployError: as a worker.
+    """
+    import ray
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
+    done = rows.map_batches(
+        _Actor,
+        fn_constructor_args=(make,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(share.actors, len(items))),
+        num_cpus=share.cpus,
+        num_gpus=share.gpus or None,
+    )
+    try:
+        for row in done.iter_rows():
+            yield row["answer"]
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from error
+
+
+class _Actor:
+    """A worker as Ray Data calls it: with a batch of one item."""
+
+    def __init__(self, make: Callable[[], Worker[Any, Any]]) -> None:
+        self.worker = make()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        return {"answer": [self.worker.run(item) for item in batch["item"]]}
+
+
+def _cause(error: BaseException) -> SSDDeployError:
+    """Return the error of ours behind Ray's."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, SSDDeployError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return BackendError(f"Ray ended the run ({first_line(error)}); run the same command again, which goes on")
