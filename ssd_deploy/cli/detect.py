@@ -2,13 +2,20 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ssd_deploy.parts.samples import DetectedSamples
+    from ssd_train.datasets.dataset import Sample
 
 from export.quantize_options import QuantizeOptions
 from ssd_deploy.cli.options import (
@@ -24,8 +31,8 @@ from ssd_deploy.cli.options import (
 )
 from ssd_deploy.cli.report_options import Reporting
 from ssd_deploy.detect_options import Outputs, Streams, Thresholds
-from ssd_deploy.parts.options import Parts
 from ssd_deploy.model_source import ModelSource
+from ssd_deploy.parts.options import Parts
 from ssd_deploy.tiling import Tiling
 from ssd_train.command_line import USER_ERROR, Result, check_results
 from ssd_train.printable import joined
@@ -43,6 +50,7 @@ def evaluate(
     int8: QuantizeOptions,
     loading: Loading,
     reporting: Reporting,
+    parts: Parts,
     name: ModelArgument = None,
     data_shape: Annotated[
         int | None, typer.Option(help="Side that the detector's square input must have.", show_default=False)
@@ -61,14 +69,13 @@ def evaluate(
 ) -> Result:
     """Score a detector on a data set, VOC07 mAP or COCO's twelve numbers, and find the thresholds to use it at."""
     reporting.check()
+    refuse(ctx, ("part_size", "actors"), parts.ray is None, "--ray")
     check_results(detections, ctx.params["json"], *reporting.files(), ctx=ctx)
     from ssd_deploy.describe import description_of
     from ssd_deploy.operating_text import operating_lines
-    from ssd_deploy.progress import image_progress
     from ssd_deploy.saved_thresholds import keep_thresholds, thresholds_place
     from ssd_train.datasets.coco_results import write_results
     from ssd_train.evaluation.evaluate import has_objects, score
-    from ssd_train.evaluation.loop import run_detector
     from ssd_train.metrics.matching import match_dataset
     from ssd_train.metrics.operating_point import BEST_F1, Goal, curves_of, find_points
     from ssd_train.metrics.protocol import Protocol
@@ -90,20 +97,8 @@ def evaluate(
     evaluator = reporting.evaluator_of(metric)
     if save_thresholds and not has_objects(dataset.samples):
         raise typer.BadParameter(f"{dataset.name} has no objects to find them by", param_hint="'--save-thresholds'")
-    runner = running.open(source, batch_size=loading.batch_size, precision=precision.precision, int8=int8)
-    try:
-        spec, backend = runner.spec, runner.name
-        with image_progress(backend, len(dataset.samples)) as on_progress:
-            found = run_detector(
-                dataset.samples,
-                runner.run,
-                spec,
-                batch_size=min(loading.batch_size, runner.max_batch_size or loading.batch_size),
-                workers=loading.workers,
-                on_progress=on_progress,
-            )
-    finally:
-        runner.close()
+    ran = _detect_samples(dataset.samples, source, running, loading, parts, precision, int8)
+    found, spec, backend = ran.detections, ran.spec, ran.backend
     # Written before the metric is computed: hours of detections outlive whatever goes wrong after them.
     if detections is not None:
         write_results(detections, dataset, found)
@@ -125,10 +120,10 @@ def evaluate(
         from ssd_train.report.provenance import describe_run
         from ssd_train.report.write import write_report
 
-        ran = describe_run(dataset, spec, backend=backend, model_file=source.file)
+        run = describe_run(dataset, spec, backend=backend, model_file=source.file)
         goal = goals[-1] if at is not None or save_thresholds else None
         collected = collect(
-            dataset, found, spec, report, ran,
+            dataset, found, spec, report, run,
             matches=matches, curves=curves, evaluator=reporting.evaluator, goal=goal,
         )  # fmt: skip
         page = str(write_report(reporting.report, collected))
@@ -144,6 +139,60 @@ def evaluate(
             "report": page,
         },
         exit_code=1 if save_thresholds and saved is None else 0,
+    )
+
+
+def _detect_samples(
+    samples: "Sequence[Sample]",
+    source: ModelSource,
+    running: Running,
+    loading: Loading,
+    parts: Parts,
+    precision: OnePrecision,
+    int8: QuantizeOptions,
+) -> "DetectedSamples":
+    """Run a detector over a data set, in this process or on a cluster."""
+    from ssd_deploy.parts.samples import DetectedSamples, SampleWorker, detect_samples
+    from ssd_deploy.progress import image_progress
+    from ssd_train.evaluation.loop import run_detector
+
+    how = {"batch_size": loading.batch_size, "precision": precision.precision, "int8": int8}
+    if parts.ray is not None:
+        from ssd_deploy.parts.ray_data import shared_out
+
+        running, source = _for_other_processes(running, source)
+        parts.check(loading.batch_size)
+        make = functools.partial(
+            SampleWorker, running.opener(source, **how), loading.batch_size, loading.workers, running.threads
+        )
+        with (
+            shared_out(parts, threads=running.threads, on_gpu=running.cuda) as share,
+            image_progress(f"parts on {parts.ray}", len(samples)) as on_progress,
+        ):
+            return detect_samples(samples, make, share, part_size=parts.part_size, on_progress=on_progress)
+    runner = running.open(source, **how)
+    try:
+        with image_progress(runner.name, len(samples)) as on_progress:
+            found = run_detector(
+                samples,
+                runner.run,
+                runner.spec,
+                batch_size=min(loading.batch_size, runner.max_batch_size or loading.batch_size),
+                workers=loading.workers,
+                on_progress=on_progress,
+            )
+        return DetectedSamples(start=0, detections=found, backend=runner.name, spec=runner.spec)
+    finally:
+        runner.close()
+
+
+def _for_other_processes(running: Running, source: ModelSource) -> tuple[Running, ModelSource]:
+    """Return how a detector runs where several share a machine, and where another process finds it."""
+    file = None if source.file is None else source.file.absolute()
+    weights = source.weights.absolute() if isinstance(source.weights, Path) else source.weights
+    return (
+        dataclasses.replace(running, threads=running.threads or 1),
+        dataclasses.replace(source, file=file, weights=weights),
     )
 
 
@@ -247,20 +296,17 @@ def _detect_by_parts(
     from ssd_deploy.parts.worker import Job
     from ssd_deploy.progress import image_progress
 
-    # Another process may stand in another folder.
-    if source.file is not None:
-        source = dataclasses.replace(source, file=source.file.absolute())
+    running, source = _for_other_processes(running, source)
     spec = description_of(source)
     thresholds.keeping(spec)  # what is wrong with them is said before a cluster is asked
-    threads = running.threads or 1
     job = Job(
         folder=outputs.out.absolute(),
-        open_runner=dataclasses.replace(running, threads=threads).opener(source, **how),
+        open_runner=running.opener(source, **how),
         formats=formats_of(outputs.names()),
         thresholds=thresholds,
         batch_size=loading.batch_size,
         workers=loading.workers,
-        threads=threads,
+        threads=running.threads,
         max_pixels=running.max_pixels,
     )
     settings = {

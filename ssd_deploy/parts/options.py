@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from ssd_train.errors import BackendError
 from ssd_train.options import option
 
 
@@ -16,3 +17,11 @@ class Parts:
     actors: int | None = option(
         None, "--ray: detectors at once; without it one for each GPU, or for each --threads CPUs.", least=1
     )
+
+    def check(self, batch_size: int) -> None:
+        """Raise BackendError for parts whose batches would not be those of a run in one piece."""
+        if self.part_size % batch_size:
+            raise BackendError(
+                f"parts of {self.part_size} pictures are no whole batches of {batch_size}; choose a multiple",
+                arguments=("part_size",),
+            )

@@ -16,6 +16,21 @@ PLAN_NAME = "plan.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What a plan's file says.
+
+    Attributes:
+        asked: all that the results depend on, as JSON has it.
+        lists: Parquet files with the names of the pictures.
+        sizes: a hash of the parts' sizes.
+    """
+
+    asked: dict[str, Any]
+    lists: tuple[str, ...]
+    sizes: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
     """A run in parts.
 
@@ -51,32 +66,32 @@ def plan(folder: Path, words: Sequence[str], part_size: int, settings: Mapping[s
     path = folder / PLAN_NAME
     asked = {"sources": list(words), "part_size": part_size, **settings}
     remove_unfinished(folder)
-    if path.exists():
-        lists = _lists_of(path, asked)
-    else:
-        lists = find_lists(words, folder, part_size)
+    known = _read(path) if path.exists() else None
+    lists = find_lists(words, folder, part_size) if known is None else list(map(Path, known.lists))
     parts = tuple(cut(lists, part_size))
-    fingerprint = hashlib.sha256(repr([(part.count, part.group) for part in parts]).encode()).hexdigest()
-    known = {**asked, "lists": list(map(str, lists)), "parts": fingerprint}
-    if path.exists():
-        if read_json(path).get("parts") != fingerprint:
-            raise SSDDeployError(f"{path}: its lists of pictures have changed since; name another folder")
+    sizes = hashlib.sha256(repr([part.count for part in parts]).encode()).hexdigest()
+    wanted = Saved(asked=asked, lists=tuple(map(str, lists)), sizes=sizes)
+    if known is None:
+        write_json(path, dataclasses.asdict(wanted))
     else:
-        write_json(path, known)
+        _check_same(known, wanted, path)
     return Plan(folder=folder, parts=parts, done=finished(folder, parts))
 
 
-def _lists_of(path: Path, asked: Mapping[str, Any]) -> list[Path]:
-    """Return the lists of an earlier run of the same settings."""
+def _read(path: Path) -> Saved:
     try:
-        known = read_json(path, dict[str, Any])
-        lists = [Path(str(name)) for name in known["lists"]]
-    except (JSONError, KeyError, TypeError) as error:
+        saved: Saved = read_json(path, Saved)
+    except JSONError as error:
         raise SSDDeployError(f"{path}: is no plan of a run ({error}); name another folder") from error
-    for name, value in asked.items():
-        if known.get(name) != value:
+    return saved
+
+
+def _check_same(known: Saved, wanted: Saved, path: Path) -> None:
+    for name in known.asked.keys() | wanted.asked.keys():
+        before, now = known.asked.get(name), wanted.asked.get(name)
+        if before != now:
             raise SSDDeployError(
-                f"{path}: the folder holds a run whose {name} is {quoted(known.get(name))} and not {quoted(value)}; "
-                "name another folder"
+                f"{path}: the folder holds a run whose {name} is {quoted(before)}, and not {quoted(now)}; name another"
             )
-    return lists
+    if known.sizes != wanted.sizes:
+        raise SSDDeployError(f"{path}: the lists of pictures have changed since then; name another folder")

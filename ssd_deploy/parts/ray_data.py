@@ -11,9 +11,11 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+from ssd_deploy.parts.options import Parts
+from ssd_train.cpus import available_cpus
 from ssd_train.errors import BackendError, SSDDeployError, first_line
 from ssd_train.requirements import require
 
@@ -76,18 +78,22 @@ def cluster(address: str, cpus: int) -> Iterator[dict[str, float]]:
         ray.shutdown()
 
 
-def share_out(resources: Mapping[str, float], *, threads: int, on_gpu: bool, actors: int | None) -> Share:
-    """Return how many workers a cluster takes: one a GPU, or one for so many CPU threads.
+@contextlib.contextmanager
+def shared_out(parts: Parts, *, threads: int, on_gpu: bool) -> Iterator[Share]:
+    """Within the block, be connected with a cluster; yields how many workers it takes.
+
+    That is one a GPU, or one for so many CPU threads.
 
     Raises:
-        BackendError: there is no GPU.
+        BackendError: as `cluster`, or there is no GPU.
     """
-    cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
-    if on_gpu and gpus < 1:
-        raise BackendError("the cluster has no GPU; run on its CPUs, or name another cluster", arguments=("device",))
-    count = actors or max(1, int(gpus if on_gpu else cpus // threads))
-    # More than there are would be waited for, for ever.
-    return Share(actors=count, cpus=int(min(threads, max(1, cpus // count))), gpus=1.0 if on_gpu else 0.0)
+    with cluster(parts.ray or LOCAL, available_cpus()) as resources:
+        cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
+        if on_gpu and gpus < 1:
+            raise BackendError("the cluster has no GPU; leave out --cuda, or name another one", arguments=("ray",))
+        actors = parts.actors or max(1, int(gpus if on_gpu else cpus // threads))
+        # More than there are would be waited for, for ever.
+        yield Share(actors=actors, cpus=int(min(threads, max(1, cpus // actors))), gpus=1.0 if on_gpu else 0.0)
 
 
 def run_in_actors(
@@ -98,7 +104,7 @@ def run_in_actors(
     Args:
         items: at least one; can be pickled, as `make` can.
         make: makes a worker, in each actor once.
-        share: see `share_out`.
+        share: see `shared_out`.
 
     Raises:
         SSDDeployError: as a worker.

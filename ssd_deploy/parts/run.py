@@ -7,11 +7,9 @@ from typing import Any
 
 from ssd_deploy.parts.options import Parts
 from ssd_deploy.parts.plan import Plan, plan
-from ssd_deploy.parts.ray_data import LOCAL, cluster, run_in_actors, share_out
+from ssd_deploy.parts.ray_data import run_in_actors, shared_out
 from ssd_deploy.parts.results import FORMATS, PartResult
 from ssd_deploy.parts.worker import Job, PartWorker
-from ssd_train.cpus import available_cpus
-from ssd_train.errors import BackendError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,11 +75,7 @@ def detect_in_parts(
         BackendError: Ray is missing, or no cluster answers; sizes do not fit together.
         SSDDeployError: as `plan.plan` and `PartWorker.run`; parts that are done stay.
     """
-    if parts.part_size % job.batch_size:
-        raise BackendError(
-            f"parts of {parts.part_size} pictures are no whole batches of {job.batch_size}; choose a multiple",
-            arguments=("part_size",),
-        )
+    parts.check(job.batch_size)
     what = plan(job.folder, words, parts.part_size, settings | {"formats": list(job.formats)})
     results = dict(what.done)
 
@@ -90,8 +84,7 @@ def detect_in_parts(
 
     tell()
     if what.missing:
-        with cluster(parts.ray or LOCAL, available_cpus()) as resources:
-            share = share_out(resources, threads=job.threads, on_gpu=on_gpu, actors=parts.actors)
+        with shared_out(parts, threads=job.threads, on_gpu=on_gpu) as share:
             for result in run_in_actors(what.missing, functools.partial(PartWorker, job), share):
                 results[result.index] = result
                 tell()
