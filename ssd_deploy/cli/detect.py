@@ -156,7 +156,7 @@ def _detect_samples(
     from ssd_deploy.progress import image_progress
     from ssd_train.evaluation.loop import run_detector
 
-    how = {"batch_size": loading.batch_size, "precision": precision.precision, "int8": int8}
+    how: dict[str, Any] = {"batch_size": loading.batch_size, "precision": precision.precision, "int8": int8}
     if parts.ray is not None:
         from ssd_deploy.parts.ray_data import shared_out
 

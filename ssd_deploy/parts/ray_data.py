@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -69,13 +70,28 @@ def cluster(address: str, cpus: int) -> Iterator[dict[str, float]]:
         logging.getLogger(name).setLevel(logging.ERROR)
     own = {"num_cpus": cpus, "include_dashboard": False} if address == LOCAL else {"address": address}
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
+        with _native_messages_dropped():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # Ray's errors share no narrower base
         raise BackendError(f"no Ray cluster at {address} ({first_line(error)}); start one with `ray start`") from error
     try:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _native_messages_dropped() -> Iterator[None]:
+    """Within the block, drop what C++ code writes to standard error: Ray tells there how it was told to be quiet."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 @contextlib.contextmanager
