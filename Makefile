@@ -63,7 +63,7 @@ test: $(VENV)/installed $(BINDINGS)/made
 test-engines: $(VENV)/installed
 	$(BIN)/python -m pytest tests/export/test_engine_builds.py
 
-# The same for four networks: plain, residual, depthwise, and a rectangle.
+# The same for three networks: plain, residual, and a depthwise rectangle.
 test-engines-ci: $(VENV)/installed
 	$(BIN)/python -m pytest tests/export/test_engine_builds.py -m engines_ci
 

@@ -10,6 +10,8 @@ import torch
 from training_runs import Run, small_config, train_here
 
 from ssd_train.datasets.generated_files import write_shapes
+from ssd_train.training import recorder
+from ssd_train.training.run_folder import MetricsWriter
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,6 +19,13 @@ def one_thread() -> None:
     # Several threads that wait for each other are many times slower where other jobs share the cores, and
     # the processes that tests compare this one with have one too.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than the steps between two pictures. `unbroken`, which has them, was made before this."""
+    monkeypatch.setattr(MetricsWriter, "draw_curves", lambda self: None)
+    monkeypatch.setattr(recorder, "write_detections", lambda *arguments: None)
 
 
 @pytest.fixture(scope="session")

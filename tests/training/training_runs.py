@@ -42,9 +42,10 @@ SMALL = {
     "device": "cpu",
 }
 
-FILES = {
-    "augmented.jpg", "best.safetensors", "config.json", "curves.png", "last.ckpt", "last.safetensors",
-    "metrics.jsonl", "tensorboard", "validation_detections.jpg",
+# Of validations; most trainings here are without: see conftest.py.
+PICTURES = {"curves.png", "validation_detections.jpg"}
+FILES = PICTURES | {
+    "augmented.jpg", "best.safetensors", "config.json", "last.ckpt", "last.safetensors", "metrics.jsonl", "tensorboard",
 }  # fmt: skip
 SPEED_FIELDS = ("images_per_second", "data_wait_share")
 
