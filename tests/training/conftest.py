@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from training_runs import Run, small_config, train_here
+from training_runs import Run, leave_out_pictures, small_config, train_here
 
 from ssd_train.datasets.generated_files import write_shapes
-from ssd_train.training import recorder
-from ssd_train.training.run_folder import MetricsWriter
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,9 +21,8 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than the steps between two pictures. `unbroken`, which has them, was made before this."""
-    monkeypatch.setattr(MetricsWriter, "draw_curves", lambda self: None)
-    monkeypatch.setattr(recorder, "write_detections", lambda *arguments: None)
+    """Of all trainings but `unbroken`, which was made before this."""
+    leave_out_pictures(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from training_runs import (
     assert_same_outcome,
     contents,
     is_filled,
+    leave_out_pictures,
     metrics,
     mistake,
     processes_of,
@@ -36,7 +37,7 @@ from training_runs import (
 from ssd_train.training import checkpoint
 from ssd_train.training.checkpoint import read_checkpoint
 from ssd_train.training.loop import TrainingResult
-from ssd_train.training.run_folder import MetricsWriter, RunFolder
+from ssd_train.training.run_folder import RunFolder
 from ssd_train.training.step import Trainer
 
 pytestmark = pytest.mark.slow  # real trainings, broken off
@@ -47,7 +48,7 @@ TrainToTheEnd = Callable[..., Run]
 @pytest.fixture(scope="session")
 def unbroken_average(shapes: Path, train_to_the_end: TrainToTheEnd, tmp_path_factory: pytest.TempPathFactory) -> Run:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MetricsWriter, "draw_curves", lambda self: None)
+        leave_out_pictures(patch)
         return train_to_the_end(shapes, tmp_path_factory.mktemp("runs") / "average", ema=True)
 
 
