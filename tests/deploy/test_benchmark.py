@@ -376,7 +376,7 @@ def test_backends_are_read(text: str, name: str, device: str | None, variants: t
         ("", "choose torch .*onnxruntime.*tensorrt-rtx"),
         ("caffe", "'caffe' does not exist; choose torch .*compile, channels-last, cuda-graph"),
         ("torch:", "no variant ''; choose cpu, cuda, compile"),
-        ("torch:fast", "torch has no variant 'fast'; choose cpu, cuda, compile, channels-last, cuda-graph"),
+        ("torch:fast", "torch has no variant 'fast'; choose cpu, cuda, compile, channels-last, cuda-graph, eager"),
         ("tensorrt:compile", "no variant 'compile'; choose cuda, cuda-graph"),
         ("torch:compile+compile", "do not go together"),
         ("onnxruntime:cuda+tensorrt", "do not go together"),
@@ -648,7 +648,7 @@ def test_onnxruntime_times_calls_between_values_in_device_memory(model_path: Pat
     with pytest.raises(BackendError, match="uses no GPU"):
         runner.device_times_ms(images, 1)
     # The same code with the CPU's memory, which is what there is without a GPU.
-    times_ms = runner._bound_times_ms(images, 3, ("cpu", 0))
+    times_ms = runner._times_ms(images, 3)
     assert len(times_ms) == 3 and min(times_ms) > 0.1
     runner.close()
     runner.close()
