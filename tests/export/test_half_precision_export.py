@@ -100,7 +100,7 @@ def test_every_convolution_computes_in_half_precision(model, types):
 
 
 def test_no_weight_is_multiplied_in_float32(model, types):
-    """ONNX Runtime's CUDA provider has one switch for TF32 and for tensor cores at all, so such a file may have both."""
+    """ONNX Runtime's CUDA provider has one switch for TF32 and for tensor cores: such a file may have both."""
     weights = {value.name for value in model.graph.initializer}
     for node in nodes_of(model, "MatMul", "Gemm", "Einsum", "ConvTranspose"):
         assert not weights & {*node.input} or types[node.output[0]] == HALF, node.name
