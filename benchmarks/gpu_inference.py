@@ -3,10 +3,11 @@
     python benchmarks/gpu_inference.py [--json OUT.json] [--networks N,N] [--batch-sizes 1,2,4,8,16,32,64,128]
 
 PyTorch as it is, channels-last, replayed as a CUDA graph and compiled, in float32 (no TF32), fp16 and bf16, and ONNX
-Runtime in fp32 and fp16 where it has CUDA. Times go from the images in the GPU's memory to the detections there, by the
-GPU's clock (ONNX Runtime's by the host's, synchronized); the network's alone are those of the same network with nothing
-behind it. The operations of plain convolutions are compared with the rate of a large matrix product in the same
-precision, measured in the same run; a library that needs fewer products for a convolution comes out higher.
+Runtime in fp32 and fp16 where it has CUDA, plain and in each of its variants. Times go from the images in the GPU's
+memory to the detections there, by the GPU's clock (ONNX Runtime's by the host's, synchronized); the network's alone are
+those of the same network with nothing behind it. The operations of plain convolutions are compared with the rate of a
+large matrix product in the same precision, measured in the same run; a library that needs fewer products for a
+convolution comes out higher.
 
 Variants of a batch size take turns. Compiling takes half a minute a batch size and precision, so it comes last and for
 fewer batch sizes; every result is written when it is there. On a CPU, to try the script out:
@@ -32,7 +33,8 @@ from _common.matrix_rate import matrix_tflops
 from _common.turns import recorded_environment, rested_ms
 from export.onnx import export_onnx
 from ssd_deploy.backends.base import DeviceTimed, Runner
-from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner, provider_list
+from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
+from ssd_deploy.backends.onnxruntime_options import provider_list
 from ssd_deploy.backends.pytorch import TorchRunner
 from ssd_deploy.text_table import text_table
 from ssd_train import build_network
@@ -46,16 +48,17 @@ from ssd_train.precisions import in_precision
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "eager": {},
-    "channels-last": {"channels_last": True},
+    "eager": {"cuda_graph": False},
+    "channels-last+eager": {"channels_last": True, "cuda_graph": False},
     "cuda-graph": {"cuda_graph": True},
     "channels-last+cuda-graph": {"channels_last": True, "cuda_graph": True},
 }
 COMPILED: dict[str, dict[str, Any]] = {
-    "compile+channels-last": {"compiled": True, "channels_last": True},
+    "compile+channels-last+eager": {"compiled": True, "channels_last": True, "cuda_graph": False},
     "compile+channels-last+cuda-graph": {"compiled": True, "channels_last": True, "cuda_graph": True},
 }
 ONNX_RUNTIME = "onnxruntime:cuda"
+ONNX_RUNTIME_VARIANTS = (("plain",), ("nhwc",), ("cuda-graph",), ("cuda-graph", "nhwc"))
 ALONE = ", network alone"
 # Timed calls of a turn: as many as fit into its time, within these bounds.
 TURN_MS, FEWEST_CALLS, MOST_CALLS = 200.0, 3, 20
@@ -93,7 +96,9 @@ def open_runners(
         yield label, functools.partial(TorchRunner, own, device=device, **options)
         yield label + ALONE, functools.partial(open_alone, own, device=device, **options)
     if model is not None:
-        yield ONNX_RUNTIME, functools.partial(OnnxRuntimeRunner, model, device="cuda")
+        for chosen in ONNX_RUNTIME_VARIANTS:
+            label = "+".join((ONNX_RUNTIME, *chosen))
+            yield label, functools.partial(OnnxRuntimeRunner, model, device="cuda", variants=chosen)
 
 
 def measure_batch(openers: Iterable[tuple[str, Callable[[], Runner]]], images: Images, rounds: int) -> dict[str, float]:
@@ -123,7 +128,7 @@ def measure_batch(openers: Iterable[tuple[str, Callable[[], Runner]]], images: I
 def exported_for_cuda(network: SSD, folder: Path) -> Path | None:
     """Export for ONNX Runtime, if its CUDA is here and the precision can be exported."""
     try:
-        provider_list("cuda", False)
+        provider_list("cuda", tensor_cores=False)
         return export_onnx(network, folder)
     except SSDDeployError as error:
         print(f"{network.spec.network}, {network.spec.precision}, {ONNX_RUNTIME}: {error}", flush=True)

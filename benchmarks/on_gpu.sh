@@ -94,7 +94,8 @@ except SSDDeployError as error:
 PYTHON
 }
 
-backends=torch,torch:channels-last,torch:cuda-graph,torch:compile,onnxruntime:cuda
+backends=torch,torch:eager,torch:channels-last,torch:compile
+backends+=,onnxruntime:cuda,onnxruntime:cuda+plain,onnxruntime:cuda+nhwc,onnxruntime:cuda+cuda-graph
 backends+=,tensorrt,tensorrt:cuda-graph,tensorrt-rtx,tensorrt-rtx:cuda-graph
 measure() {
     local chart=()

@@ -13,7 +13,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_deploy.backends import AUTO, RunOptions
+from ssd_deploy.backends import AUTO, RunOptions, parse_backend
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.images_given import Given, told_apart
 from ssd_deploy.model_source import ModelSource, find_model, open_runner
@@ -307,7 +307,8 @@ def load_detector(
             `ssd_300_vgg16_atrous_voc`, a run folder of `ssd-deploy train`, or a weight file; `~` is the home folder.
             Or bytes: what is in an `.onnx` file.
         backend: a row of `ssd_deploy.backends.BACKENDS`, or `auto`: PyTorch for a network, ONNX Runtime for an
-            `.onnx` file, an engine's own flavour of TensorRT. A network is exported for a backend that runs files.
+            `.onnx` file, an engine's own flavour of TensorRT. A device and variants may follow a colon, as in
+            `torch:cuda+eager`. A network is exported for a backend that runs files.
             TensorRT builds its engine of an `.onnx` file in the cache folder first, for batches of up to `batch_size`.
         weights: for a network: a weight file, `shapes`, `random[:SEED]`, or None for the published weights.
         classes: class names of a `_custom` network.
@@ -325,7 +326,9 @@ def load_detector(
         precision: of a network: `fp32`, `fp16`, `bf16` or `int8`. Of a float32 file: one that the backend computes
             such files in, as OpenVINO does in `bf16`; other files have their own.
         calibration_data: folder of images that a precision of int8 is calibrated on.
-        cuda_graph: PyTorch and TensorRT: record the GPU's work once for each batch size and replay it.
+        cuda_graph: record the GPU's work once for each batch size, at its first call, and replay it; it is an error
+            where that fails. Without it PyTorch and ONNX Runtime do so for batch sizes that come again, where it finds
+            the same, unless the variant `eager` or `plain` is named.
 
     Raises:
         BackendError: no such backend, or it or an option of another one does not fit the model, or it
@@ -337,6 +340,13 @@ def load_detector(
     if not isinstance(model, str | os.PathLike | bytes):
         raise BackendError(f"a model is a {type(model).__name__}; name one, or give the bytes of an ONNX file")
     source = find_model(model if isinstance(model, str | bytes) else Path(model), weights=weights, classes=classes)
+    variants: tuple[str, ...] = ("cuda-graph",) if cuda_graph else ()
+    if ":" in backend:
+        choice = parse_backend(backend)
+        if choice.device is not None and device not in (None, choice.device):
+            raise BackendError(f"backend {backend!r} and device {device!r} contradict each other; leave one out")
+        backend, device = choice.backend.name, choice.device or device
+        variants = tuple(dict.fromkeys((*choice.variants, *variants)))
     if provider is not None and device not in (None, provider):
         raise BackendError(f"provider {provider!r} and device {device!r} contradict each other; leave one out")
     if provider is not None and source.network is not None and backend != "onnxruntime":
@@ -351,7 +361,7 @@ def load_detector(
         int8 = QuantizeOptions(calibration_data=calibration_data)
     options = RunOptions(
         device=device or provider,
-        variants=("cuda-graph",) if cuda_graph else (),
+        variants=variants,
         batch_size=batch_size,
         allow_tf32=allow_tf32,
         threads=threads,

@@ -113,7 +113,7 @@ BACKENDS: Table[Backend] = Table(
             runs_networks=True,
             suffixes=(),
             devices=("cpu", "cuda"),
-            variants=("compile", "channels-last", "cuda-graph"),
+            variants=("compile", "channels-last", "cuda-graph", "eager"),
             is_tuned_for_batch=False,
             made_for=lambda path: False,
             probe=_probe_torch,
@@ -126,7 +126,7 @@ BACKENDS: Table[Backend] = Table(
             suffixes=(".onnx",),
             # Its execution providers.
             devices=("cpu", "cuda", "tensorrt"),
-            variants=(),
+            variants=("cuda-graph", "nhwc", "plain"),
             is_tuned_for_batch=False,
             made_for=lambda path: True,
             probe=_probe_onnxruntime,

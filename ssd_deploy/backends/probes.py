@@ -43,9 +43,9 @@ def probe_onnxruntime(provider: str) -> Finding:
         import onnxruntime
 
         from export.session import open_session
-        from ssd_deploy.backends.onnxruntime import provider_list
+        from ssd_deploy.backends.onnxruntime_options import provider_list
 
-        providers = provider_list(provider, allow_tf32=False)
+        providers = provider_list(provider, tensor_cores=False)
         used = open_session(IDENTITY_ONNX, "a test model", providers=providers).get_providers()
     except ImportError as error:
         return Finding(works=False, detail=f"does not import ({error}): pip install ssd-deploy")

@@ -140,7 +140,7 @@ def test_an_engine_without_a_gpu_is_one_sentence(
         (["--model", "@", "--precision", "fp16"], "has its own"),
         (
             ["--model", "@", "--cuda-graph"],
-            "the onnxruntime backend has no variant cuda-graph; leave it out, or choose torch",
+            "ONNX Runtime's variant cuda-graph runs on the device cuda, not on 'cpu'; add --cuda, or leave it out",
         ),
         (
             ["--model", "@", "--backend", "torch"],

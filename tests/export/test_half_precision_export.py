@@ -99,6 +99,13 @@ def test_every_convolution_computes_in_half_precision(model, types):
         assert {types[name] for name in (*node.input, *node.output)} == {HALF}, node.name
 
 
+def test_no_weight_is_multiplied_in_float32(model, types):
+    """ONNX Runtime's CUDA provider has one switch for TF32 and for tensor cores: such a file may have both."""
+    weights = {value.name for value in model.graph.initializer}
+    for node in nodes_of(model, "MatMul", "Gemm", "Einsum", "ConvTranspose"):
+        assert not weights & {*node.input} or types[node.output[0]] == HALF, node.name
+
+
 def test_activations_and_pooling_stay_in_half_precision(model, types):
     activations = nodes_of(model, "Relu")
     assert len(activations) == 1 + 2 * 13 + 2 * 4

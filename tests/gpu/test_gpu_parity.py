@@ -104,7 +104,8 @@ def test_onnx_runtime_on_cuda_finds_what_it_finds_on_the_cpu(
 
 
 VARIANTS: dict[str, dict[str, bool]] = {
-    "plain": {},
+    "default": {},
+    "eager": {"cuda_graph": False},
     "tf32": {"allow_tf32": True},
     "channels-last": {"channels_last": True},
     "cuda-graph": {"cuda_graph": True},
