@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from tensorrt import driver, sessions
+from tensorrt.builder import IHostMemory
 from tensorrt.callbacks import ILogger, checked_logger, need_card
 from tensorrt.driver import Counted, Misuse
 from tensorrt.enumerations import DataType, LayerInformationFormat, TensorIOMode
@@ -32,7 +33,7 @@ class Runtime(Counted):
         need_card(logger)
         self.engine_host_code_allowed = False
 
-    def deserialize_cuda_engine(self, serialized_engine: bytes) -> "ICudaEngine | None":
+    def deserialize_cuda_engine(self, serialized_engine: bytes | IHostMemory) -> "ICudaEngine | None":
         try:
             header, model = read_plan(bytes(serialized_engine))
             self._check(header)

@@ -41,7 +41,6 @@ class LayerInformationFormat(enum.IntEnum):
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
-    EXPLICIT_BATCH = 0
     STRONGLY_TYPED = 1
 
 
