@@ -43,6 +43,7 @@ LIMIT_S, SLOW_LIMIT_S = 40.0, 90.0
 
 HEADER = ("network", "precision", "variant", "batch", "ms", "images/s", "post-processing", "share of matrix rate")
 
+
 def jobs_in_order(options: argparse.Namespace) -> list[Job]:
     """Return what is to be measured, most telling first and slow variants last."""
     if options.backends == "all":

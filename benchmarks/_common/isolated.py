@@ -8,7 +8,6 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
-
 # How long a process may take to end once nobody asks it any more.
 END_S = 3.0
 

@@ -1,7 +1,7 @@
 """A plugin for pytest (`-p benchmarks._common.pytest_results`): each test's outcome and numbers, as it ends.
 
-$PYTEST_RESULTS names the JSON file. What a test keeps with `record_property` or `record` is in it, so that a run that is
-stopped has lost nothing.
+$PYTEST_RESULTS names the JSON file. What a test keeps with `record_property` or `record` is in it, so that a run that
+is stopped has lost nothing.
 """
 
 import dataclasses
