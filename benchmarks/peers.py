@@ -1,6 +1,6 @@
 """How fast is a detector here, beside what one would use instead, with the same weights?
 
-    python benchmarks/peers.py --out FOLDER [--json OUT.json] [--chart OUT.png] [--table OUT.md] [--rounds 5] [NETWORK...]
+    python benchmarks/peers.py --out FOLDER [--json OUT.json] [--chart OUT.png] [--table OUT.md] [NETWORK...]
 
 For each network, on this CPU, one photograph a call, decode and NMS included, with as many threads for each:
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from _common.matrix_rate import matrix_tflops
 from _common.turns import rested_ms
-from export.graph import network_only
+from export.graph import load_exported, network_only
 from export.onnx import export_onnx
 from ssd_deploy.backends import Backend, BackendChoice, open_model, parse_backend
 from ssd_deploy.backends.base import DeviceTimed, Runner
@@ -35,6 +35,8 @@ MATRIX_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bflo
 SLOW_VARIANT = "compile"
 # Timed calls of a turn: as many as fit into its time, within these bounds.
 TURN_MS, FEWEST_CALLS, MOST_CALLS = 100.0, 3, 20
+# What every detection scores where nothing is behind the network.
+SCORE = 0.5
 
 Images = NDArray[np.float32]
 
@@ -153,24 +155,52 @@ def _open_alone(job: Job) -> Runner:
 
 
 class NoPostprocess(Postprocess):
-    """Leaves the raw predictions where detections are expected: only for timing."""
+    """Answers with the same boxes whatever the network says, in four small kernels: only for timing.
+
+    They are detections like others, since a backend may compare the answers of two ways to run.
+    """
 
     def forward(self, cls_logits: Tensor, box_offsets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return cls_logits, box_offsets, box_offsets
+        count = self.settings.max_detections
+        ones = box_offsets[:, :count].clamp(1, 1)
+        scores = cls_logits[:, :count, 0].clamp(SCORE, SCORE)
+        return torch.cat((ones[..., :2] - 1, ones[..., 2:]), dim=-1), scores, scores.long()
 
 
 def _bare_file(path: Path) -> Path:
-    """Write an exported file without decode and NMS, whose outputs have the names of detections."""
+    """Write an exported file with what `NoPostprocess` does in the place of decode and NMS."""
     bare = path.with_suffix(".bare.onnx")
-    if not bare.is_file():
-        whole = onnx.load(path)
-        model = network_only(whole)
-        del model.graph.output[:]
-        for raw, name in zip((*RAW_NAMES, RAW_NAMES[-1]), OUTPUT_NAMES, strict=True):
-            model.graph.node.append(onnx.helper.make_node("Identity", [raw], [name]))
-            model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-        model.metadata_props.extend(whole.metadata_props)
-        onnx.save(model, bare)
+    if bare.is_file():
+        return bare
+    whole = load_exported(path)
+    model = network_only(whole.model)
+    count = whole.spec.postprocess.max_detections
+    constants = {
+        **{"zero": np.int64([0]), "one": np.int64([1]), "two": np.int64([2]), "count": np.int64([count])},
+        **{"nothing": np.float32(0), "unit_box": np.float32([0, 0, 1, 1]), "score": np.float32(SCORE)},
+    }
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(value), f"bare_{name}") for name, value in constants.items()
+    )
+    nodes = (
+        ("Slice", (RAW_NAMES[1], "bare_zero", "bare_count", "bare_one"), "bare_offsets", {}),
+        ("Mul", ("bare_offsets", "bare_nothing"), "bare_zeros", {}),
+        ("Add", ("bare_zeros", "bare_unit_box"), OUTPUT_NAMES[0], {}),
+        ("Slice", (RAW_NAMES[0], "bare_zero", "bare_count", "bare_one"), "bare_rows", {}),
+        ("Slice", ("bare_rows", "bare_zero", "bare_one", "bare_two"), "bare_column", {}),
+        ("Squeeze", ("bare_column", "bare_two"), "bare_logits", {}),
+        ("Clip", ("bare_logits", "bare_score", "bare_score"), OUTPUT_NAMES[1], {}),
+        ("Cast", (OUTPUT_NAMES[1],), OUTPUT_NAMES[2], {"to": onnx.TensorProto.INT64}),
+    )
+    for operator, inputs, output, attributes in nodes:
+        model.graph.node.append(onnx.helper.make_node(operator, inputs, [output], **attributes))
+    outputs = {value.name: value for value in whole.model.graph.output}
+    del model.graph.output[:]
+    model.graph.output.extend(outputs[name] for name in OUTPUT_NAMES)
+    del model.metadata_props[:]
+    model.metadata_props.extend(whole.model.metadata_props)
+    onnx.checker.check_model(model)
+    onnx.save(model, bare)
     return bare
 
 
