@@ -34,6 +34,7 @@ from _common.isolated import CallFailedError, IsolatedCalls
 from _common.turns import recorded_environment
 from ssd_deploy.backends import BACKENDS, parse_backends
 from ssd_deploy.text_table import text_table
+from ssd_train.errors import first_line
 from ssd_train.files import write_json
 from ssd_train.networks.complexity import measure as measure_complexity
 from ssd_train.networks.zoo import network_config
@@ -79,7 +80,7 @@ class Exports:
         except concurrent.futures.TimeoutError as error:
             raise CallFailedError(f"its export takes longer than {limit_s:.0f} s") from error
         except Exception as error:  # of any kind, from the exporter
-            raise CallFailedError(f"cannot be exported: {str(error).splitlines()[0]}") from error
+            raise CallFailedError(f"cannot be exported: {first_line(error)}") from error
 
 
 def measured(

@@ -1,5 +1,6 @@
 """One variant of a detector on a GPU: opened through the table of backends, timed whole and without post-processing."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -22,7 +23,7 @@ from ssd_deploy.backends import Backend, BackendChoice, open_model, parse_backen
 from ssd_deploy.backends.base import DeviceTimed, Runner
 from ssd_deploy.backends.row import RunOptions
 from ssd_train import build_network
-from ssd_train.errors import SSDDeployError
+from ssd_train.errors import SSDDeployError, first_line
 from ssd_train.networks.postprocess import Postprocess
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import network_config
@@ -96,26 +97,27 @@ def measure(job: Job, rounds: int) -> dict[str, Any]:
     """
     images = np.random.default_rng(0).normal(size=(job.batch, 3, *network_config(job.network).input_size))
     images = images.astype(np.float32)
+    described: dict[str, Any] = {}
     runners: dict[str, Runner] = {}
-    notes = {}
-    try:
-        runners["ms"] = _open(job)
-        calls = _calls(runners["ms"], images)
-    except SSDDeployError as error:
-        return {"refused": str(error)}
-    try:
-        runners["network_ms"] = _open_alone(job)
-        _calls(runners["network_ms"], images)
-    except (SSDDeployError, AttributeError) as error:
-        runners.pop("network_ms", None)
-        notes["network_alone"] = str(error)
-    times: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(rounds):
-        for name, runner in runners.items():
-            times[name] += _call_ms(runner, images, calls)
-    described = {"runner": runners["ms"].name, **notes}
-    for runner in runners.values():
-        runner.close()
+    with contextlib.ExitStack() as closing:
+        try:
+            runners["ms"] = _open(job)
+            closing.callback(runners["ms"].close)
+            calls = _warm_up(runners["ms"], images)
+        except SSDDeployError as error:
+            return {"refused": str(error)}
+        described["runner"] = runners["ms"].name
+        try:
+            alone = _open_alone(job)
+            closing.callback(alone.close)
+            _warm_up(alone, images)
+            runners["network_ms"] = alone
+        except Exception as error:  # of any library; the whole can be timed all the same
+            described["network_alone"] = first_line(error)
+        times: dict[str, list[float]] = {name: [] for name in runners}
+        for _ in range(rounds):
+            for name, runner in runners.items():
+                times[name] += _call_ms(runner, images, calls)
     return described | {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -125,8 +127,8 @@ def _call_ms(runner: Runner, images: Images, calls: int) -> list[float]:
     return [rested_ms(functools.partial(runner.run, images), calls)]
 
 
-def _calls(runner: Runner, images: Images) -> int:
-    """Warm up, and return how many calls fill a turn."""
+def _warm_up(runner: Runner, images: Images) -> int:
+    """Return how many calls fill a turn, after some that let libraries choose, compile and record."""
     warm = _call_ms(runner, images, FEWEST_CALLS)[-1]
     return max(FEWEST_CALLS, min(MOST_CALLS, int(TURN_MS / warm)))
 

@@ -8,6 +8,8 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
+from ssd_train.errors import first_line
+
 # How long a process may take to end once nobody asks it any more.
 END_S = 3.0
 
@@ -91,6 +93,5 @@ def _answer(pipe: Connection) -> None:
             answer = function(*arguments), None
         except Exception as error:  # whatever a library raises is that call's failure
             traceback.print_exc()
-            text = str(error).strip() or "no words"
-            answer = None, f"{type(error).__name__}: {text.splitlines()[0]}"
+            answer = None, f"{type(error).__name__}: {first_line(error)}"
         pipe.send(answer)
