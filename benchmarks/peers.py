@@ -16,8 +16,9 @@ For each network, on this CPU, one photograph a call, decode and NMS included, w
 
 All take turns; a turn begins when the threads of the one before rest, with a call that is not timed. A way that fails
 costs itself alone, and each network's rows are printed and written when they are there. Detections of GluonCV and of
-the float32 ways are compared. Peak memory is that of a process which does nothing but load a model and run it. At the
-end come the medians over the networks, of each way and of the fastest of each kind beside the goals.
+the float32 ways are compared, and the logits of all ways. Peak memory is that of a process which does nothing but load
+a model and run it. At the end come the medians over the networks, of each way and of the fastest of each kind beside
+the goals.
 """
 
 import argparse
@@ -37,14 +38,7 @@ from numpy.typing import NDArray
 
 from _common.asked_process import ROOT
 from _common.gluoncv_peer import GluonCV, without_partner
-from _common.other_detectors import (
-    TORCHVISION,
-    ULTRALYTICS,
-    in_onnx_runtime,
-    in_openvino,
-    torchvision_file,
-    ultralytics_file,
-)
+from _common.other_detectors import OTHERS, RUNTIMES
 from _common.peer_ways import (
     COMPILED,
     FLOAT,
@@ -78,12 +72,6 @@ NETWORKS = tuple(
     for stem in ("ssd_300_vgg16_atrous", "ssd_512_vgg16_atrous", "ssd_512_resnet50_v1", "ssd_512_mobilenet1.0")
     for data in ("voc", "coco")
 )
-# Others' detectors: the network beside which each is measured, what exports it, and the shape of its input.
-OTHERS: dict[str, tuple[str, Callable[[Path], Path], tuple[int, ...]]] = {
-    TORCHVISION: ("ssd_300_vgg16_atrous_voc", torchvision_file, (3, 300, 300)),
-    ULTRALYTICS: ("ssd_512_mobilenet1.0_coco", ultralytics_file, (1, 3, 640, 640)),
-}
-RUNTIMES = {"ONNX Runtime": in_onnx_runtime, "OpenVINO": in_openvino}
 CALIBRATION_IMAGES = 8
 
 BARE = "its network alone"
@@ -125,21 +113,28 @@ def make_files(network: SSD, folder: Path, skipped: dict[str, str]) -> dict[str,
 def others_beside(name: str, options: argparse.Namespace, skipped: dict[str, str]) -> dict[str, Callable[[], object]]:
     """Return a call of each of others' detectors that is measured beside a network, in each runtime."""
     calls: dict[str, Callable[[], object]] = {}
-    for label, (beside, make_file, shape) in OTHERS.items():
-        if beside != name:
-            continue
+    for other in (other for other in OTHERS if other.beside == name):
         try:
-            path = make_file(options.out.resolve())
+            path = other.export(options.out.resolve())
         except Exception as error:  # of any library
-            skipped[label] = first_line(error)
+            skipped[other.label] = first_line(error)
             continue
-        image = np.random.default_rng(0).random(shape, dtype=np.float32)
+        image = np.random.default_rng(0).random(other.input_shape, dtype=np.float32)
         for runtime, open_file in RUNTIMES.items():
             try:
-                calls[f"{label}, {runtime}"] = open_file(path, image, options.threads)
+                calls[f"{other.label}, {runtime}"] = open_file(path, image, options.threads)
             except Exception as error:  # of any library
-                skipped[f"{label}, {runtime}"] = first_line(error)
+                skipped[f"{other.label}, {runtime}"] = first_line(error)
     return calls
+
+
+def logit_errors(runners: dict[str, Runner], image: Images) -> dict[str, float]:
+    """Return how far each way's logits are from the exported file's in float32: root mean square, by their spread."""
+    logits = {label: runner.run_raw(image).cls_logits for label, runner in runners.items()}
+    reference = logits[FLOAT]
+    return {
+        label: float(np.sqrt(np.mean((values - reference) ** 2)) / reference.std()) for label, values in logits.items()
+    }
 
 
 def memory_of(models: dict[str, Any], image: Path, folder: Path, threads: int) -> dict[str, float]:
@@ -187,6 +182,7 @@ def measure(name: str, reference: Path, options: argparse.Namespace) -> dict[str
     gluoncv.close()
     floats = [way.label for way in WAYS if way.kind == FLOAT32 and way.label in times]
     partners = {label: without_partner(runners[label].run(image), gluoncv_out) for label in floats}
+    errors = logit_errors({label: runner for label, runner in runners.items() if label in times}, image)
     for runner in runners.values():
         runner.close()
     memory = memory_of(models, image_path, folder, options.threads)
@@ -198,6 +194,7 @@ def measure(name: str, reference: Path, options: argparse.Namespace) -> dict[str
         "over_the_network": median_ratio(times[FLOAT], times[BARE]) - 1,
         "peak_mb": {GLUONCV: gluoncv.peak_mb, **memory},
         "without_partner": partners,
+        "logit_error": errors,
         "skipped": skipped,
         "versions": gluoncv.versions,
     }

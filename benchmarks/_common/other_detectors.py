@@ -10,7 +10,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import openvino
@@ -21,7 +21,6 @@ from torchvision.models.detection import ssd300_vgg16
 from _common.asked_process import ROOT
 from export.session import open_session, quiet_options
 
-TORCHVISION, ULTRALYTICS = "torchvision ssd300_vgg16", "ultralytics yolo26n at 640"
 ULTRALYTICS_PACKAGES = ("ultralytics==8.4.190", "ultralytics-thop")
 # Its head without suppression is the network's own way; both lie in the file, as decode and NMS do in ours.
 EXPORT_YOLO = """
@@ -86,3 +85,28 @@ def in_openvino(path: Path, image: Images, threads: int) -> Callable[[], object]
     }
     compiled = openvino.Core().compile_model(path, "CPU", settings)
     return lambda: compiled([image])
+
+
+RUNTIMES = {"ONNX Runtime": in_onnx_runtime, "OpenVINO": in_openvino}
+
+
+class Other(NamedTuple):
+    """One of others' detectors.
+
+    Attributes:
+        label: what tables call it.
+        beside: this project's network that is nearest, with which it takes turns.
+        export: folder -> its file there.
+        input_shape: of what it runs on.
+    """
+
+    label: str
+    beside: str
+    export: Callable[[Path], Path]
+    input_shape: tuple[int, ...]
+
+
+OTHERS = (
+    Other("torchvision ssd300_vgg16", "ssd_300_vgg16_atrous_voc", torchvision_file, (3, 300, 300)),
+    Other("ultralytics yolo26n at 640", "ssd_512_mobilenet1.0_coco", ultralytics_file, (1, 3, 640, 640)),
+)

@@ -25,7 +25,7 @@ def write_chart(rows: list[dict[str, Any]], path: Path, machine: str) -> None:
     ways = [way for way in reversed(WAYS) if any(way.label in row["times_gluoncv"] for row in rows)]
     columns = min(COLUMNS, len(rows))
     lines = math.ceil(len(rows) / columns)
-    size = (2.2 + 2.8 * columns, 1.2 + lines * (0.7 + 0.24 * len(ways)))
+    size = (3.0 + 2.6 * columns, 1.6 + lines * (0.7 + 0.24 * len(ways)))
     figure = Figure(figsize=size, dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
@@ -34,10 +34,10 @@ def write_chart(rows: list[dict[str, Any]], path: Path, machine: str) -> None:
         _draw(axes, row, ways, widest)
     for axes in panels.flat[len(rows) :]:
         axes.set_visible(False)
-    figure.supxlabel("times as fast as GluonCV (line), higher is better", fontsize=9)
-    figure.suptitle(
-        f"One photograph a call, same weights, decode and NMS included; {machine}", fontsize=10, fontweight="bold"
-    )
+    for axes in panels[-1]:
+        axes.set_xlabel("times as fast as GluonCV", fontsize=8)
+    lines_of_title = ("One photograph a call, same weights, decode and NMS included; longer is faster", machine)
+    figure.suptitle("\n".join(lines_of_title), fontsize=9, fontweight="bold")
     kinds = dict.fromkeys(way.kind for way in reversed(ways))
     handles = [Patch(color=COLORS[kind], label=KINDS[kind]) for kind in kinds]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, frameon=False)

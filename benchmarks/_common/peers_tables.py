@@ -9,8 +9,14 @@ from ssd_deploy.text_table import text_table
 def print_row(row: dict[str, Any]) -> None:
     """Print a network's table: each way's milliseconds, and times as fast as GluonCV."""
     print(f"\n{row['network']}")
-    cells = [(label, f"{ms:.1f}", f"{row['times_gluoncv'][label]:.2f}") for label, ms in row["ms"].items()]
-    print(text_table(("way", "ms", "times GluonCV"), cells, left=1))
+    cells = [
+        (
+            *(label, f"{ms:.1f}", f"{row['times_gluoncv'][label]:.2f}"),
+            f"{row['logit_error'][label]:.1e}" if label in row["logit_error"] else "-",
+        )
+        for label, ms in row["ms"].items()
+    ]
+    print(text_table(("way", "ms", "times GluonCV", "error of logits"), cells, left=1))
     print(f"decode + NMS over the network: {100 * row['over_the_network']:.1f} %")
     print("peak MB: " + ", ".join(f"{label} {value:.0f}" for label, value in row["peak_mb"].items()))
     for label, reason in row["skipped"].items():
@@ -46,7 +52,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     The fastest way of each goal's kinds is bold; a way that no network was measured with has no column.
     """
     ways = [way for way in WAYS if any(way.label in row["ms"] for row in rows)]
-    header = ("network", GLUONCV, *(way.label for way in ways), "decode + NMS over the network", "peak MB")
+    peaks = list(dict.fromkeys(label for row in rows for label in row["peak_mb"]))
+    memory = f"peak MB: {' / '.join(peaks)}"
+    header = ("network", GLUONCV, *(way.label for way in ways), "decode + NMS over the network", memory)
     lines: list[tuple[str, ...]] = [header, ("---",) * len(header)]
     for row in rows:
         fastest = {found[0] for found in (best(row, goal) for goal in GOALS) if found is not None}
@@ -57,6 +65,6 @@ def markdown(rows: list[dict[str, Any]]) -> str:
                 continue
             ratio = f"{row['times_gluoncv'][way.label]:.2f}"
             cells.append(f"{row['ms'][way.label]:.0f} ({f'**{ratio}**' if way.label in fastest else ratio})")
-        peaks = " / ".join(f"{value:.0f}" for value in row["peak_mb"].values())
-        lines.append((*cells, f"{100 * row['over_the_network']:.1f} %", peaks))
+        megabytes = (f"{row['peak_mb'][label]:.0f}" if label in row["peak_mb"] else "-" for label in peaks)
+        lines.append((*cells, f"{100 * row['over_the_network']:.1f} %", " / ".join(megabytes)))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
