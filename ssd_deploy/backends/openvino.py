@@ -6,6 +6,7 @@ every other backend, whatever the network computes in. OpenVINO by itself would 
 
 import dataclasses
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from openvino import opset13
 
 from export.exported import read_exported
 from export.file_metadata import CPU_GRAPH_KEY
+from export.one_file import check_one_file
 from ssd_deploy.backends.base import RawPredictions, check_images
 from ssd_deploy.backends.row import IN_MEMORY, RunOptions
 from ssd_train.cpus import default_threads
@@ -30,6 +32,12 @@ DEVICE = "CPU"
 # What OpenVINO calls a precision that a float32 file can be computed in, and the units of a CPU for it.
 HINTS = {"fp32": openvino.Type.f32, "bf16": openvino.Type.bf16, "fp16": openvino.Type.f16}
 UNITS = {"bf16": "BF16", "fp16": "FP16"}
+
+# Lines of its messages that say nothing of the model.
+_ABOUT_ITSELF = re.compile(
+    "Exception from|Check '|FrontEnd API failed|Model wasn't|While validating|.* with a message:|Summary:|"
+    "Failed to create plugin|Please, check"
+)
 
 
 class OpenVINORunner:
@@ -55,6 +63,7 @@ class OpenVINORunner:
         self._called = IN_MEMORY if isinstance(model, bytes) else str(model)
         content = model if isinstance(model, bytes) else _content(model)
         exported = read_exported(content, self._called)
+        check_one_file(content, self._called)
         self.spec = exported.spec
         if CPU_GRAPH_KEY in exported.metadata:
             raise ModelError(
@@ -223,6 +232,8 @@ def _cut(model: Any, name: str) -> tuple[Any, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the line of OpenVINO's message that says something; those before it name its source files."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return first_line(lines[-1] if lines else error)
+    """Return the line of OpenVINO's message that says what is wrong; most name its source files and its checks."""
+    lines = [line.strip().removeprefix("-- ") for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not _ABOUT_ITSELF.match(line)]
+    unknown = [line for line in telling if line.startswith("No conversion rule")]
+    return first_line((unknown or telling or [str(error) or type(error).__name__])[0])
