@@ -11,8 +11,6 @@ from ssd_deploy.benchmark.measure import wait_until_idle
 from ssd_train.boxes import iou
 from ssd_train.detections import PaddedDetections
 
-# In a turn, after one that warms up, as `rested_ms` makes them.
-TIMED_CALLS = 3
 # How long MXNet's threads look for work after a call, which shows in a process of their own.
 REST_S = 0.3
 
@@ -26,10 +24,10 @@ class GluonCV:
         self.versions: dict[str, str] = self._process.ask(wanted)
         self.peak_mb = 0.0
 
-    def turn(self) -> float:
-        """Return the milliseconds of one image."""
+    def turn(self, calls: int) -> float:
+        """Return the median milliseconds of some calls, after one that is not timed, as `rested_ms` does."""
         wait_until_idle()
-        answer = self._process.ask({"runs": 1 + TIMED_CALLS})
+        answer = self._process.ask({"runs": 1 + calls})
         self.peak_mb = answer["peak_mb"]
         time.sleep(REST_S)
         return statistics.median(answer["ms"][1:])
