@@ -13,7 +13,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_deploy.backends import AUTO, RunOptions
+from ssd_deploy.backends import AUTO, RunOptions, parse_backend
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.images_given import Given, told_apart
 from ssd_deploy.model_source import ModelSource, find_model, open_runner
@@ -309,6 +309,7 @@ def load_detector(
         backend: a row of `ssd_deploy.backends.BACKENDS`, or `auto`: PyTorch for a network, ONNX Runtime for an
             `.onnx` file, an engine's own flavour of TensorRT. A network is exported for a backend that runs files.
             TensorRT builds its engine of an `.onnx` file in the cache folder first, for batches of up to `batch_size`.
+            A device and variants may follow a colon, as in `torch:compile+channels-last`.
         weights: for a network: a weight file, `shapes`, `random[:SEED]`, or None for the published weights.
         classes: class names of a `_custom` network.
         provider: ONNX Runtime's `cpu`, `cuda` or `tensorrt`; another name of `device` there.
@@ -338,7 +339,11 @@ def load_detector(
     source = find_model(model if isinstance(model, str | bytes) else Path(model), weights=weights, classes=classes)
     if provider is not None and device not in (None, provider):
         raise BackendError(f"provider {provider!r} and device {device!r} contradict each other; leave one out")
-    if provider is not None and source.network is not None and backend != "onnxruntime":
+    choice = None if backend == AUTO else parse_backend(backend)
+    row, place = (choice.backend.name, choice.device) if choice is not None else (AUTO, None)
+    if place is not None and device not in (None, place):
+        raise BackendError(f"backend {backend!r} and device {device!r} contradict each other; leave one out")
+    if provider is not None and source.network is not None and row != "onnxruntime":
         raise BackendError(f"provider {provider!r} is for ONNX Runtime; name its backend, or a device")
     if threads < 0:
         raise BackendError(f"threads {threads}: expected 0, which leaves them to the backend, or more")
@@ -349,14 +354,14 @@ def load_detector(
         arguments["calibration_data"] = Path(calibration_data).absolute()
         int8 = QuantizeOptions(calibration_data=calibration_data)
     options = RunOptions(
-        device=device or provider,
-        variants=("cuda-graph",) if cuda_graph else (),
+        device=device or provider or place,
+        variants=tuple(dict.fromkeys((*(choice.variants if choice else ()), *(("cuda-graph",) if cuda_graph else ())))),
         batch_size=batch_size,
         allow_tf32=allow_tf32,
         threads=threads,
         settings=settings,
     )
-    runner = open_runner(source, options, backend=backend, precision=precision, int8=int8)
+    runner = open_runner(source, options, backend=row, precision=precision, int8=int8)
     try:
         return Detector(
             runner,
