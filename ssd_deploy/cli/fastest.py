@@ -138,7 +138,8 @@ def _images(
     metric, limit = None, searching.limit or USUAL_IMAGES
     if searching.is_named:
         # Of named annotations, the images are a folder.
-        whole, metric = searching.load(class_names, Path(patterns[0]) if patterns else None)
+        unlimited = dataclasses.replace(searching, limit=None)
+        whole, metric = unlimited.load(class_names, Path(patterns[0]) if patterns else None)
         dataset = whole.limited(limit)
         count, what = len(whole.samples), whole.name
     else:
