@@ -14,7 +14,7 @@ from export.exported import read_exported
 from export.file_metadata import check_runs_here
 from export.session import open_session, quiet_options
 from ssd_deploy.backends.base import RawPredictions, check_images
-from ssd_deploy.backends.row import RunOptions
+from ssd_deploy.backends.row import IN_MEMORY, RunOptions
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, ModelError, first_line
 from ssd_train.requirements import require
@@ -27,9 +27,6 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-
-# What errors call a model without a file.
-IN_MEMORY = "the ONNX file in memory"
 
 
 class OnnxRuntimeRunner:

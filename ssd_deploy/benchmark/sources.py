@@ -14,7 +14,7 @@ from export.quantize_options import QuantizeOptions
 from ssd_deploy.backends import AUTO, Backend, BackendChoice, Finding, RunOptions, choose_backend, open_model
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.benchmark.measure import Contender
-from ssd_deploy.model_source import export_network
+from ssd_deploy.model_source import export_network, exported_for
 from ssd_train.environment import memory_in_use
 from ssd_train.errors import BackendError, SSDDeployError
 from ssd_train.precisions import PRECISIONS, in_precision
@@ -119,15 +119,17 @@ def open_backends(
             for precision in source.precisions:
                 for choice in filter(source.fits, choices):
                     label = ", ".join((str(choice), precision, *([source.name] if len(sources) > 1 else [])))
+                    of_network = source.network_for is not None
+                    made, variants = exported_for(choice.backend, precision) if of_network else (precision, ())
                     try:
-                        model = _model(source, precision, choice.backend, findings[str(choice)])
+                        model = _model(source, made, choice.backend, findings[str(choice)])
                     except SSDDeployError as error:
                         not_run.append(f"{label}: {error}")
                         continue
                     is_finished = isinstance(model, Path) and is_engine(model)
                     options = RunOptions(
                         device=device_of(choice, device),
-                        variants=choice.variants,
+                        variants=tuple(dict.fromkeys((*choice.variants, *variants))),
                         # Whether TF32 is allowed was decided when an engine was built.
                         allow_tf32=allow_tf32 and not is_finished,
                         threads=threads,

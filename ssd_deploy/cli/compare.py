@@ -43,6 +43,15 @@ def parity(
     loading: Loading,
     running: OnDevice,
     names: ModelsArgument = None,
+    backends: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            "--backends",
+            help="Compare these alone, such as onnxruntime,openvino:bf16; without it all that work here.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a call.")] = 1,
     report: Annotated[
         Path | None,
@@ -75,12 +84,14 @@ def parity(
         )
     precisions = parse_list(precision.precision or "fp32", PRECISIONS, "--precision")
     check_calibrated(ctx, precisions, Calibration)
+    from ssd_deploy.backends import parse_backends
     from ssd_deploy.describe import description_of
     from ssd_deploy.parity.run import run as run_parity
     from ssd_deploy.progress import image_progress
     from ssd_deploy.text_table import output_width
     from ssd_train.metrics.protocol import Protocol
 
+    choices = parse_backends(backends) if backends is not None else None
     (reference,) = networks
     class_names = description_of(reference).class_names
     if data.is_named:
@@ -99,6 +110,7 @@ def parity(
             files or [converted(network, each, folder, int8) for each in precisions],
             dataset,
             metric=metric,
+            backends=choices,
             protocol=Protocol(data.protocol),
             criteria=criteria,
             batch_size=batch_size,

@@ -170,7 +170,11 @@ def loaded(source: ModelSource) -> "SSD":
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnePrecision:
-    precision: str | None = option(None, "What a network computes in; without it fp32.", choices=PRECISIONS)
+    precision: str | None = option(
+        None,
+        "What a network computes in, or a float32 file in a backend that can; without it fp32.",
+        choices=PRECISIONS,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

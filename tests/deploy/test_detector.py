@@ -78,7 +78,7 @@ def test_classes_reach_a_custom_network() -> None:
         ({"weights": "random"}, WeightsError, "has its own weights"),
         ({"classes": ["a"]}, WeightsError, "has its own weights and classes"),
         ({"settings": PostprocessSettings()}, BackendError, "has its own thresholds"),
-        ({"precision": "fp16"}, BackendError, "has its own precision"),
+        ({"precision": "int8"}, BackendError, "has its own precision"),
         ({"batch_size": 0}, BackendError, "batch size of 0"),
     ],
 )

@@ -8,7 +8,6 @@ import psutil
 from ssd_deploy.backends import Backend, BackendChoice
 from ssd_deploy.benchmark.fastest.forms import Form
 from ssd_train.cpus import available_cpus
-from ssd_train.precisions import PRECISIONS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,12 +68,9 @@ def _fits(form: Form, choice: BackendChoice, usual: Backend) -> bool:
     row = choice.backend
     if form.is_network != row.runs_networks or not (form.is_network or ".onnx" in row.suffixes):
         return False
-    # A precision as a variant is one that float32 is computed in.
-    return (row == usual or form.is_standard) and (form.precision == "fp32" or not _precision(choice.variants))
-
-
-def _precision(variants: Sequence[str]) -> list[str]:
-    return [variant for variant in variants if variant in PRECISIONS]
+    # Only float32 is computed in another precision.
+    is_computed = any(variant in row.precisions for variant in choice.variants)
+    return (row == usual or form.is_standard) and (form.precision == "fp32" or not is_computed)
 
 
 def together(bare: Candidate, gains: Sequence[tuple[str, float]]) -> Candidate | None:
@@ -85,10 +81,9 @@ def together(bare: Candidate, gains: Sequence[tuple[str, float]]) -> Candidate |
         gains: variant, and how many times as fast it was alone; of those that are precisions one alone can be had.
     """
     helpful = {variant: gain for variant, gain in gains if gain > 1}
-    of_precision = sorted(_precision(tuple(helpful)), key=lambda variant: -helpful[variant])
-    taken = tuple(
-        variant for variant in bare.choice.backend.variants if variant in helpful and variant not in of_precision[1:]
-    )
+    row = bare.choice.backend
+    of_precision = sorted(set(row.precisions) & helpful.keys(), key=lambda variant: -helpful[variant])
+    taken = tuple(variant for variant in row.variants if variant in helpful and variant not in of_precision[1:])
     if len(taken) < 2:
         return None
     return dataclasses.replace(bare, choice=dataclasses.replace(bare.choice, variants=taken))

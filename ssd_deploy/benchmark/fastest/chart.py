@@ -39,15 +39,12 @@ def write_chart(report: FastestReport, path: Path) -> Path:
             markerfacecolor=color if loss.is_allowed else "none",
         )  # fmt: skip
         if trial == found.best:
-            axes.annotate(
-                chart_label(f"{trial.candidate}\n{trial.times_as_fast:.2f} times, {trial.ms:.3g} ms"),
-                (loss.value, trial.times_as_fast),
-                xytext=(12, 4), textcoords="offset points", fontsize=9, fontweight="bold", va="center",
-            )  # fmt: skip
             axes.plot(loss.value, trial.times_as_fast, "o", color="black", markersize=17, markerfacecolor="none")
+            best = f"{trial.candidate}: {trial.times_as_fast:.2f} times as fast, {trial.ms:.3g} ms"
+            axes.set_title(chart_label(best), fontsize=11)
     axes.set_xlabel(chart_label(found.unit))
     axes.set_ylabel("times as fast as float32")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.15 * max(trial.times_as_fast for trial, _ in scored))
     axes.margins(x=0.15)
     axes.grid(color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -9,7 +9,6 @@ from export.quantize_options import QuantizeOptions
 from ssd_deploy.benchmark.fastest.candidates import Candidate
 from ssd_deploy.benchmark.fastest.forms import FLOAT, Form, Made
 from ssd_deploy.benchmark.fastest.trials import Running
-from ssd_train.precisions import PRECISIONS
 
 PROGRAM = "ssd-deploy"
 
@@ -91,7 +90,7 @@ def in_python(named: Named, file: Path | None, candidate: Candidate, running: Ru
 def _asked(candidate: Candidate) -> tuple[str, str | None]:
     """Return the backend and the precision that are asked for: a file's own goes without saying."""
     choice = candidate.choice
-    computed = [variant for variant in choice.variants if variant in PRECISIONS]
+    computed = [variant for variant in choice.variants if variant in choice.backend.precisions]
     others = tuple(variant for variant in choice.variants if variant not in computed)
     precision = candidate.form.precision if candidate.form.is_network else next(iter(computed), None)
     return str(dataclasses.replace(choice, variants=others)), precision
