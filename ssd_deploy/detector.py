@@ -340,16 +340,13 @@ def load_detector(
     if not isinstance(model, str | os.PathLike | bytes):
         raise BackendError(f"a model is a {type(model).__name__}; name one, or give the bytes of an ONNX file")
     source = find_model(model if isinstance(model, str | bytes) else Path(model), weights=weights, classes=classes)
-    variants: tuple[str, ...] = ("cuda-graph",) if cuda_graph else ()
-    if ":" in backend:
-        choice = parse_backend(backend)
-        if choice.device is not None and device not in (None, choice.device):
-            raise BackendError(f"backend {backend!r} and device {device!r} contradict each other; leave one out")
-        backend, device = choice.backend.name, choice.device or device
-        variants = tuple(dict.fromkeys((*choice.variants, *variants)))
     if provider is not None and device not in (None, provider):
         raise BackendError(f"provider {provider!r} and device {device!r} contradict each other; leave one out")
-    if provider is not None and source.network is not None and backend != "onnxruntime":
+    choice = None if backend == AUTO else parse_backend(backend)
+    row, place = (choice.backend.name, choice.device) if choice is not None else (AUTO, None)
+    if place is not None and device not in (None, place):
+        raise BackendError(f"backend {backend!r} and device {device!r} contradict each other; leave one out")
+    if provider is not None and source.network is not None and row != "onnxruntime":
         raise BackendError(f"provider {provider!r} is for ONNX Runtime; name its backend, or a device")
     if threads < 0:
         raise BackendError(f"threads {threads}: expected 0, which leaves them to the backend, or more")
@@ -360,14 +357,14 @@ def load_detector(
         arguments["calibration_data"] = Path(calibration_data).absolute()
         int8 = QuantizeOptions(calibration_data=calibration_data)
     options = RunOptions(
-        device=device or provider,
-        variants=variants,
+        device=device or provider or place,
+        variants=tuple(dict.fromkeys((*(choice.variants if choice else ()), *(("cuda-graph",) if cuda_graph else ())))),
         batch_size=batch_size,
         allow_tf32=allow_tf32,
         threads=threads,
         settings=settings,
     )
-    runner = open_runner(source, options, backend=backend, precision=precision, int8=int8)
+    runner = open_runner(source, options, backend=row, precision=precision, int8=int8)
     try:
         return Detector(
             runner,
