@@ -121,8 +121,8 @@ def test_backends_take_turns_in_alternating_order(files: list[Path]) -> None:
     second.log = third.log = first.log
     measure([contender(runner) for runner in (first, second, third)], files, dataclasses.replace(SHORT, rounds=3))
     order = "".join(first.log)
-    # A warm-up has three calls and one from files; a turn an untimed and a timed one of each.
-    assert order == "AAAABBBBCCCC" + "AAAABBBBCCCC" + "CCCCBBBBAAAA" + "AAAABBBBCCCC"
+    # A warm-up has four calls and one from files; a turn an untimed and a timed one of each.
+    assert order == "AAAAABBBBBCCCCC" + "AAAABBBBCCCC" + "CCCCBBBBAAAA" + "AAAABBBBCCCC"
 
 
 def test_progress_ends_with_all_turns_done(files: list[Path]) -> None:
