@@ -146,7 +146,7 @@ def test_every_batch_size_is_called_with_that_many_images_though_there_are_fewer
     measured = measure([contender(runner)], files, dataclasses.replace(SHORT, batch_sizes=(5, 2)))
     assert [row.batch_size for row in measured.rows] == [2, 5]
     assert [row.batch_size for row in measured.preparation] == [2, 5]
-    assert runner.batch_sizes == [2] * 12 + [5] * 12
+    assert runner.batch_sizes == [2] * 13 + [5] * 13
 
 
 def test_a_batch_over_a_runners_limit_is_noted_and_the_others_go_on(files: list[Path]) -> None:
