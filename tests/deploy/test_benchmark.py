@@ -121,8 +121,8 @@ def test_backends_take_turns_in_alternating_order(files: list[Path]) -> None:
     second.log = third.log = first.log
     measure([contender(runner) for runner in (first, second, third)], files, dataclasses.replace(SHORT, rounds=3))
     order = "".join(first.log)
-    # A warm-up has three calls and one from files; a turn an untimed and a timed one of each.
-    assert order == "AAAABBBBCCCC" + "AAAABBBBCCCC" + "CCCCBBBBAAAA" + "AAAABBBBCCCC"
+    # A warm-up has four calls and one from files; a turn an untimed and a timed one of each.
+    assert order == "AAAAABBBBBCCCCC" + "AAAABBBBCCCC" + "CCCCBBBBAAAA" + "AAAABBBBCCCC"
 
 
 def test_progress_ends_with_all_turns_done(files: list[Path]) -> None:
@@ -146,7 +146,7 @@ def test_every_batch_size_is_called_with_that_many_images_though_there_are_fewer
     measured = measure([contender(runner)], files, dataclasses.replace(SHORT, batch_sizes=(5, 2)))
     assert [row.batch_size for row in measured.rows] == [2, 5]
     assert [row.batch_size for row in measured.preparation] == [2, 5]
-    assert runner.batch_sizes == [2] * 12 + [5] * 12
+    assert runner.batch_sizes == [2] * 13 + [5] * 13
 
 
 def test_a_batch_over_a_runners_limit_is_noted_and_the_others_go_on(files: list[Path]) -> None:
