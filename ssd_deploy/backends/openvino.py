@@ -204,6 +204,10 @@ def _read(core: Any, content: bytes, name: str) -> Any:
             f"{name}: has inputs {sorted(inputs)} and outputs {sorted(outputs)} instead of {INPUT_NAME} -> "
             f"{', '.join(OUTPUT_NAMES)}; export it again with `ssd-deploy export`"
         )
+    for node in model.get_ops():
+        if node.get_type_name() == "TopK":
+            # ONNX says that the lower index comes first where values are equal; OpenVINO sorts as it likes.
+            node.set_attribute("stable", True)
     return model
 
 
