@@ -14,7 +14,7 @@
 typedef unsigned long long u64;
 enum {
     OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_CONTEXT = 201, INVALID_HANDLE = 400,
-    NOT_FOUND = 500, NOT_READY = 600, ILLEGAL_ADDRESS = 700, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901
+    NOT_FOUND = 500, NOT_READY = 600, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901
 };
 enum { DEVICE_MEMORY, HOST_MEMORY, STREAM, EVENT, GRAPH, GRAPH_EXEC };
 
@@ -274,7 +274,11 @@ int cuGraphLaunch(void *x, void *s) LOCKED({
 })
 int cuGraphDestroy(void *g) LOCKED({ status = give(find(GRAPH, g)); })
 int cuGraphExecDestroy(void *x) LOCKED({ status = give(find(GRAPH_EXEC, x)); })
-int cuGetErrorString(int e, const char **s) { *s = e == OUT_OF_MEMORY ? "out of memory" : "some error"; return OK; }
+int cuGetErrorString(int e, const char **s) {
+    *s = e == OUT_OF_MEMORY ? "out of memory" : e == ILLEGAL_ADDRESS ? "an illegal memory access was encountered"
+        : e == LAUNCH_FAILED ? "unspecified launch failure" : "some error";
+    return OK;
+}
 
 /* How cuda-python finds the functions: by the name without its version. */
 int cuGetProcAddress_v2(const char *name, void **p, int version, u64 flags, int *status) {

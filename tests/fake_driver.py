@@ -16,7 +16,18 @@ def compile_fake_driver(folder: Path) -> Path:
     if compiler is None or not sys.platform.startswith("linux"):
         pytest.skip("no C compiler for the fake driver")
     source = Path(__file__).with_name("fake_driver.c")
-    command = [compiler, "-O1", "-shared", "-fPIC", "-o", folder / "libcuda.so.1", source, "-ldl", "-lpthread"]
+    command = [
+        compiler,
+        "-O1",
+        "-shared",
+        "-fPIC",
+        "-Wl,-soname,libcuda.so.1",
+        "-o",
+        folder / "libcuda.so.1",
+        source,
+        "-ldl",
+        "-lpthread",
+    ]
     subprocess.run(command, check=True)
     return folder
 

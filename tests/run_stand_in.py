@@ -1,14 +1,15 @@
-"""Starts the tests of `tests/stand_in` in a process of their own, in which `tensorrt` is the stand-in.
+"""Starts tests in a process of their own, in which `tensorrt` is the stand-in of `tests/stand_in/packages`.
 
     python tests/run_stand_in.py cuda-python|pycuda FILE... [PYTEST OPTION...]
 
-Without a card, `fake_driver.py` compiles the CUDA driver that they run on; SSD_FAKE_DRIVER names its folder.
+This runs them without a card, on the fake of the CUDA driver: those of `tests/stand_in`, or those for a card, as in
+`cuda-python tests/gpu/test_gpu_batches.py -m gpu -k "tensorrt and not rtx"`.
 """
 
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
@@ -18,10 +19,10 @@ FOLDER = TESTS / "stand_in"
 START = "import os, sys; sys.setdlopenflags(os.RTLD_LAZY); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
 
 
-def command(files: Sequence[str], *options: str) -> list[str]:
-    """Return the command that runs files of `tests/stand_in`."""
-    paths = [str(FOLDER / name) for name in files]
-    return [sys.executable, "-c", START, "-p", "no:cacheprovider", "-p", "stand_in_fixtures", "-v", *options, *paths]
+def command(*arguments: str) -> list[str]:
+    """Return the command that runs tests; arguments are pytest's, and files of `tests/stand_in` go by their name."""
+    given = [str(FOLDER / name) if (FOLDER / name).is_file() else name for name in arguments]
+    return [sys.executable, "-c", START, "-p", "no:cacheprovider", "-p", "stand_in_fixtures", "-v", *given]
 
 
 def environment(layer: str, driver: Path | None) -> dict[str, str]:
@@ -40,8 +41,14 @@ def environment(layer: str, driver: Path | None) -> dict[str, str]:
     return kept
 
 
-def run(layer: str, files: Sequence[str], *options: str, driver: Path | None) -> subprocess.CompletedProcess[str]:
-    """Run files of `tests/stand_in`, and return what they printed."""
-    return subprocess.run(
-        command(files, *options), env=environment(layer, driver), capture_output=True, text=True, cwd=TESTS.parent
-    )
+def main() -> int:
+    from fake_driver import compile_fake_driver
+
+    layer, *arguments = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        variables = environment(layer, compile_fake_driver(Path(folder)))
+        return subprocess.run(command(*arguments), env=variables, cwd=TESTS.parent).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

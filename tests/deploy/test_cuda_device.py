@@ -294,7 +294,8 @@ def test_what_is_no_gpu_is_refused(device: str) -> None:
         ("FAKE_NO_DEVICE", "DriverError cuda-python: cuInit failed with CUDA_ERROR_NO_DEVICE (some error)"),
         (
             "FAKE_BROKEN",
-            "BackendError cuda-python: cuStreamSynchronize failed with CUDA_ERROR_ILLEGAL_ADDRESS (some error)",
+            "BackendError cuda-python: cuStreamSynchronize failed with CUDA_ERROR_ILLEGAL_ADDRESS (an illegal memory "
+            "access was encountered)",
         ),
     ],
 )

@@ -56,7 +56,7 @@ def run_on_card(layer: str, file: str, seconds: float, capfd: pytest.CaptureFixt
     with capfd.disabled():
         print(f"\n{file} through {layer}", flush=True)
         try:
-            done = subprocess.run(command([file], "--tb=short"), env=variables, cwd=TESTS.parent, timeout=seconds)
+            done = subprocess.run(command(file, "--tb=short"), env=variables, cwd=TESTS.parent, timeout=seconds)
         except subprocess.TimeoutExpired:
             pytest.fail(f"{file} through {layer}: not done after {seconds:.0f} s; the lines above say how far it came")
     assert done.returncode == 0, f"{file} through {layer}: see the lines above"

@@ -238,7 +238,7 @@ def test_an_error_inside_an_execution_reaches_the_caller_and_the_next_call_works
     for _ in range(2):
         np.testing.assert_array_equal(runner.run(good).labels, [[3, 3, 3, 3]])
         for call in (runner.run, lambda images: runner.device_times_ms(images, 1)):
-            with pytest.raises(BackendError, match="(?i)launch.?failed"):
+            with pytest.raises(BackendError, match="launch failure"):
                 call(bad)
     np.testing.assert_array_equal(runner.run(good).labels, [[3, 3, 3, 3]])
 
@@ -321,7 +321,7 @@ def test_memory_that_is_given_back_before_the_work_is_done_is_an_error(
     make_ready(made, addresses)
     assert made.execute_async_v3(stream)
     device.free(addresses.pop("labels"))
-    with pytest.raises(BackendError, match="(?i)illegal.?address"):
+    with pytest.raises(BackendError, match="illegal memory access"):
         device.synchronize(stream)
     assert driver.misuses == ["labels: 64 bytes are not within memory that the card has given"]
     driver.misuses.clear()
