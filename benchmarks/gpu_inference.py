@@ -22,6 +22,7 @@ import dataclasses
 import itertools
 import multiprocessing
 import os
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -157,7 +158,9 @@ def main() -> None:
     precisions, networks = options.precisions.split(","), options.networks.split(",")
     with (
         tempfile.TemporaryDirectory() as temporary,
-        concurrent.futures.ProcessPoolExecutor(max(1, min(4, (os.cpu_count() or 1) // 2)), spawn) as pool,
+        concurrent.futures.ProcessPoolExecutor(
+            max(1, min(4, (os.cpu_count() or 1) // 2)), spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN)
+        ) as pool,
         IsolatedCalls() as isolated,
     ):
         exports = Exports(jobs, options.models or Path(temporary), pool)
@@ -170,7 +173,9 @@ def main() -> None:
         print("matrix product, TFLOP/s: " + ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items()), flush=True)
         gflops = {name: measure_complexity(network_config(name)).gflops for name in networks}
         while jobs:
-            job = next((job for job in jobs if exports.is_ready(job)), jobs[0])
+            # What does not wait for its file comes first, but slow variants stay last.
+            of_kind = (job for job in jobs if job.is_slow == jobs[0].is_slow)
+            job = next((job for job in of_kind if exports.is_ready(job)), jobs[0])
             limit_s = SLOW_LIMIT_S if job.is_slow else LIMIT_S
             left_s = ends - time.monotonic()
             if left_s < limit_s / 4:
@@ -184,12 +189,15 @@ def main() -> None:
             except CallFailedError as error:
                 failed(job.label, error)
             save()
+        results["left_out"] = [job.label for job in jobs]
+        save()
+        print(text_table(HEADER, [cells(row) for row in results["rows"]], left=3))
+        if jobs:
+            print(f"left out after {options.seconds:.0f} s: " + "; ".join(results["left_out"]), flush=True)
         pool.shutdown(wait=False, cancel_futures=True)
-    results["left_out"] = [job.label for job in jobs]
-    save()
-    print(text_table(HEADER, [cells(row) for row in results["rows"]], left=3))
-    if jobs:
-        print(f"left out after {options.seconds:.0f} s: " + "; ".join(results["left_out"]))
+        # Exports that nobody waits for any more.
+        for process in multiprocessing.active_children():
+            process.kill()
 
 
 if __name__ == "__main__":
