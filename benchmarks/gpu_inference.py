@@ -22,11 +22,13 @@ import dataclasses
 import itertools
 import multiprocessing
 import os
+import signal
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from _common.gpu_variants import Job, all_choices, export, matrix_rate, measure
@@ -70,6 +72,9 @@ class Exports:
 
     def is_ready(self, job: Job) -> bool:
         return not job.needs_file or self._files[job.network, job.precision].done()
+
+    def are_pending(self) -> bool:
+        return not all(file.done() for file in self._files.values())
 
     def with_file(self, job: Job, limit_s: float) -> Job:
         """Return a job with its file, where it needs one, once it is there; raise CallFailedError where it is not."""
@@ -130,11 +135,12 @@ def main() -> None:
     parser.add_argument("--backends", default="all", help="all, or some such as torch:cuda-graph,onnxruntime:cuda")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=140.0, help="after which nothing new is begun")
+    parser.add_argument("--seconds", type=float, default=140.0, help="after which it stops")
     parser.add_argument("--models", type=Path, help="folder that keeps exported files")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    ends = time.monotonic() + options.seconds
+    # Imports have taken some of it.
+    ends = psutil.Process().create_time() + options.seconds
     jobs = jobs_in_order(options)
     results: dict[str, Any] = {
         "environment": recorded_environment(),
@@ -157,7 +163,9 @@ def main() -> None:
     precisions, networks = options.precisions.split(","), options.networks.split(",")
     with (
         tempfile.TemporaryDirectory() as temporary,
-        concurrent.futures.ProcessPoolExecutor(max(1, min(4, (os.cpu_count() or 1) // 2)), spawn) as pool,
+        concurrent.futures.ProcessPoolExecutor(
+            max(1, min(4, (os.cpu_count() or 1) // 2)), spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN)
+        ) as pool,
         IsolatedCalls() as isolated,
     ):
         exports = Exports(jobs, options.models or Path(temporary), pool)
@@ -170,9 +178,11 @@ def main() -> None:
         print("matrix product, TFLOP/s: " + ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items()), flush=True)
         gflops = {name: measure_complexity(network_config(name)).gflops for name in networks}
         while jobs:
-            job = next((job for job in jobs if exports.is_ready(job)), jobs[0])
+            # What does not wait for its file comes first, but slow variants stay last.
+            of_kind = (job for job in jobs if job.is_slow == jobs[0].is_slow)
+            job = next((job for job in of_kind if exports.is_ready(job)), jobs[0])
             limit_s = SLOW_LIMIT_S if job.is_slow else LIMIT_S
-            left_s = ends - time.monotonic()
+            left_s = ends - time.time()
             if left_s < limit_s / 4:
                 break
             jobs.remove(job)
@@ -184,12 +194,15 @@ def main() -> None:
             except CallFailedError as error:
                 failed(job.label, error)
             save()
+        results["left_out"] = [job.label for job in jobs]
+        save()
+        print(text_table(HEADER, [cells(row) for row in results["rows"]], left=3))
+        if jobs:
+            print(f"left out after {options.seconds:.0f} s: " + "; ".join(results["left_out"]), flush=True)
         pool.shutdown(wait=False, cancel_futures=True)
-    results["left_out"] = [job.label for job in jobs]
-    save()
-    print(text_table(HEADER, [cells(row) for row in results["rows"]], left=3))
-    if jobs:
-        print(f"left out after {options.seconds:.0f} s: " + "; ".join(results["left_out"]))
+        # Exports that nobody waits for any more.
+        for process in multiprocessing.active_children() if exports.are_pending() else ():
+            process.kill()
 
 
 if __name__ == "__main__":

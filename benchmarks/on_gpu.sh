@@ -11,6 +11,7 @@
 #     bccd         the blood cells' recipe, as much of it as fits; a further call goes on
 #     parity       every backend beside PyTorch on real images
 #     loader       training images that the processor makes ready
+#     plans        which convolutions of the fp16 file cuDNN has no plan for
 #
 # Without PART all of them, in this order. A part that fails does not stop the others, and one variant that fails does not
 # stop its part. Each writes its numbers to OUT/PART.json as soon as there is one; OUT/results.json holds all of them, and
@@ -20,7 +21,7 @@
 # missing is said, and can be put on PYTHONPATH. SSD_TEST_DATA names the folder with coco_tiny and bccd (shared/data).
 # QUICK=1 tries the whole script out on a CPU, with small networks.
 set -uo pipefail
-parts=(contract engines inference postprocess training bccd parity loader)
+parts=(contract engines inference postprocess training bccd parity loader plans)
 [ $# -gt 0 ] || { echo "name a folder for the results: bash benchmarks/on_gpu.sh OUT [PART...]"; exit 2; }
 out=$(mkdir -p "$1" && cd "$1" && pwd) || exit 2
 shift
@@ -39,7 +40,7 @@ export PYTHON=$python PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFE
 export SSD_DEPLOY_CACHE="${SSD_DEPLOY_CACHE:-$work/cache}" SSD_GPU_MODELS="$work/models" SSD_GPU_IMAGES=16
 export SSD_GPU_CACHE=$SSD_DEPLOY_CACHE
 mkdir -p "$SSD_GPU_MODELS"
-part_seconds=150 device=cuda
+part_seconds=150 device=cuda small=
 if [ -n "${QUICK:-}" ]; then
     device=cpu small=ssd_300_mobilenet0.25_voc
     export NETWORK=ssd_300_mobilenet0.25_custom EPOCHS=1 SSD_GPU_IMAGES=4 SSD_GPU_CYCLES=20
@@ -68,7 +69,7 @@ tests() {
     PYTEST_RESULTS="$out/$1.json" run "$python" -m pytest -v -p no:cacheprovider -p benchmarks._common.pytest_results \
         "${@:2}"
 }
-# script PART SCRIPT OPTIONS...
+# script NAME SCRIPT OPTIONS...: its numbers go to OUT/NAME.json.
 script() {
     run "$python" "benchmarks/$2" --json "$out/$1.json" "${@:3}"
 }
@@ -88,9 +89,15 @@ postprocess() {
     script postprocess postprocess.py --device "$device"
 }
 training() {
-    script training training_throughput.py --rounds 1 --seconds 3 --amp bf16 \
-        --variants channels-last,channels-last+compile \
-        ${QUICK:+--device cpu --networks "$small" --amp off --variants channels-last --batch-size 2 --workers 1 --seconds 1}
+    local status=0 compiled=compile,compile+cuda-graphs options=(--rounds 1 --seconds 3 --amp bf16)
+    if [ -n "${QUICK:-}" ]; then
+        compiled=compile
+        options=(--device cpu --networks "$small" --rounds 1 --seconds 1 --amp off --batch-size 2 --workers 1)
+    fi
+    script training training_throughput.py "${options[@]}" --variants channels-last || status=1
+    # By itself, since compiling takes most of its time.
+    script training_compiled training_throughput.py "${options[@]}" --variants "$compiled" || status=1
+    return "$status"
 }
 bccd() {
     export SECONDS_LEFT=$((ends - SECONDS - 12))
@@ -106,6 +113,14 @@ parity() {
 loader() {
     script loader input_pipeline.py --rounds 1 --passes 1
 }
+plans() {
+    local network=${small:-ssd_512_resnet50_v1_coco}
+    local model=$work/models/$network.fp16.onnx
+    # `inference` has left it there.
+    [ -f "$model" ] ||
+        run "$python" -m ssd_deploy export --network "$network" --weights random --precision fp16 --out "$work/models"
+    script plans cudnn_plans.py "$model" --seconds $((ends - SECONDS - 12)) --device "$device"
+}
 
 : >"$log"
 {
@@ -118,12 +133,12 @@ wanted = ("numpy opencv-python-headless onnxruntime onnxruntime-gpu torch torchv
 print("Python " + platform.python_version(), *(f"{name} {known.get(name, chr(45))}" for name in wanted), sep=", ")'
 } 2>&1 | tee -a "$log"
 
-failed=() results=("${parts[@]/#/$out/}")
+failed=()
 for part in "${parts[@]}"; do
     begun=$SECONDS ends=$((SECONDS + part_seconds))
     echo "== $part" | tee -a "$log"
     "$part" && ending=done || { ending="FAILED, see above" && failed+=("$part"); }
-    "$python" benchmarks/_common/merge_results.py "$out/results.json" "${results[@]/%/.json}"
+    "$python" benchmarks/_common/merge_results.py "$out/results.json" "$out"/*.json
     echo "== $part: $ending, $((SECONDS - begun)) s" | tee -a "$log"
 done
 if [ ${#failed[@]} -gt 0 ]; then

@@ -23,7 +23,7 @@ from ssd_deploy.backends import Backend, BackendChoice, open_model, parse_backen
 from ssd_deploy.backends.base import DeviceTimed, Runner
 from ssd_deploy.backends.row import RunOptions
 from ssd_train import build_network
-from ssd_train.errors import SSDDeployError, first_line
+from ssd_train.errors import BackendError, SSDDeployError, first_line
 from ssd_train.networks.postprocess import Postprocess
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import network_config
@@ -73,10 +73,16 @@ class Job:
 
 
 def choices(row: Backend, device: str) -> list[str]:
-    """Return a backend as it is, then with each of its variants, then with each pair of them."""
+    """Return a backend as it is, then with each of its variants, then with each pair of them that goes together."""
     subsets = itertools.chain.from_iterable(itertools.combinations(row.variants, size) for size in range(3))
     named = device if len(row.devices) > 1 else None
-    return [str(BackendChoice(backend=row, device=named, variants=subset)) for subset in subsets]
+    found = []
+    for subset in subsets:
+        choice = str(BackendChoice(backend=row, device=named, variants=subset))
+        with contextlib.suppress(BackendError):
+            parse_backend(choice)
+            found.append(choice)
+    return found
 
 
 def matrix_rate(precision: str, device: str) -> float:

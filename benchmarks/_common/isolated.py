@@ -1,6 +1,7 @@
 """Calls in a process of its own: one that crashes, breaks the GPU's context or never ends costs that call alone."""
 
 import multiprocessing
+import signal
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -83,7 +84,8 @@ class IsolatedCalls:
 
 
 def _answer(pipe: Connection) -> None:
-    """Call what is asked for until the other side closes."""
+    """Call what is asked for until the other side closes; Ctrl-C is for that side."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
             function, arguments = pipe.recv()

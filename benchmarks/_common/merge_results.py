@@ -1,6 +1,7 @@
 """Put files of results into one, each under its name: `python benchmarks/_common/merge_results.py OUT.json FILE...`
 
-A file of JSON lines becomes a list. One that is not there is left out; one that is no JSON is said and left out.
+A file of JSON lines becomes a list. OUT.json itself and one that is not there are left out; one that is no JSON is said
+and left out.
 """
 
 import json
@@ -13,8 +14,9 @@ from ssd_train.files import write_json
 
 def main() -> None:
     merged: dict[str, Any] = {}
+    out = Path(sys.argv[1])
     for path in map(Path, sys.argv[2:]):
-        if not path.is_file():
+        if path == out or not path.is_file():
             continue
         text = path.read_text(encoding="utf-8")
         try:
@@ -22,7 +24,7 @@ def main() -> None:
             merged[path.stem] = [json.loads(line) for line in text.splitlines()] if lines else json.loads(text)
         except json.JSONDecodeError as error:
             print(f"{path}: is left out, as it is no JSON ({error})", file=sys.stderr)
-    write_json(Path(sys.argv[1]), merged)
+    write_json(out, merged)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import pytest
 from gpu_parts import Record
 
 from export.engine.plan import try_out
-from ssd_deploy.doctor import IDENTITY_ONNX
+from ssd_deploy.backends.probes import IDENTITY_ONNX
 from ssd_train.errors import SSDDeployError
 
 pytestmark = pytest.mark.gpu
