@@ -31,7 +31,7 @@ def counted_at_once(norms: Sequence[nn.Module]) -> Iterator[None]:
         norms: as `counting_norms` gives them.
     """
     training = [norm for norm in norms if norm.training]
-    counters = [norm._buffers[COUNTER] for norm in training]
+    counters = [norm.get_buffer(COUNTER) for norm in training]
     for norm in training:
         norm._buffers[COUNTER] = None
     try:

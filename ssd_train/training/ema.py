@@ -35,4 +35,4 @@ class MovingAverage:
         # Counters of batches, which are whole numbers.
         counters = [pair for pair in pairs if not pair[0].is_floating_point()]
         if counters:
-            torch._foreach_copy_(*(list(side) for side in zip(*counters, strict=True)))
+            torch._foreach_copy_([average for average, _ in counters], [value for _, value in counters])

@@ -49,9 +49,9 @@ class MXNetSGD(torch.optim.Optimizer):
                 steps.append(state["last_step"])
                 assert param.grad is not None
                 gradients.append(_laid_out_as(param, param.grad))
-            gradients = torch._foreach_add(gradients, params, alpha=group["weight_decay"])
+            decayed = torch._foreach_add(gradients, params, alpha=group["weight_decay"])
             torch._foreach_mul_(steps, group["momentum"])
-            torch._foreach_add_(steps, gradients, alpha=-group["lr"])
+            torch._foreach_add_(steps, decayed, alpha=-group["lr"])
             torch._foreach_add_(params, steps)
         return result
 

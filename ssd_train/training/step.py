@@ -138,9 +138,9 @@ class Trainer:
         positives_of_empty: Tensor | float = 0
         if self.with_negatives:
             positives_of_empty, num_positives = empty_images_share(num_positives, num_with, num_empty)
-        # Before the network runs: gradients of the last step would stand in the way of a recorded step's memory.
-        self.optimizer.zero_grad(set_to_none=True)
         if self.cuda_graphs:
+            # The last step's gradients lie in memory that this one is about to use.
+            self.optimizer.zero_grad(set_to_none=True)
             torch.compiler.cudagraph_mark_step_begin()
         with (
             compiler_errors(),
@@ -155,6 +155,7 @@ class Trainer:
 
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
         with compiler_errors():
             self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
