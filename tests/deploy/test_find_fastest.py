@@ -439,3 +439,19 @@ def test_paritys_limit_is_no_option_of_int8(mistake: Mistake, tmp_path: Path) ->
     for precision in ("fp16", "bf16"):
         given = ["--weights", "shapes", "--precision", precision, "--max-drop", 1, "--data", tmp_path / "none"]
         assert "no such folder" in mistake("parity", NETWORK, *given)
+
+
+def test_a_search_that_is_stopped_says_what_it_found(
+    run_cli: Run, short: None, float_file: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ssd_deploy.benchmark.fastest.search._try_all", stopped)
+    given = ["--images", shapes / "JPEGImages", "--limit", 2, "--backend", "onnxruntime"]
+    code, output = run_cli("benchmark", float_file, "--find-fastest", *given)
+    assert code == 0 and "stopped by Ctrl-C or another signal: what is missing was not tried" in output
+    # Of pictures the share that changed counts, and float32 is what is known by then.
+    assert "% of the detections of at least 0.3 changed, against onnxruntime (CPU) in float32" in output
+    assert "fastest: fp32 in onnxruntime: " in output and "nothing else is allowed" in output
+    assert f"use it: ssd-deploy detect {float_file} photos --backend onnxruntime --batch-size 1" in output

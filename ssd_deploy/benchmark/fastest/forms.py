@@ -1,6 +1,7 @@
 """What a detector may run as: the network itself in a precision, or a file that the export steps make of it."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,6 +134,10 @@ class Made:
         assert isinstance(model, Path)
         return model
 
+    def named_shortly(self, text: str) -> str:
+        """Return a message without the folder of these files, which is gone when it is read."""
+        return re.sub(rf"{re.escape(str(self._folder))}/\w+/", "", text)
+
     def _make(self, form: Form) -> Path:
         # Files for different targets have one name.
         folder = self._folder / (form.target or "float")
@@ -150,6 +155,5 @@ class Made:
 def _applied(step: str, source: Path, folder: Path, settings: QuantizeOptions | None = None) -> Path:
     result = STEPS[step].apply(source, folder, settings)
     if result.path is None:
-        # Its folder is gone when this is read.
-        raise SSDDeployError("; ".join(result.notes).replace(f"{source.parent}/", ""))
+        raise SSDDeployError("; ".join(result.notes))
     return result.path

@@ -140,7 +140,7 @@ class Trials:
         try:
             yield
         except SSDDeployError as error:
-            self.failed[candidate] = str(error)
+            self.failed[candidate] = self._made.named_shortly(str(error))
         except Exception as error:  # libraries' exceptions share no narrower base, and the others are to go on
             self.failed[candidate] = first_line(error)
         if candidate in self.failed:
