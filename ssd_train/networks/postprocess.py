@@ -217,7 +217,10 @@ def row_sums(matrix: Tensor) -> Tensor:
 
 
 def pairwise_iou(boxes: Tensor) -> Tensor:
-    """Return the IoU of every pair, (N, K, 4) xyxy -> (N, K, K); NaN, which is above nothing, where both have no area."""
+    """Return the IoU of every pair, (N, K, 4) xyxy -> (N, K, K).
+
+    Where neither has an area it is NaN, which is above no threshold.
+    """
     count = boxes.shape[1]
     # Coordinates come before the pairs: an innermost dimension of 2 would keep a CPU from using its vectors.
     coordinates = boxes.transpose(1, 2)

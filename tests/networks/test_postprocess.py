@@ -45,7 +45,9 @@ def greedy_nms(boxes, labels, threshold):
 
 
 def run_suppress(boxes, labels, threshold):
-    standing = suppress(torch.tensor(np.asarray(boxes, np.float32))[None], torch.tensor(labels)[None, :, None], threshold)
+    standing = suppress(
+        torch.tensor(np.asarray(boxes, np.float32))[None], torch.tensor(labels)[None, :, None], threshold
+    )
     assert ((standing == 1) | (standing <= 0)).all()
     return standing[0, :, 0].numpy() > 0
 
