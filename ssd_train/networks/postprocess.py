@@ -64,9 +64,8 @@ class Postprocess(nn.Module):
         """
         settings = self.settings
         scores, labels, anchor_index = select_candidates(cls_logits, settings.pre_nms_top_k)
-        # The terms are constants of a graph, so that they are looked up and not computed there.
-        terms = take_rows(linear_terms(anchors), anchor_index)
-        boxes = corners(take_rows(box_offsets, anchor_index), terms)
+        # Every box, and not the chosen ones: anchors are constants of a graph, which then need not be looked up.
+        boxes = take_rows(decode(box_offsets, anchors), anchor_index)
         standing = suppress(boxes, labels, settings.nms_iou_threshold)
         return take_best(boxes, scores, labels, standing, settings.score_threshold, settings.max_detections)
 
@@ -116,15 +115,13 @@ def stable_top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def take_rows(values: Tensor, index: Tensor) -> Tensor:
-    """Look up rows: (N, rows, columns) of each image, or (rows, columns) of all, at (N, K, 1) -> (N, K, columns)."""
-    columns = values.shape[-1]
+    """Look up rows of each image: (N, rows, columns) at (N, K, 1) -> (N, K, columns)."""
+    shape = (*index.shape[:2], values.shape[-1])
     if torch.compiler.is_exporting():
-        # GatherElements, as `gather` is exported, would need an index for each column.
-        batch_dims = values.dim() - 2
-        return _onnx_operator("GatherND", (values, index), (*index.shape[:2], columns), batch_dims=batch_dims)
-    if values.dim() == 2:
-        return nn.functional.embedding(index.squeeze(-1), values)
-    return values.gather(1, index.expand(-1, -1, columns))
+        # `expand` would be exported with a computation of the batch size. GatherND would do without, but ONNX Runtime's
+        # copies from the host's memory as it begins, which a CUDA graph must not replay.
+        index = _onnx_operator("Expand", (index, torch.tensor([1, 1, shape[2]])), shape)
+    return values.gather(1, index.expand(shape))
 
 
 def quotient(values: Tensor, divisor: int) -> Tensor:
@@ -152,25 +149,11 @@ def decode(box_offsets: Tensor, anchors: Tensor) -> Tensor:
     Returns:
         (..., 4) xyxy in pixels.
     """
-    return corners(box_offsets, linear_terms(anchors))
-
-
-def linear_terms(anchors: Tensor) -> Tensor:
-    """Return factor and summand of each offset, (..., 4) cx, cy, w, h -> (..., 8).
-
-    A box's centre and the logarithm of half its size are linear in the offsets.
-    """
-    centres, sizes = anchors.split(2, dim=-1)
-    size_factor = torch.full_like(sizes, SIZE_VARIANCE)
-    return torch.cat([sizes * CENTER_VARIANCE, size_factor, centres, (sizes / 2).log()], dim=-1)
-
-
-def corners(box_offsets: Tensor, terms: Tensor) -> Tensor:
-    """Turn (..., 4) offsets and their `linear_terms`, (..., 8), into boxes: (..., 4) xyxy in pixels."""
-    factors, summands = terms.split(4, dim=-1)
-    linear = box_offsets.clamp(-MAX_OFFSET, MAX_OFFSET) * factors + summands
-    centres, log_half_sizes = linear.split(2, dim=-1)
-    half_sizes = log_half_sizes.exp()
+    anchor_centres, anchor_sizes = anchors.split(2, dim=-1)
+    factors = torch.cat([CENTER_VARIANCE * anchor_sizes, torch.full_like(anchor_sizes, SIZE_VARIANCE)], dim=-1)
+    shifts, log_scales = (box_offsets.clamp(-MAX_OFFSET, MAX_OFFSET) * factors).split(2, dim=-1)
+    centres = shifts + anchor_centres
+    half_sizes = log_scales.exp() * (anchor_sizes / 2)
     return torch.cat([centres - half_sizes, centres + half_sizes], dim=-1)
 
 
@@ -217,21 +200,18 @@ def row_sums(matrix: Tensor) -> Tensor:
 
 
 def pairwise_iou(boxes: Tensor) -> Tensor:
-    """Return the IoU of every pair, (N, K, 4) xyxy -> (N, K, K).
-
-    Where neither has an area it is NaN, which is above no threshold.
-    """
+    """Return the IoU of every pair, (N, K, 4) xyxy -> (N, K, K); 0 where both boxes have no area."""
     count = boxes.shape[1]
-    # Coordinates come before the pairs: an innermost dimension of 2 would keep a CPU from using its vectors.
-    coordinates = boxes.transpose(1, 2)
-    starts, ends = coordinates.reshape(-1, 4, count, 1).split(2, dim=1)
-    other_starts, other_ends = coordinates.reshape(-1, 4, 1, count).split(2, dim=1)
-    lengths = torch.minimum(ends, other_ends) - torch.maximum(starts, other_starts)
-    intersection = lengths.clamp(min=0).prod(dim=1)
+    # With ends negated, where an overlap begins and where it ends are maxima both; their sum is its length, negated.
+    # The axes come before the pairs: an innermost dimension of 2 would keep a CPU from using its vectors.
+    sign = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=boxes.dtype, device=boxes.device)
+    edges = (boxes * sign).transpose(1, 2)
+    overlap_edges = torch.maximum(edges.reshape(-1, 2, 2, count, 1), edges.reshape(-1, 2, 2, 1, count))
+    intersection = overlap_edges.sum(dim=1).clamp(max=0).prod(dim=1)
     # A box's area is its intersection with itself, and no other is larger, in floats too: differences and products are
     # rounded alike.
     union = intersection.amax(dim=2, keepdim=True) + intersection.amax(dim=1, keepdim=True) - intersection
-    return intersection / union
+    return intersection / union.clamp(min=torch.finfo(boxes.dtype).tiny)
 
 
 def take_best(
