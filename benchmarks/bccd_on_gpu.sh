@@ -7,7 +7,7 @@
 # where GluonCV's ImageNet weights cannot be fetched). With SECONDS_LEFT=N it stops the training after N seconds; a
 # further call goes on where this one ended, and once the training is done it does what is left to do. OUT/results.json
 # holds what there is by then: losses and validations, scores, parity. NETWORK=ssd_300_mobilenet0.25_custom,
-# EPOCHS=1 and `--device cpu --limit 8` try the script out.
+# EPOCHS=1, PARITY_SCORE=0.1 and `--device cpu --limit 8` try the script out.
 set -euo pipefail
 out=$(mkdir -p "${1:?name a folder for the results}" && cd "$1" && pwd)
 data=$(cd "${2:?name the BCCD folder}" && pwd)
@@ -51,4 +51,4 @@ once "$out/test.json" eval --model "$fp32" "${held_out[@]}" --json "$out/test.js
 once "$int8" export "${exported[@]}" --out "$out" --precision int8 --calibration-data "$data/JPEGImages" \
     --calibration-images 100
 once "$out/parity.json" parity "${exported[@]}" --model "$fp32" --model "$int8" "${held_out[@]}" "$device" \
-    --json "$out/parity.json"
+    --score-threshold "${PARITY_SCORE:-0.3}" --json "$out/parity.json"

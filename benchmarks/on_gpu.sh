@@ -43,7 +43,7 @@ mkdir -p "$SSD_GPU_MODELS"
 part_seconds=150 device=cuda small=
 if [ -n "${QUICK:-}" ]; then
     device=cpu small=ssd_300_mobilenet0.25_voc
-    export NETWORK=ssd_300_mobilenet0.25_custom EPOCHS=1 SSD_GPU_IMAGES=4 SSD_GPU_CYCLES=20
+    export NETWORK=ssd_300_mobilenet0.25_custom EPOCHS=1 PARITY_SCORE=0.1 SSD_GPU_IMAGES=4 SSD_GPU_CYCLES=20
 fi
 
 # run COMMAND...: within what is left of the part's time, printed as it goes; then it is stopped as by Ctrl-C, so that
