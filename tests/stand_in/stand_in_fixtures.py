@@ -6,6 +6,7 @@ process of its own.
 
 import dataclasses
 import gc
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,6 +93,21 @@ def needs_fake_card(on_fake_card: bool) -> None:
 def device() -> CudaDevice:
     """The card, through the package of this run."""
     return cuda_open.open_device()
+
+
+@pytest.fixture
+def needs_graphs() -> None:
+    """Skip where no package here captures a CUDA graph; pycuda leaves that to the other one."""
+    if importlib.util.find_spec("cuda") is None:
+        pytest.skip("CUDA graphs need cuda-python beside pycuda")
+
+
+@pytest.fixture(params=[False, True], ids=["eager", "cuda-graph"])
+def cuda_graph(request: pytest.FixtureRequest) -> bool:
+    """Without CUDA graphs, and with them where a package here captures one."""
+    if request.param:
+        request.getfixturevalue("needs_graphs")
+    return bool(request.param)
 
 
 @pytest.fixture(scope="session")
