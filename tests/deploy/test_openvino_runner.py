@@ -72,12 +72,13 @@ def test_real_images_get_the_same_as_in_onnx_runtime(
         assert_same_detections(ours, theirs, box_px=1e-2, score=4e-6)
 
 
+@pytest.mark.parametrize(("values", "shares"), [((0, -1000), (0.5, 0.5)), ((0, 200), (0.99, 0.01)), ((0,), (1,))])
 def test_nms_keeps_the_very_same_candidates_among_ties_too(
-    runner: Any, post_processing: onnxruntime.InferenceSession
+    runner: Any, post_processing: onnxruntime.InferenceSession, values: tuple[int, ...], shares: tuple[float, ...]
 ) -> None:
     """Straight into decode and NMS: scores are 1/k for whole numbers k, exactly so, whatever the order of sums."""
     rng = np.random.default_rng(0)
-    logits = rng.choice(np.array([0, -1000], np.float32), (3, 2268, 21))
+    logits = rng.choice(np.array(values, np.float32), (3, 2268, 21), p=shares)
     offsets = (rng.integers(-1, 2, (3, 2268, 4)) / 2).astype(np.float32)
     expected = post_processing.run(OUTPUT_NAMES, {"cls_logits": logits, "box_offsets": offsets})
     request = runner._postprocess.create_infer_request()
