@@ -19,6 +19,7 @@ from export.exported import read_exported
 from export.file_metadata import CPU_GRAPH_KEY
 from export.one_file import check_one_file
 from ssd_deploy.backends.base import RawPredictions, check_images
+from ssd_deploy.backends.openvino_ties import keep_order_of_ties
 from ssd_deploy.backends.row import IN_MEMORY, RunOptions
 from ssd_train.cpus import default_threads
 from ssd_train.detections import PaddedDetections
@@ -204,6 +205,7 @@ def _read(core: Any, content: bytes, name: str) -> Any:
             f"{name}: has inputs {sorted(inputs)} and outputs {sorted(outputs)} instead of {INPUT_NAME} -> "
             f"{', '.join(OUTPUT_NAMES)}; export it again with `ssd-deploy export`"
         )
+    keep_order_of_ties(model)
     return model
 
 

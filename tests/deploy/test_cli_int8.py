@@ -70,6 +70,7 @@ def test_parity_compares_three_precisions_in_one_table(run_cli: Run, data: Path,
     code, output = run_cli(
         "parity", *NETWORK, "--precision", "fp32,fp16,int8", "--calibration-data", data / "JPEGImages",
         "--calibration-images", 20, "--images", data / "JPEGImages", "--limit", 40, "--json", tmp_path / "parity.json",
+        "--backends", "onnxruntime",
     )  # fmt: skip
     # Ten pictures have 34 detections, of which int8 may lose 3; these have 125, where one more decides nothing.
     assert code == 0, output
