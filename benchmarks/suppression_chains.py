@@ -23,14 +23,7 @@ from ssd_train import build_network
 from ssd_train.datasets.generated_files import write_shapes
 from ssd_train.files import write_json
 from ssd_train.image_files import images_in
-from ssd_train.networks.postprocess import (
-    SUPPRESSION_ROUNDS,
-    corners,
-    linear_terms,
-    pairwise_iou,
-    select_candidates,
-    take_rows,
-)
+from ssd_train.networks.postprocess import SUPPRESSION_ROUNDS, decode, pairwise_iou, select_candidates, take_rows
 from ssd_train.networks.ssd import SSD
 from ssd_train.preprocess import load_image, preprocess
 
@@ -57,7 +50,7 @@ def longest_chains(network: SSD, image: Tensor) -> dict[str, int]:
     """Return the boxes of the longest chain in a picture at each IoU threshold; 1 where none suppresses another."""
     cls_logits, box_offsets = network(image)
     _, labels, index = select_candidates(cls_logits, network.spec.postprocess.pre_nms_top_k)
-    boxes = corners(take_rows(box_offsets, index), take_rows(linear_terms(network.anchors), index))
+    boxes = take_rows(decode(box_offsets, network.anchors), index)
     rivals = (labels == labels.transpose(1, 2))[0].tril(-1)
     overlaps = pairwise_iou(boxes)[0]
     return {f"{threshold:g}": 1 + rounds_until_settled(rivals & (overlaps > threshold)) for threshold in IOU_THRESHOLDS}
