@@ -13,10 +13,14 @@ from openvino import opset13 as ops
 
 
 def keep_order_of_ties(model: Any) -> None:
-    """Make each TopK of a model, which takes the largest of a last axis, choose and order equal values as ONNX says."""
+    """Make each TopK of a model choose and order equal values as ONNX says.
+
+    Args:
+        model: its TopK that leave values out take the largest along axis 1 of (N, count, 1).
+    """
     for node in model.get_ops():
         if node.get_type_name() == "TopK":
-            count, kept = (int(each.get_partial_shape()[-1].get_length()) for each in (node.input(0), node.output(0)))
+            count, kept = (int(each.get_partial_shape()[1].get_length()) for each in (node.input(0), node.output(0)))
             if kept < count:
                 _replace(node, count, kept)
             else:
@@ -28,7 +32,7 @@ def _replace(node: Any, count: int, kept: int) -> None:
     values -> largest, unstable -> the least of them -+-> above it, and the first of those that equal it -> chosen
     chosen -> their indices, ascending -> their values -> largest, stable -> values, and indices through both
     """
-    values = node.input_value(0)
+    values = ops.squeeze(node.input_value(0), _COLUMN)
     places = ops.constant(kept, openvino.Type.i64)
     least = ops.reduce_min(ops.topk(values, places, -1, "max", "value").output(0), _LAST, keep_dims=True)
     above, level = ops.greater(values, least), ops.equal(values, least)
@@ -42,10 +46,12 @@ def _replace(node: Any, count: int, kept: int) -> None:
     ordered = ops.topk(ops.gather_elements(values, indices, 1), places, -1, "max", "value", "i64", stable=True)
     results = (ordered.output(0), ops.gather_elements(indices, ordered.output(1), 1).output(0))
     for old, new in zip(node.outputs(), results, strict=True):
+        column = ops.unsqueeze(new, _COLUMN).output(0)
         for target in old.get_target_inputs():
-            target.replace_source_output(new)
+            target.replace_source_output(column)
 
 
+_COLUMN = np.array([2], np.int64)
 _LAST = np.array([-1], np.int64)
 
 
