@@ -5,13 +5,14 @@ over all classes of an image, greedy suppression within a class, the best `max_d
 
 The form is made for inference engines: static shapes after the batch dimension, no loop, no
 `NonMaxSuppression`, no TopK above TensorRT's limit; and for a GPU, where each operator costs the same few microseconds
-however little it computes, few of them: 120 in ONNX Runtime, of which 64 are the rounds of suppression. Hence a
+however little it computes, few of them: 119 in ONNX Runtime, of which 63 are the rounds of suppression. Hence a
 dimension of 1 is kept wherever a later operator would have to add it.
 
 Dimension letters: N images, A anchors, C classes without background, K candidates (`pre_nms_top_k`), D kept detections.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ MAX_OFFSET = 160.0
 # earlier ones, so chains of up to 33 boxes come out exactly as greedy NMS does them. A longer one
 # would need 34 boxes of one class in one image, each overlapping the next above the threshold, with
 # every second one dropped; the count is even, so that then boxes are kept too many, never too few.
-# `benchmarks/suppression_chains.py` measures how long chains get; `parity` counts images that come to the bound.
+# `benchmarks/suppression_chains.py` measures how long chains get; `eval` counts images where they are not enough.
 SUPPRESSION_ROUNDS = 32
 
 # The opset of the operators that are written by name below.
@@ -132,7 +133,7 @@ def quotient(values: Tensor, divisor: int) -> Tensor:
     return torch.div(values, divisor, rounding_mode="trunc")
 
 
-def _onnx_operator(name: str, inputs: Sequence[Tensor], shape: Sequence[int], **attributes: float) -> Tensor:
+def _onnx_operator(name: str, inputs: Sequence[Tensor], shape: Sequence[int], **attributes: Any) -> Tensor:
     output: Tensor = torch.onnx.ops.symbolic(
         name, inputs, attributes, dtype=inputs[0].dtype, shape=shape, version=OPSET
     )
