@@ -5,7 +5,7 @@ over all classes of an image, greedy suppression within a class, the best `max_d
 
 The form is made for inference engines: static shapes after the batch dimension, no loop, no
 `NonMaxSuppression`, no TopK above TensorRT's limit; and for a GPU, where each operator costs the same few microseconds
-however little it computes, few of them: 119 in ONNX Runtime, of which 63 are the rounds of suppression. Hence a
+however little it computes, few of them: 120 in ONNX Runtime, of which 63 are the rounds of suppression. Hence a
 dimension of 1 is kept wherever a later operator would have to add it.
 
 Dimension letters: N images, A anchors, C classes without background, K candidates (`pre_nms_top_k`), D kept detections.
