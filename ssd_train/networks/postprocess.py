@@ -65,8 +65,7 @@ class Postprocess(nn.Module):
         """
         settings = self.settings
         scores, labels, anchor_index = select_candidates(cls_logits, settings.pre_nms_top_k)
-        # Every box, and not the chosen ones: anchors are constants of a graph, which then need not be looked up.
-        boxes = take_rows(decode(box_offsets, anchors), anchor_index)
+        boxes = decode_chosen(box_offsets, anchors, anchor_index)
         standing = suppress(boxes, labels, settings.nms_iou_threshold)
         return take_best(boxes, scores, labels, standing, settings.score_threshold, settings.max_detections)
 
@@ -138,6 +137,14 @@ def _onnx_operator(name: str, inputs: Sequence[Tensor], shape: Sequence[int], **
         name, inputs, attributes, dtype=inputs[0].dtype, shape=shape, version=OPSET
     )
     return output
+
+
+def decode_chosen(box_offsets: Tensor, anchors: Tensor, index: Tensor) -> Tensor:
+    """Return the boxes (N, K, 4) of the anchors at (N, K, 1); see `decode`."""
+    if torch.compiler.is_exporting():
+        # All boxes first: anchors are constants of a graph, which then need not be looked up.
+        return take_rows(decode(box_offsets, anchors), index)
+    return decode(take_rows(box_offsets, index), nn.functional.embedding(index.squeeze(-1), anchors))
 
 
 def decode(box_offsets: Tensor, anchors: Tensor) -> Tensor:
