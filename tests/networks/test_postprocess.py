@@ -32,7 +32,8 @@ def reference_iou(a, b):
     area_a = max(a[2] - a[0], zero) * max(a[3] - a[1], zero)
     area_b = max(b[2] - b[0], zero) * max(b[3] - b[1], zero)
     union = area_a + area_b - intersection
-    return intersection / union if union > 0 else zero
+    # Denormal areas count as none, which a GPU would round them to.
+    return intersection / union if union >= np.finfo(np.float32).tiny else zero
 
 
 def greedy_nms(boxes, labels, threshold):
