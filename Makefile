@@ -14,14 +14,17 @@ export OMP_WAIT_POLICY := PASSIVE
 # What one process of the tests compiled serves all others.
 export PYTHONDONTWRITEBYTECODE :=
 
-# A process a core, and a thread each. Each starts with its share of the files in order, so that fixtures are hardly ever
-# made twice, and whichever is done first takes tests from the others, so that no core is idle at the end.
-PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+# Processes that run tests: one a core, or a number; with 0 it is pytest's own.
+WORKERS ?= auto
+
+# A thread each. Each starts with its share of the files in order, so that fixtures are hardly ever made twice, and
+# whichever is done first takes tests from the others, so that no core is idle at the end.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 ORACLE_REFERENCE := ORACLE_PYTHON=$(ORACLE_PYTHON) bash tests/oracle/make_reference.sh
 
-.PHONY: install demo quick test test-engines test-engines-ci test-gpu test-oracle oracle-reference faults fuzz fuzz-ci \
-	lint types light clean
+.PHONY: install demo demo-model quick test test-engines test-engines-ci test-gpu test-oracle oracle-reference faults \
+	fuzz fuzz-ci lint types light clean
 
 install: $(VENV)/installed
 
@@ -34,15 +37,18 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 # The detector that ships with the package, on pictures that it was not trained on.
-demo: $(VENV)/installed
+demo: demo-model
 	$(BIN)/ssd-deploy shapes --out .demo/shapes --train 1 --val 100
-	$(BIN)/ssd-deploy export --network $(DEMO_NETWORK) --weights shapes --out .demo
 	$(BIN)/ssd-deploy eval --model $(DEMO_MODEL) --dataset voc --data-root .demo/shapes --split val \
 		--save-thresholds --report .demo/report
 	$(BIN)/ssd-deploy parity --network $(DEMO_NETWORK) --weights shapes --model $(DEMO_MODEL) \
 		--dataset voc --data-root .demo/shapes --split val
 	$(BIN)/ssd-deploy detect --model $(DEMO_MODEL) --images '.demo/shapes/JPEGImages/shapes1_100000*.jpg' \
 		--out .demo/annotated
+
+# Anew each time: the code may have changed.
+demo-model: $(VENV)/installed
+	$(BIN)/ssd-deploy export --network $(DEMO_NETWORK) --weights shapes --out .demo
 
 # What one runs while working; tests that are marked slow, and whatever exports or opens a model, are left to `test`.
 quick: $(VENV)/installed
@@ -57,7 +63,7 @@ test: $(VENV)/installed $(BINDINGS)/made
 test-engines: $(VENV)/installed
 	$(BIN)/python -m pytest tests/export/test_engine_builds.py
 
-# The same for four networks: plain, residual, depthwise, and a rectangle.
+# The same for three networks: plain, residual, and a depthwise rectangle.
 test-engines-ci: $(VENV)/installed
 	$(BIN)/python -m pytest tests/export/test_engine_builds.py -m engines_ci
 
@@ -75,7 +81,7 @@ faults: $(VENV)/installed
 	$(PARALLEL) tests/faults
 
 # Everything against GluonCV itself, in an environment of its own; its outputs are kept in .oracle.
-test-oracle: $(VENV)/installed
+test-oracle: $(VENV)/installed oracle-reference
 	reference=$$($(ORACLE_REFERENCE)) && SSD_ORACLE_DIR=$$reference $(PARALLEL) tests/oracle
 
 # What takes minutes the first time.
@@ -99,8 +105,8 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 # The light installation really has no torch, and runs a model all the same.
-light: $(VENV)/installed
-	bash tests/light_install.sh
+light: demo-model
+	bash tests/light_install.sh $(DEMO_MODEL)
 
 clean:
 	rm -rf $(VENV) .venv-oracle .oracle .demo .light .fuzz $(BINDINGS) build *.egg-info

@@ -96,12 +96,7 @@ def find_float_layers(
     reference = detect(model)
     log.info("judging %d layers on %d images", len(layers), len(samples))
 
-    drops = {}
-    for done, layer in enumerate(layers, start=1):
-        drops[layer] = drop_of(quantized(only_layer=layer))
-        if on_progress is not None:
-            on_progress(done, len(layers))
-    ranked = dict(sorted(drops.items(), key=lambda item: -item[1]))
+    ranked = drops_alone(layers, lambda layer: drop_of(quantized(only_layer=layer)), on_progress)
     full_drop = drop = drop_of(quantized())
     kept: list[str] = []
     for layer in ranked:
@@ -117,6 +112,18 @@ def find_float_layers(
         float_layers=tuple(kept),
         drop=drop,
     )
+
+
+def drops_alone(
+    layers: Sequence[str], drop_of: Callable[[str], float], on_progress: Callable[[int, int], None] | None
+) -> dict[str, float]:
+    """Return layer -> lost when it alone is quantized, the worst first."""
+    drops = {}
+    for done, layer in enumerate(layers, start=1):
+        drops[layer] = drop_of(layer)
+        if on_progress is not None:
+            on_progress(done, len(layers))
+    return dict(sorted(drops.items(), key=lambda item: -item[1]))
 
 
 def write_sensitivity(sensitivity: Sensitivity, stem: Path) -> tuple[Path, Path]:

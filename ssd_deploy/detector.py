@@ -13,7 +13,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_deploy.backends import AUTO, RunOptions
+from ssd_deploy.backends import AUTO, RunOptions, parse_backend
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.images_given import Given, told_apart
 from ssd_deploy.model_source import ModelSource, find_model, open_runner
@@ -307,7 +307,8 @@ def load_detector(
             `ssd_300_vgg16_atrous_voc`, a run folder of `ssd-deploy train`, or a weight file; `~` is the home folder.
             Or bytes: what is in an `.onnx` file.
         backend: a row of `ssd_deploy.backends.BACKENDS`, or `auto`: PyTorch for a network, ONNX Runtime for an
-            `.onnx` file, an engine's own flavour of TensorRT. A network is exported for a backend that runs files.
+            `.onnx` file, an engine's own flavour of TensorRT. A device and variants may follow a colon, as in
+            `torch:cuda+eager`. A network is exported for a backend that runs files.
             TensorRT builds its engine of an `.onnx` file in the cache folder first, for batches of up to `batch_size`.
         weights: for a network: a weight file, `shapes`, `random[:SEED]`, or None for the published weights.
         classes: class names of a `_custom` network.
@@ -322,9 +323,12 @@ def load_detector(
             anything is decoded.
         allow_tf32: let a GPU compute float32 with TF32 rounding.
         settings: thresholds in the graph of a network, GluonCV's where None; an exported file has its own.
-        precision: of a network: `fp32`, `fp16`, `bf16` or `int8`; an exported file has its own.
+        precision: of a network: `fp32`, `fp16`, `bf16` or `int8`. Of a float32 file: one that the backend computes
+            such files in, as OpenVINO does in `bf16`; other files have their own.
         calibration_data: folder of images that a precision of int8 is calibrated on.
-        cuda_graph: PyTorch and TensorRT: record the GPU's work once for each batch size and replay it.
+        cuda_graph: record the GPU's work once for each batch size, at its first call, and replay it; it is an error
+            where that fails. Without it PyTorch and ONNX Runtime do so for batch sizes that come again, where it finds
+            the same, unless the variant `eager` or `plain` is named.
 
     Raises:
         BackendError: no such backend, or it or an option of another one does not fit the model, or it
@@ -338,7 +342,11 @@ def load_detector(
     source = find_model(model if isinstance(model, str | bytes) else Path(model), weights=weights, classes=classes)
     if provider is not None and device not in (None, provider):
         raise BackendError(f"provider {provider!r} and device {device!r} contradict each other; leave one out")
-    if provider is not None and source.network is not None and backend != "onnxruntime":
+    choice = None if backend == AUTO else parse_backend(backend)
+    row, place = (choice.backend.name, choice.device) if choice is not None else (AUTO, None)
+    if place is not None and device not in (None, place):
+        raise BackendError(f"backend {backend!r} and device {device!r} contradict each other; leave one out")
+    if provider is not None and source.network is not None and row != "onnxruntime":
         raise BackendError(f"provider {provider!r} is for ONNX Runtime; name its backend, or a device")
     if threads < 0:
         raise BackendError(f"threads {threads}: expected 0, which leaves them to the backend, or more")
@@ -349,14 +357,14 @@ def load_detector(
         arguments["calibration_data"] = Path(calibration_data).absolute()
         int8 = QuantizeOptions(calibration_data=calibration_data)
     options = RunOptions(
-        device=device or provider,
-        variants=("cuda-graph",) if cuda_graph else (),
+        device=device or provider or place,
+        variants=tuple(dict.fromkeys((*(choice.variants if choice else ()), *(("cuda-graph",) if cuda_graph else ())))),
         batch_size=batch_size,
         allow_tf32=allow_tf32,
         threads=threads,
         settings=settings,
     )
-    runner = open_runner(source, options, backend=backend, precision=precision, int8=int8)
+    runner = open_runner(source, options, backend=row, precision=precision, int8=int8)
     try:
         return Detector(
             runner,

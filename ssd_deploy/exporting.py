@@ -52,7 +52,9 @@ def export_files(
         made = export_precisions(network, precisions, settings, int8, out_dir if keeps_onnx else unseen)
         files = [each.path for each in made if each.path is not None]
         results = made if keeps_onnx else [keep_reports(each, out_dir) for each in made]
-        results += rewrite_for_cpu(files, out_dir, winograd=winograd, optimize=optimize)
+        for file in files:
+            # Its rounding is part of an fp16 or int8 graph.
+            results += rewrite_for_cpu(file, out_dir, winograd=winograd and ".fp32." in file.name, optimize=optimize)
         return [*results, *build_engines(files, out_dir, engines)]
 
 
@@ -85,15 +87,14 @@ def run_step(name: str, source: Path, out_dir: Path, settings: Any = None) -> St
     return result
 
 
-def rewrite_for_cpu(files: Sequence[Path], out_dir: Path, *, winograd: bool, optimize: bool) -> list[StepResult]:
+def rewrite_for_cpu(file: Path, out_dir: Path, *, winograd: bool, optimize: bool) -> list[StepResult]:
     """Make the files for CPUs that are asked for; the CPU's own graph is made of Winograd's, where there is one."""
     results = []
-    for file in files:
-        if winograd and ".fp32." in file.name:
-            results.append(run_step("winograd", file, out_dir))
-            file = results[-1].path or file
-        if optimize:
-            results.append(run_step("cpu", file, out_dir))
+    if winograd:
+        results.append(run_step("winograd", file, out_dir))
+        file = results[-1].path or file
+    if optimize:
+        results.append(run_step("cpu", file, out_dir))
     return results
 
 

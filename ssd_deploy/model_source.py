@@ -175,7 +175,8 @@ def open_runner(
 
     Args:
         backend: a row of `BACKENDS`; `auto` for the usual one of such a model.
-        precision: of a network, a row of `PRECISIONS`; None for float32. A file has its own.
+        precision: a row of `PRECISIONS`; None for float32, or a file's own. A float32 file is computed in another one
+            by a backend that has it among its variants, which `auto` then takes.
         int8: how to calibrate, for a precision that needs it.
         on_progress: told the bytes of a download.
 
@@ -183,10 +184,10 @@ def open_runner(
         BackendError, ModelError, NetworkError, WeightsError: it cannot be opened so, or not here.
     """
     if source.network is None:
-        if precision is not None:
-            raise BackendError(f"{source.name}: an exported model has its own precision", arguments=("precision",))
         if options.settings is not None:
             raise BackendError(f"{source.name}: an exported model has its own thresholds", arguments=("settings",))
+        if precision is not None:
+            backend, options = _computing_in(source, precision, backend, options)
     if source.content is not None:
         return _open_content(source.content, backend, options)
     if source.file is not None:
@@ -199,9 +200,64 @@ def open_runner(
     if row.runs_networks:
         return open_model(row, in_precision(network, precision), options)
     logger.info("%s runs files: exporting %s for it", row.name, source.name)
+    precision, variants = exported_for(row, precision)
+    options = dataclasses.replace(options, variants=tuple(dict.fromkeys((*options.variants, *variants))))
     with temporary_folder() as folder:
         path = export_network(network, folder, precision, options.settings, int8)
         return open_model(row, path, dataclasses.replace(options, settings=None))
+
+
+def exported_for(row: Backend, precision: str) -> tuple[str, tuple[str, ...]]:
+    """Return what a network is exported in for a backend that runs files, and the variants that compute the rest.
+
+    A precision that a file holds is exported; another one is computed from the float32 file where the backend can.
+    """
+    if not PRECISIONS.find(precision).in_file and precision in row.precisions:
+        return "fp32", (precision,)
+    return precision, ()
+
+
+def _computing_in(source: ModelSource, precision: str, backend: str, options: RunOptions) -> tuple[str, RunOptions]:
+    """Return the backend and the options that compute an exported model in a precision.
+
+    Raises:
+        BackendError: it is none of a float32 file's, or not this backend's.
+    """
+    own = _own_precision(source)
+    if PRECISIONS.find(precision).name == own:
+        return backend, options
+    if own != "fp32":
+        raise BackendError(
+            f"{source.name}: has its own precision, {own}, and only a float32 file is computed in another; leave "
+            f"{precision} out",
+            arguments=("precision",),
+        )
+    named = [row for row in BACKENDS.values() if precision in row.precisions and ".onnx" in row.suffixes]
+    able = [row for row in named if backend in (AUTO, row.name)]
+    if not able:
+        who = (
+            "no backend can" if backend == AUTO or not named else f"the {BACKENDS.find(backend).name} backend does not"
+        )
+        choices = [f"choose {' or '.join(row.name for row in named)}"] if named else []
+        choices += [f"export its network in {precision}"] if PRECISIONS[precision].in_file else []
+        raise BackendError(
+            f"{source.name}: has its own precision, fp32, and {who} compute it in {precision}; "
+            f"{', or '.join(choices) or f'leave {precision} out'}",
+            arguments=("precision",),
+        )
+    variants = tuple(dict.fromkeys((*options.variants, precision)))
+    return able[0].name, dataclasses.replace(options, variants=variants)
+
+
+def _own_precision(source: ModelSource) -> str:
+    if source.content is not None:
+        from export.exported import read_exported
+
+        return read_exported(source.content, source.name).spec.precision
+    assert source.file is not None
+    describe = choose_backend(source.file).describe
+    assert describe is not None  # it opens files
+    return describe(source.file).precision
 
 
 def _open_content(content: bytes, backend: str, options: RunOptions) -> "Runner":
@@ -230,7 +286,11 @@ def backend_of_network(backend: str, precision: str) -> Backend:
     able = [
         row
         for row in BACKENDS.values()
-        if (row_of_precision.in_network if row.runs_networks else row_of_precision.in_file and ".onnx" in row.suffixes)
+        if (
+            row_of_precision.in_network
+            if row.runs_networks
+            else ".onnx" in row.suffixes and (row_of_precision.in_file or precision in row.precisions)
+        )
     ]
     row = able[0] if backend == AUTO else BACKENDS.find(backend)
     if row not in able:

@@ -7,7 +7,10 @@ order, and the same rule for equal scores. That one stays as it is, since an exp
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_train.boxes import areas
+from ssd_train.boxes import areas, iou
+
+# More than rescaling boxes to the pixels of a picture changes of an overlap.
+ROUNDING = 1e-3
 
 
 def rank(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -45,3 +48,18 @@ def _iou(
     union = area + best_area - shared
     overlaps: NDArray[np.float32] = shared / np.maximum(union, np.finfo(np.float32).tiny)
     return overlaps
+
+
+def is_settled(boxes: NDArray[np.float32], labels: NDArray[np.int64], iou_threshold: float) -> bool:
+    """Whether detections are what greedy NMS keeps: no two of one class overlap above its threshold.
+
+    The rounds of `postprocess.suppress` keep all that greedy NMS keeps. Where a chain is longer than they can follow
+    they keep more, and each of those overlaps one that greedy NMS kept, which scores more and so is a detection too.
+
+    Args:
+        boxes: (K, 4) xyxy, in pixels of the network's input or of the picture.
+        labels: (K,).
+        iou_threshold: that of the detector.
+    """
+    overlaps = (iou(boxes, boxes) > iou_threshold + ROUNDING) & (labels[:, None] == labels)
+    return not np.triu(overlaps, k=1).any()

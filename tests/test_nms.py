@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ssd_train.networks.postprocess import suppress as torch_suppress
-from ssd_train.nms import rank, suppress
+from ssd_train.nms import is_settled, rank, suppress
 
 
 def random_boxes(rng: np.random.Generator, count: int, *, grid: bool) -> np.ndarray:
@@ -24,9 +24,10 @@ def test_the_same_boxes_stand_as_in_the_graph(grid: bool, iou_threshold: float) 
     for count in (1, 2, 30, 150):
         boxes, labels = random_boxes(rng, count, grid=grid), rng.integers(0, 3, count)
         kept = suppress(boxes, labels, iou_threshold)
-        valid = torch.ones(1, count, dtype=torch.bool)
-        expected = torch_suppress(torch.tensor(boxes)[None], torch.tensor(labels)[None], valid, iou_threshold)
-        np.testing.assert_array_equal(kept, np.flatnonzero(expected[0].numpy()))
+        standing = torch_suppress(torch.tensor(boxes)[None], torch.tensor(labels)[None, :, None], iou_threshold)
+        np.testing.assert_array_equal(kept, np.flatnonzero(standing[0, :, 0].numpy() > 0))
+        assert is_settled(boxes[kept], labels[kept], iou_threshold)
+        assert is_settled(boxes, labels, iou_threshold) == (len(kept) == count)
         dropped += count - len(kept)
     assert dropped > 0
 

@@ -12,21 +12,34 @@ from typing import Any, TypeVar
 
 from ssd_deploy.benchmark.measure import wait_until_idle
 from ssd_train.environment import describe_environment
+from ssd_train.errors import first_line
 
 Turn = TypeVar("Turn")
 
 
-def take_turns(variants: Mapping[str, Callable[[], Turn]], rounds: int) -> dict[str, list[Turn]]:
+def take_turns(
+    variants: Mapping[str, Callable[[], Turn]], rounds: int, failed: dict[str, str] | None = None
+) -> dict[str, list[Turn]]:
     """Call every variant once a round, in an order that moves on by one, so that a drift of the machine meets all.
 
-    A round before the first one warms up; its results are dropped.
+    A round before the first one warms up; its results are dropped. With `failed` a variant that raises leaves the
+    turns, and its reason is put there; without it the exception goes on.
     """
     results: dict[str, list[Turn]] = {name: [] for name in variants}
     names = list(variants)
     for number in range(-1, rounds):
         start = number % len(names)
         for name in names[start:] + names[:start]:
-            result = variants[name]()
+            if name not in results:
+                continue
+            try:
+                result = variants[name]()
+            except (Exception, SystemExit) as error:  # of any library, or of a peer's process that has ended
+                if failed is None:
+                    raise
+                failed[name] = first_line(error)
+                del results[name]
+                continue
             if number >= 0:
                 results[name].append(result)
     return results

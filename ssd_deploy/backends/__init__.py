@@ -7,6 +7,7 @@ Light: what a row calls is imported when it is called.
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,21 @@ def _open_onnxruntime(model: "SSD | Path | bytes", options: RunOptions) -> "Runn
     return open_runner(model, options)
 
 
+def _probe_openvino(device: str) -> Finding:
+    from ssd_deploy.backends.probes import probe_openvino
+
+    return probe_openvino(device)
+
+
+def _open_openvino(model: "SSD | Path | bytes", options: RunOptions) -> "Runner":
+    from ssd_train.requirements import require
+
+    require("openvino", "openvino", "The openvino backend")
+    from ssd_deploy.backends.openvino import open_runner
+
+    return open_runner(model, options)
+
+
 def describe_onnx(path: Path) -> "DetectorSpec":
     """Return what an ONNX file says of itself; a `Backend.describe` for rows that open such files."""
     from export.session import describe_exported
@@ -97,7 +113,7 @@ BACKENDS: Table[Backend] = Table(
             runs_networks=True,
             suffixes=(),
             devices=("cpu", "cuda"),
-            variants=("compile", "channels-last", "cuda-graph"),
+            variants=("compile", "channels-last", "cuda-graph", "eager"),
             is_tuned_for_batch=False,
             made_for=lambda path: False,
             probe=_probe_torch,
@@ -110,11 +126,25 @@ BACKENDS: Table[Backend] = Table(
             suffixes=(".onnx",),
             # Its execution providers.
             devices=("cpu", "cuda", "tensorrt"),
-            variants=(),
+            variants=("cuda-graph", "nhwc", "plain"),
             is_tuned_for_batch=False,
             made_for=lambda path: True,
             probe=_probe_onnxruntime,
             open=_open_onnxruntime,
+            describe=describe_onnx,
+            opens_bytes=True,
+        ),
+        Backend(
+            name="openvino",
+            runs_networks=False,
+            suffixes=(".onnx",),
+            # Its plugins for GPUs and NPUs were never tried.
+            devices=("cpu",),
+            variants=("bf16", "fp16"),
+            is_tuned_for_batch=False,
+            made_for=lambda path: False,
+            probe=_probe_openvino,
+            open=_open_openvino,
             describe=describe_onnx,
             opens_bytes=True,
         ),
@@ -153,7 +183,17 @@ def open_model(row: Backend, model: "SSD | Path | bytes", options: RunOptions) -
             f"the {row.name} backend has no variant {missing[0]}; leave it out, or choose {having or 'another'}",
             arguments=(missing[0].replace("-", "_"),),
         )
+    _check_one_precision(row, options.variants)
     return row.open(model, dataclasses.replace(options, device=device))
+
+
+def _check_one_precision(row: Backend, variants: Sequence[str]) -> None:
+    asked = [variant for variant in variants if variant in row.precisions]
+    if len(asked) > 1:
+        raise BackendError(
+            f"the {row.name} backend computes in one precision, not in {' and '.join(asked)}; name one",
+            arguments=("backend", "precision"),
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -193,6 +233,7 @@ def parse_backend(text: str) -> BackendChoice:
     devices = [part for part in parts if part not in row.variants]
     if len(set(parts)) < len(parts) or len(devices) > 1:
         raise BackendError(f"backend {text!r}: these variants do not go together; name each once, and one device")
+    _check_one_precision(row, parts)
     return BackendChoice(
         backend=row,
         device=devices[0] if devices else None,

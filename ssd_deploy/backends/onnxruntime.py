@@ -1,10 +1,11 @@
 """ONNX Runtime on CPU, CUDA or its TensorRT provider. No torch, and onnx for `run_raw` alone."""
 
 import dataclasses
-import logging
-import time
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -13,23 +14,20 @@ from numpy.typing import NDArray
 from export.exported import read_exported
 from export.file_metadata import check_runs_here
 from export.session import open_session, quiet_options
+from ssd_deploy.backends import onnxruntime_options as options_of
 from ssd_deploy.backends.base import RawPredictions, check_images
-from ssd_deploy.backends.row import RunOptions
+from ssd_deploy.backends.onnxruntime_bound import BoundSession
+from ssd_deploy.backends.recordings import Recordings, Way
+from ssd_deploy.backends.row import IN_MEMORY, RunOptions
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, ModelError, first_line
 from ssd_train.requirements import require
 from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES
 
-log = logging.getLogger(__name__)
+# Batch sizes that have a session of their own, with a copy of the weights each.
+MOST_SESSIONS = 4
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-
-# What errors call a model without a file.
-IN_MEMORY = "the ONNX file in memory"
+T = TypeVar("T")
 
 
 class OnnxRuntimeRunner:
@@ -37,8 +35,11 @@ class OnnxRuntimeRunner:
 
     Args:
         model: a file that `ssd-deploy export` wrote, or what is in one.
-        device: key of `PROVIDERS`, for a GPU perhaps with its number, such as `cuda:1`; it is an error if the session
-            ends up without it.
+        device: key of `onnxruntime_options.PROVIDERS`, for a GPU perhaps with its number, such as `cuda:1`; it is an
+            error if the session ends up without it.
+        variants: on `cuda`: `cuda-graph` captures each batch size at its first call, `nhwc` computes in N, H, W, C
+            order. Without any, what `onnxruntime_options.TRIED` names is tried for batch sizes that come again, and
+            kept where it finds the same; `plain` does without.
         allow_tf32: let CUDA round float32 products to 10 bits of mantissa.
         threads: CPU threads of one operator; 0 for `cpus.default_threads`.
         spinning: see `quiet_options`.
@@ -46,7 +47,7 @@ class OnnxRuntimeRunner:
 
     Raises:
         ModelError: the file is missing, broken, not ours, or rewritten for another CPU.
-        BackendError: the device does not exist or does not work here.
+        BackendError: the device does not exist or does not work here, or a variant does not fit it.
     """
 
     max_batch_size: int | None = None
@@ -57,6 +58,7 @@ class OnnxRuntimeRunner:
         model: Path | bytes,
         *,
         device: str = "cpu",
+        variants: tuple[str, ...] = (),
         allow_tf32: bool = False,
         threads: int = 0,
         spinning: bool = True,
@@ -66,19 +68,26 @@ class OnnxRuntimeRunner:
             raise ModelError(f"{model}: is a folder; name the .onnx file in it")
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"{model}: there is no such model file; make one with `ssd-deploy export`")
-        provider, number = _parse_device(device)
+        options_of.check_variants(device, variants)
+        provider, number = options_of.parse_device(device)
         self._model = model
         self._called = IN_MEMORY if isinstance(model, bytes) else str(model)
-        self._providers = provider_list(device, allow_tf32)
-        self._options = quiet_options(threads=threads, spinning=spinning, plans_memory=provider != "cpu")
-        # Looked at before the file is opened, so that one that is replaced meanwhile is noticed too.
+        # Looked at before the file is read, so that one that is replaced meanwhile is noticed too.
         self._identity = _identity(model)
-        self._session: Any = open_session(model, self._called, self._options, self._providers)
-        self._raw_session: Any = None
-        # Of ONNX Runtime's values in the GPU's memory.
-        self._gpu = ("cuda", number)
         exported = read_exported(model, self._called)
         self.spec = exported.spec
+        self._providers = functools.partial(
+            options_of.provider_list,
+            device,
+            tensor_cores=options_of.may_use_tensor_cores(self.spec.precision, allow_tf32),
+        )
+        self._options = quiet_options(threads=threads, spinning=spinning, plans_memory=provider != "cpu")
+        self._session: Any = self._open(variants)
+        # A session that captures has to be run at fixed addresses.
+        self._raw_variants = tuple(variant for variant in variants if variant != "cuda-graph")
+        self._raw_session: Any = None
+        # Of ONNX Runtime's values in the device's memory.
+        self._place = ("cpu" if provider == "cpu" else "cuda", number)
         check_runs_here(exported.metadata, self._called, onnxruntime.__version__, on_cpu=provider == "cpu")
         inputs = {value.name for value in self._session.get_inputs()}
         outputs = {value.name for value in self._session.get_outputs()}
@@ -90,17 +99,35 @@ class OnnxRuntimeRunner:
         # A report says what was computed in; the TensorRT provider has no switch against TF32.
         if self.spec.precision == "fp32" and (provider == "tensorrt" or (provider == "cuda" and allow_tf32)):
             self.spec = dataclasses.replace(self.spec, precision="tf32")
-        place = PROVIDERS[provider].removesuffix("ExecutionProvider") + (f":{number}" if number else "")
-        self.name = f"onnxruntime ({place})"
+        place = options_of.PROVIDERS[provider].removesuffix("ExecutionProvider") + (f":{number}" if number else "")
+        self.name = f"onnxruntime ({', '.join((place, *variants))})"
         # Its providers keep their stream to themselves, so events of another library would not fit around a run.
         self.device_clock = None if provider == "cpu" else "host clock, outputs synchronized on the GPU"
+        is_asked_for = "cuda-graph" in variants
+        ways = (variants,) if is_asked_for else options_of.variants_to_try(provider, variants, self.spec.precision)
+        # A session that captures is opened for each batch size; the one that was opened to look at is the first.
+        self._spare = self._session if is_asked_for else None
+        self._recordings: Recordings | None = None
+        self._worker: ThreadPoolExecutor | None = None
+        if ways:
+            self._recordings = Recordings(
+                self.name,
+                self.spec,
+                self._run,
+                self._times_ms,
+                [Way(name="+".join(way), record=functools.partial(self._record, way)) for way in ways],
+                is_asked_for=is_asked_for,
+                most=MOST_SESSIONS,
+            )
+            # ONNX Runtime keeps a CUDA graph with the thread that captured it, so one runs them all.
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime")
         if with_raw:
             self._open_raw()
 
     def run(self, images: NDArray[np.float32]) -> PaddedDetections:
         """See `Runner.run`."""
         check_images(images, self.spec, self.max_batch_size)
-        return PaddedDetections(*self._call(self._session, OUTPUT_NAMES, images))
+        return self._in_order((self._recordings.run if self._recordings else self._run), images)
 
     def run_raw(self, images: NDArray[np.float32]) -> RawPredictions:
         """See `Runner.run_raw`. Needs the onnx package, since the raw values are no outputs of the file.
@@ -109,7 +136,7 @@ class OnnxRuntimeRunner:
             ModelError: the file was replaced since it was opened, or has no such values.
         """
         check_images(images, self.spec, self.max_batch_size)
-        return RawPredictions(*self._call(self._open_raw(), RAW_NAMES, images))
+        return RawPredictions(*self._in_order(self._call, self._open_raw(), RAW_NAMES, images))
 
     def _open_raw(self) -> Any:
         """Return the session that gives out the raw predictions; it reads the file once more."""
@@ -118,13 +145,11 @@ class OnnxRuntimeRunner:
             from export.graph import graph_of_bytes, with_raw_outputs
 
             data = self._model if isinstance(self._model, bytes) else _content(self._model)
-            if _identity(self._model) != self._identity:
-                raise ModelError(
-                    f"{self._called}: was replaced or removed since it was opened, so its raw predictions would be "
-                    "another model's; open it again"
-                )
+            self._check_unchanged("its raw predictions would be")
             model = with_raw_outputs(graph_of_bytes(data, Path(self._called)).model, self._called)
-            self._raw_session = open_session(model.SerializeToString(), self._called, self._options, self._providers)
+            self._raw_session = open_session(
+                model.SerializeToString(), self._called, self._options, self._providers(variants=self._raw_variants)
+            )
         return self._raw_session
 
     def device_times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
@@ -132,31 +157,46 @@ class OnnxRuntimeRunner:
         check_images(images, self.spec, self.max_batch_size)
         if self.device_clock is None:
             raise BackendError(f"{self.name} uses no GPU, so there is no time on one; open it on the device cuda")
-        return self._bound_times_ms(images, runs, self._gpu)
+        return self._in_order((self._recordings.times_ms if self._recordings else self._times_ms), images, runs)
 
     def close(self) -> None:
         """See `Runner.close`."""
-        self._session = self._raw_session = None
+        if self._recordings is not None and self._worker is not None:
+            self._recordings.close()
+            self._worker.shutdown()
+        self._session = self._raw_session = self._spare = None
 
-    def _bound_times_ms(self, images: NDArray[np.float32], runs: int, device: tuple[str, int]) -> list[float]:
-        """Time runs whose input and outputs stay in the memory of `device`, by the host's clock."""
-        times_ms = []
+    def _in_order(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do work on the one thread that belongs to the runner, if it has one; otherwise here."""
+        return work(*arguments) if self._worker is None else self._worker.submit(work, *arguments).result()
+
+    def _open(self, variants: tuple[str, ...]) -> Any:
+        return open_session(self._model, self._called, self._options, self._providers(variants=variants))
+
+    def _run(self, images: NDArray[np.float32]) -> PaddedDetections:
+        return PaddedDetections(*self._call(self._session, OUTPUT_NAMES, images))
+
+    def _times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
+        bound = BoundSession(self._session, images.shape, self._place, self._called)
         try:
-            binding = self._session.io_binding()
-            # Held by a name: the binding alone does not keep the memory alive.
-            value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images), *device)
-            binding.bind_ortvalue_input(INPUT_NAME, value)
-            for name in OUTPUT_NAMES:
-                binding.bind_output(name, *device)
-            binding.synchronize_inputs()
-            for _ in range(runs):
-                start = time.perf_counter()
-                self._session.run_with_iobinding(binding)
-                binding.synchronize_outputs()
-                times_ms.append((time.perf_counter() - start) * 1e3)
-        except Exception as error:  # ONNX Runtime's exceptions share no narrower base
-            raise BackendError(f"{self._called}: ONNX Runtime failed to run it ({first_line(error)})") from error
-        return times_ms
+            return bound.times_ms(images, runs)
+        finally:
+            bound.close()
+
+    def _check_unchanged(self, what: str) -> None:
+        if _identity(self._model) != self._identity:
+            raise ModelError(
+                f"{self._called}: was replaced or removed since it was opened, so {what} another model's; open it again"
+            )
+
+    def _record(self, variants: tuple[str, ...], images: NDArray[np.float32]) -> BoundSession:
+        """Return a session of its own for a batch size, which has captured its CUDA graph if it is to have one."""
+        session, self._spare = self._spare or self._open(variants), None
+        self._check_unchanged("a CUDA graph would be")
+        recording = BoundSession(session, images.shape, self._place, self._called)
+        # With other images than those that are asked about, so that nothing of the capture passes for an answer.
+        recording.run(images[:, :, ::-1])
+        return recording
 
     def _call(self, session: Any, names: tuple[str, ...], images: NDArray[np.float32]) -> list[Any]:
         try:
@@ -172,46 +212,12 @@ def open_runner(model: Any, options: RunOptions) -> OnnxRuntimeRunner:
     return OnnxRuntimeRunner(
         model,
         device="cpu" if options.device is None else options.device,
+        variants=options.variants,
         allow_tf32=options.allow_tf32,
         threads=options.threads,
         spinning=not options.beside_readers,
         with_raw=options.with_raw,
     )
-
-
-def provider_list(device: str, allow_tf32: bool) -> list[Any]:
-    """Return ONNX Runtime's provider argument for a device of `OnnxRuntimeRunner`.
-
-    Raises:
-        BackendError: no such device, or this build of ONNX Runtime lacks it.
-    """
-    provider, number = _parse_device(device)
-    name = PROVIDERS[provider]
-    available = onnxruntime.get_available_providers()
-    if name not in available:
-        raise BackendError(
-            f"onnxruntime {onnxruntime.__version__} was built without {name} (it has {', '.join(available)}); "
-            "install onnxruntime-gpu, or choose the device cpu",
-            arguments=("device",),
-        )
-    which = {"device_id": str(number)} if number else {}
-    cuda = (PROVIDERS["cuda"], {"use_tf32": "1" if allow_tf32 else "0"} | which)
-    if provider == "cpu":
-        return [name]
-    return [cuda] if provider == "cuda" else [(name, which) if which else name, cuda]
-
-
-def _parse_device(device: str) -> tuple[str, int]:
-    """Split `cuda:1` into key of `PROVIDERS` and number of the GPU."""
-    provider, colon, number = device.partition(":")
-    has_number = number.isascii() and number.isdigit() and provider != "cpu"
-    if provider not in PROVIDERS or (colon and not has_number):
-        raise BackendError(
-            f"ONNX Runtime's device {device!r} does not exist; choose {', '.join(PROVIDERS)}, or with a GPU's number "
-            "cuda:1 and so on",
-            arguments=("device",),
-        )
-    return provider, int(number or 0)
 
 
 def _content(path: Path) -> bytes:

@@ -7,7 +7,7 @@ from export.engine.flavours import FLAVOURS
 from export.engine.plan import try_out
 from ssd_deploy.backends.row import Finding
 from ssd_deploy.engines import find_gpu
-from ssd_train.errors import BackendError, SSDDeployError
+from ssd_train.errors import BackendError, SSDDeployError, first_line
 
 # x -> Identity -> y, one float: the smallest file that a session opens (IR version 8, opset 13). Kept
 # as bytes, since the onnx package is not part of the light installation.
@@ -43,15 +43,31 @@ def probe_onnxruntime(provider: str) -> Finding:
         import onnxruntime
 
         from export.session import open_session
-        from ssd_deploy.backends.onnxruntime import provider_list
+        from ssd_deploy.backends.onnxruntime_options import provider_list
 
-        providers = provider_list(provider, allow_tf32=False)
+        providers = provider_list(provider, tensor_cores=False)
         used = open_session(IDENTITY_ONNX, "a test model", providers=providers).get_providers()
     except ImportError as error:
         return Finding(works=False, detail=f"does not import ({error}): pip install ssd-deploy")
     except SSDDeployError as error:
         return Finding(works=False, detail=str(error))
     return Finding(works=True, detail=f"onnxruntime {onnxruntime.__version__}, session uses {', '.join(used)}")
+
+
+def probe_openvino(device: str) -> Finding:
+    """Whether OpenVINO runs a model on the CPU, and which precisions that has units for."""
+    version = _version("openvino")
+    if version is None:
+        return Finding(works=False, detail="not installed: pip install 'ssd-deploy[openvino]'")
+    try:
+        from ssd_deploy.backends.openvino import UNITS, try_out
+
+        units = try_out(IDENTITY_ONNX)
+    # ImportError, OSError of a shared library, or what the package's own code comes to.
+    except Exception as error:
+        return Finding(works=False, detail=f"openvino {version} does not work: {first_line(error)}")
+    known = ", ".join(f"{precision} {'yes' if unit in units else 'no'}" for precision, unit in UNITS.items())
+    return Finding(works=True, detail=f"openvino {version}; units of this CPU: {known}")
 
 
 def probe_tensorrt(flavour: str) -> Finding:

@@ -5,7 +5,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssd_deploy.backends.base import CUDA_EVENTS, RawPredictions, check_images
+from ssd_deploy.backends.recordings import Recordings, Way
 from ssd_deploy.backends.row import RunOptions
+from ssd_deploy.backends.torch_graphs import TorchGraph, page_locked, times_ms, to_host
 from ssd_train.cpus import cpu_limit
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, first_line
@@ -21,21 +23,9 @@ from ssd_train.networks.detector import Detector
 from ssd_train.networks.ssd import SSD
 from ssd_train.spec import PostprocessSettings
 
-# Runs before a CUDA graph is captured, as PyTorch's manual does: libraries choose their algorithms and
-# allocate in the first ones, which a capture forbids.
-RUNS_BEFORE_CAPTURE = 3
-
 # Versions of one function that torch.compile keeps. Its own limit of 8 counts all networks of a process
 # together, and past it everything runs uncompiled with no more than a log line.
 COMPILED_VERSIONS = 64
-
-
-class CapturedGraph(NamedTuple):
-    """A CUDA graph, the memory that it reads its images from, and that which it leaves its detections in."""
-
-    graph: torch.cuda.CUDAGraph
-    images: Tensor
-    outputs: tuple[Tensor, Tensor, Tensor]
 
 
 class TorchRunner:
@@ -49,7 +39,9 @@ class TorchRunner:
         compiled: run the network through torch.compile; the first call of every batch size takes up to a
             minute. Needs a C++ compiler on the CPU, Triton on a GPU.
         channels_last: keep the network's tensors in N, H, W, C order.
-        cuda_graph: record network and post-processing once for every batch size, and replay them. GPU only.
+        cuda_graph: on a GPU, replay network and post-processing as a CUDA graph. None: for batch sizes that come
+            again, where that finds the same, see `Recordings`. True: each batch size is captured at its first call,
+            and it is an error if that fails. False: never.
 
     Attributes:
         detector: the module that runs.
@@ -71,7 +63,7 @@ class TorchRunner:
         allow_tf32: bool = False,
         compiled: bool = False,
         channels_last: bool = False,
-        cuda_graph: bool = False,
+        cuda_graph: bool | None = None,
     ) -> None:
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise BackendError(f"torch {torch.__version__} finds no CUDA device; use --cpu, or see `ssd-deploy doctor`")
@@ -91,30 +83,28 @@ class TorchRunner:
         network.to(memory_format=self.memory_format)
         self._is_compiled = compiled
         self.detector = Detector(compile_network(network) if compiled else network, settings)
-        self._graphs: dict[int, CapturedGraph] | None = {} if cuda_graph else None
         on_gpu = self.device.type == "cuda"
         precision = "tf32" if on_gpu and allow_tf32 and network.spec.precision == "fp32" else network.spec.precision
         self.spec = dataclasses.replace(network.spec, postprocess=settings, precision=precision)
-        variants = {"compile": compiled, "channels-last": channels_last, "cuda-graph": cuda_graph}
+        variants = {
+            "compile": compiled,
+            "channels-last": channels_last,
+            "cuda-graph": cuda_graph is True,
+            "eager": cuda_graph is False,
+        }
         chosen = [str(self.device), *(variant for variant, is_on in variants.items() if is_on)]
         self.name = f"torch ({', '.join(chosen)})"
         self.device_clock = CUDA_EVENTS if on_gpu else None
         self.cpu_threads = torch.get_num_threads()
+        self._captures = bool(cuda_graph)
+        self._recordings = self._make_recordings() if on_gpu and cuda_graph is not False else None
 
     @torch.inference_mode()
     def run(self, images: NDArray[np.float32]) -> PaddedDetections:
         """See `Runner.run`."""
         check_images(images, self.spec, self.max_batch_size)
         with self._errors_of_a_call(len(images)):
-            if self._graphs is None:
-                outputs = self._detect(self._on_device(images))
-            else:
-                captured = self._captured(images.shape)
-                captured.images.copy_(torch.tensor(images))
-                captured.graph.replay()
-                outputs = captured.outputs
-            boxes, scores, labels = (output.cpu().numpy() for output in outputs)
-        return PaddedDetections(boxes, scores, labels)
+            return self._run(images) if self._recordings is None else self._recordings.run(images)
 
     @torch.inference_mode()
     def run_raw(self, images: NDArray[np.float32]) -> RawPredictions:
@@ -126,64 +116,48 @@ class TorchRunner:
 
     @torch.inference_mode()
     def device_times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
-        """See `DeviceTimed.device_times_ms`. The GPU is idle before each run, as it is for a single caller."""
+        """See `DeviceTimed.device_times_ms` and `torch_graphs.times_ms`."""
         check_images(images, self.spec, self.max_batch_size)
         if self.device_clock is None:
             raise BackendError(f"{self.name} uses no GPU, so there is no time on one; open it with --cuda")
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        times_ms = []
-        with self._errors_of_a_call(len(images)), torch.cuda.device(self.device):
-            on_device = self._on_device(images)
-            captured = None if self._graphs is None else self._captured(images.shape)
-            if captured is not None:
-                captured.images.copy_(on_device)
-            torch.cuda.synchronize()
-            for _ in range(runs):
-                start.record()
-                if captured is None:
-                    self._detect(on_device)
-                else:
-                    captured.graph.replay()
-                end.record()
-                end.synchronize()
-                times_ms.append(start.elapsed_time(end))
-        return times_ms
+        with self._errors_of_a_call(len(images)):
+            return (self._recordings.times_ms if self._recordings else self._times_ms)(images, runs)
 
     def close(self) -> None:
         """See `Runner.close`."""
-        for name in ("detector", "_graphs"):
-            vars(self).pop(name, None)
+        if self._recordings is not None:
+            self._recordings.close()
+        vars(self).pop("detector", None)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _run(self, images: NDArray[np.float32]) -> PaddedDetections:
+        outputs = self._detect(self._on_device(images))
+        on_gpu = self.device.type == "cuda"
+        return PaddedDetections(*(to_host(outputs) if on_gpu else (output.numpy() for output in outputs)))
+
+    def _times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
+        on_device = self._on_device(images)
+        return times_ms(lambda: self._detect(on_device), self.device, runs)
+
     def _on_device(self, images: NDArray[np.float32]) -> Tensor:
+        if self.device.type == "cuda":
+            return page_locked(images).to(self.device, non_blocking=True, memory_format=self.memory_format)
         # A copy: arrays from other libraries may be read-only, which PyTorch does not support.
-        return torch.tensor(images).to(self.device, memory_format=self.memory_format)
+        return torch.tensor(images).to(memory_format=self.memory_format)
 
     def _detect(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         outputs = self.detector(images)
         return outputs.boxes, outputs.scores, outputs.labels
 
-    def _captured(self, shape: tuple[int, ...]) -> CapturedGraph:
-        """Return the graph of a batch size, which is captured in its first call."""
-        assert self._graphs is not None
-        if shape[0] not in self._graphs:
-            with torch.cuda.device(self.device):
-                self._graphs[shape[0]] = self._capture(shape)
-        return self._graphs[shape[0]]
+    def _make_recordings(self) -> Recordings:
+        pool = torch.cuda.graph_pool_handle()
 
-    def _capture(self, shape: tuple[int, ...]) -> CapturedGraph:
-        images = torch.zeros(shape, device=self.device).to(memory_format=self.memory_format)
-        side_stream = torch.cuda.Stream()
-        side_stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side_stream):
-            for _ in range(RUNS_BEFORE_CAPTURE):
-                self._detect(images)
-        torch.cuda.current_stream().wait_stream(side_stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outputs = self._detect(images)
-        return CapturedGraph(graph, images, outputs)
+        def capture(images: NDArray[np.float32]) -> TorchGraph:
+            return TorchGraph(self._detect, images.shape, self.device, self.memory_format, pool)
+
+        way = Way(name="a CUDA graph", record=capture)
+        return Recordings(self.name, self.spec, self._run, self._times_ms, [way], is_asked_for=self._captures)
 
     @contextlib.contextmanager
     def _errors_of_a_call(self, count: int) -> Iterator[None]:
@@ -200,9 +174,9 @@ class TorchRunner:
                 "(on a GPU Triton too), or run it without compile"
             ) from error
         except RuntimeError as error:
-            if self._graphs is None and self.device.type == "cpu":
+            if self.device.type == "cpu":
                 raise
-            if self._graphs is None:
+            if not self._captures:
                 raise BackendError(f"{self.name}: a batch of {count} does not run ({first_line(error)})") from error
             raise BackendError(
                 f"{self.name}: a batch of {count} cannot be captured or replayed ({first_line(error)}); "
@@ -215,6 +189,8 @@ def open_runner(model: SSD | Path | bytes, options: RunOptions) -> TorchRunner:
     if isinstance(model, Path):
         raise BackendError(f"{model}: the torch backend runs a network and its weights; name them, or use onnxruntime")
     assert not isinstance(model, bytes)  # see `Backend.opens_bytes`
+    if {"cuda-graph", "eager"} <= set(options.variants):
+        raise BackendError("PyTorch's variants cuda-graph and eager contradict each other; leave one out")
     threads = options.threads or min(cpu_limit(), torch.get_num_threads())
     if threads:
         torch.set_num_threads(threads)
@@ -225,7 +201,7 @@ def open_runner(model: SSD | Path | bytes, options: RunOptions) -> TorchRunner:
         allow_tf32=options.allow_tf32,
         compiled="compile" in options.variants,
         channels_last="channels-last" in options.variants,
-        cuda_graph="cuda-graph" in options.variants,
+        cuda_graph=True if "cuda-graph" in options.variants else False if "eager" in options.variants else None,
     )
 
 

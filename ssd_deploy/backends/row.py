@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssd_train.precisions import PRECISIONS
 from ssd_train.spec import PostprocessSettings
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 # How an ONNX file begins: with the format's first entry, the version of its intermediate representation.
 ONNX_START = b"\x08"
+
+# What errors call a model without a file.
+IN_MEMORY = "the ONNX file in memory"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,8 @@ class Backend:
         runs_networks: takes a PyTorch network; otherwise a file.
         suffixes: of the files that it opens, lower case.
         devices: where it may run, the usual one first.
-        variants: ways to run it that `benchmark` tells apart and that combine; `("cuda-graph",)`, for instance.
+        variants: ways to run it that `benchmark` tells apart and that combine; `("cuda-graph",)`, for instance. One
+            that is a row of `PRECISIONS` computes a float32 file in it; of those one at a time.
         is_tuned_for_batch: what it opens is made for one batch size, so that each has to be opened by itself to be
             measured.
         made_for: file with one of `suffixes` -> whether it was made for this very backend, which `auto` then takes.
@@ -93,6 +98,11 @@ class Backend:
             raise ValueError(
                 f"the backend {self.name} opens files that it cannot describe, or describes what it has not"
             )
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The variants that compute a float32 file in another precision."""
+        return tuple(variant for variant in self.variants if variant in PRECISIONS)
 
     def places(self) -> list[tuple[str, str]]:
         """Return each device with what a report calls the backend on it: `torch (cuda)`, `tensorrt`."""

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_deploy.backends.base import DeviceTimed, Runner
+from ssd_deploy.backends.recordings import RECORDED_AT_CALL
 from ssd_deploy.benchmark.measurements import Latency, Measured, Measurement, Preparation, series_name
 from ssd_deploy.detector import Detector
 from ssd_train.environment import Memory, memory_in_use
@@ -40,9 +41,9 @@ SPANS = {
 # Files beyond these are not used: they would have to be held in memory.
 MOST_IMAGES = 64
 
-# Calls that bring a backend to its usual speed. The first may compile or allocate; the last one's time
-# decides how many calls fill a turn.
-WARM_UP_CALLS = 3
+# Calls that bring a backend to its usual speed. The first may compile or allocate, the last but one may record a GPU's
+# work; the last one's time decides how many calls fill a turn.
+WARM_UP_CALLS = RECORDED_AT_CALL + 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from export.quantize_options import QuantizeOptions
 from ssd_deploy.backends import AUTO, Backend, BackendChoice, Finding, RunOptions, choose_backend, open_model
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.benchmark.measure import Contender
-from ssd_deploy.model_source import export_network
+from ssd_deploy.model_source import export_network, exported_for
 from ssd_train.environment import memory_in_use
 from ssd_train.errors import BackendError, SSDDeployError
 from ssd_train.precisions import PRECISIONS, in_precision
@@ -103,7 +103,7 @@ def open_backends(
     _check_each_fits_something(sources, choices)
     findings = {}
     for choice in choices:
-        kind = _device(choice, device).partition(":")[0]
+        kind = device_of(choice, device).partition(":")[0]
         # Also loads the backend's libraries, whose code is no growth of memory.
         findings[str(choice)] = choice.backend.probe(choice.backend.devices[0] if kind == AUTO else kind)
     contenders: list[Contender] = []
@@ -119,15 +119,17 @@ def open_backends(
             for precision in source.precisions:
                 for choice in filter(source.fits, choices):
                     label = ", ".join((str(choice), precision, *([source.name] if len(sources) > 1 else [])))
+                    of_network = source.network_for is not None
+                    made, variants = exported_for(choice.backend, precision) if of_network else (precision, ())
                     try:
-                        model = _model(source, precision, choice.backend, findings[str(choice)])
+                        model = _model(source, made, choice.backend, findings[str(choice)])
                     except SSDDeployError as error:
                         not_run.append(f"{label}: {error}")
                         continue
                     is_finished = isinstance(model, Path) and is_engine(model)
                     options = RunOptions(
-                        device=_device(choice, device),
-                        variants=choice.variants,
+                        device=device_of(choice, device),
+                        variants=tuple(dict.fromkeys((*choice.variants, *variants))),
                         # Whether TF32 is allowed was decided when an engine was built.
                         allow_tf32=allow_tf32 and not is_finished,
                         threads=threads,
@@ -136,7 +138,7 @@ def open_backends(
                     for size in sorted(batch_sizes) if one_by_one else [None]:
                         options = dataclasses.replace(options, batch_size=size or max(batch_sizes))
                         try:
-                            contender = _open(choice, model, options, source.name, size)
+                            contender = open_contender(choice, model, options, source.name, size)
                         except SSDDeployError as error:
                             not_run.append(f"{label}{'' if size is None else f', batch {size}'}: {error}")
                             continue
@@ -161,7 +163,7 @@ def _check_each_fits_something(sources: Sequence[Source], choices: Sequence[Back
         choose_backend(sources[0].model_for(sources[0].precisions[0]), choice.backend.name)
 
 
-def _device(choice: BackendChoice, device: str) -> str:
+def device_of(choice: BackendChoice, device: str) -> str:
     """Return where a choice runs: where it says, else where all are to run if it can, else at its usual place."""
     if choice.device is not None:
         return choice.device
@@ -185,9 +187,18 @@ def _model(source: Source, precision: str, backend: Backend, finding: Finding) -
     return source.model_for(precision)
 
 
-def _open(
-    choice: BackendChoice, model: "SSD | Path", options: RunOptions, source: str, batch_size: int | None
+def open_contender(
+    choice: BackendChoice, model: "SSD | Path", options: RunOptions, source: str = "", batch_size: int | None = None
 ) -> Contender:
+    """Open a model in a backend, and note what that took.
+
+    Args:
+        options: the device and the variants are those of `choice`.
+        source, batch_size: see `Contender`.
+
+    Raises:
+        As `open_model`.
+    """
     process = psutil.Process()
     threads_before, memory_before = process.num_threads(), memory_in_use()
     runner = open_model(choice.backend, model, options)

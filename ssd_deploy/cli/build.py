@@ -62,7 +62,7 @@ class Exporting(Out):
         None, "fp32, fp16 or int8, several with commas between; without it fp32; int8 needs images."
     )
     winograd: bool = option(
-        False, "fp32: write a second ONNX file, with Winograd's convolutions: faster on a CPU, takes more memory."
+        False, "fp32: write one more ONNX file, with Winograd's convolutions: faster on a CPU, takes more memory."
     )
     optimize_for_cpu: bool = option(
         False, "Write one more ONNX file, for this CPU and ONNX Runtime alone: opens faster, takes less memory."
@@ -96,18 +96,19 @@ def export(
 ) -> Result:
     """Write one ONNX file with decode and NMS inside, checked against PyTorch, and TensorRT engines of it."""
     source = named.source(name)
-    usual_format = ONNX if source.file is None else TENSORRT
+    rewrites = exporting.winograd or exporting.optimize_for_cpu
+    usual_format = ONNX if source.file is None or rewrites else TENSORRT
     formats = parse_list(exporting.format or usual_format, (ONNX, *FLAVOURS), "--format")
     exported = [row.name for row in PRECISIONS.values() if row.in_file]
     precisions = parse_list(exporting.precision or "fp32", exported, "--precision")
     is_calibrated = check_calibrated(ctx, precisions)
     needs_engine = "an engine: --format tensorrt or tensorrt-rtx"
     refuse(ctx, (BuildOptions, Flavoured), formats == [ONNX], needs_engine)
-    refuse(ctx, ("winograd", "optimize_for_cpu"), ONNX not in formats, "a network, and --format onnx")
+    refuse(ctx, ("winograd", "optimize_for_cpu"), ONNX not in formats, "--format onnx")
     refuse(ctx, ("winograd",), "fp32" not in precisions, "--precision fp32")
     if source.file is not None:
         refuse(ctx, (PostprocessSettings, "precision"), True, f"a network; {source.file} has its own")
-        if ONNX in formats:
+        if ONNX in formats and not rewrites:
             raise typer.BadParameter(f"{source.file} is exported already; name an engine", param_hint="'--format'")
     if formats != [ONNX] and calibrating.target == Int8Target.CPU:
         raise typer.BadParameter(
@@ -120,7 +121,10 @@ def export(
         make.STEPS["int8"].check(int8)
     engines = {flavour: make.engine_settings(building, flavour) for flavour in flavoured.names(formats)}
     if source.file is not None:
-        return _result(make.build_engines([source.file], exporting.out, engines))
+        results = make.rewrite_for_cpu(
+            source.file, exporting.out, winograd=exporting.winograd, optimize=exporting.optimize_for_cpu
+        )
+        return _result([*results, *make.build_engines([source.file], exporting.out, engines)])
     results = make.export_files(
         loaded(source),
         exporting.out,

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from export.quantize_options import QuantizeOptions
+from ssd_deploy.cli.fastest import Searching, find_fastest
 from ssd_deploy.cli.options import (
+    Calibration,
     Data,
     Images,
     Loading,
@@ -18,6 +19,7 @@ from ssd_deploy.cli.options import (
     SeveralPrecisions,
     check_calibrated,
     loaded,
+    refuse,
 )
 from ssd_deploy.model_source import converted
 from ssd_deploy.parity.criteria import Criteria
@@ -34,13 +36,22 @@ def parity(
     ctx: typer.Context,
     named: SeveralModels,
     precision: SeveralPrecisions,
-    int8: QuantizeOptions,
+    int8: Calibration,
     data: Data,
     pictures: Images,
     criteria: Criteria,
     loading: Loading,
     running: OnDevice,
     names: ModelsArgument = None,
+    backends: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            "--backends",
+            help="Compare these alone, such as onnxruntime,openvino:bf16; without it all that work here.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a call.")] = 1,
     report: Annotated[
         Path | None,
@@ -72,13 +83,15 @@ def parity(
             "belongs to files that are exported for the comparison, not to those named", param_hint="'--precision'"
         )
     precisions = parse_list(precision.precision or "fp32", PRECISIONS, "--precision")
-    check_calibrated(ctx, precisions)
+    check_calibrated(ctx, precisions, Calibration)
+    from ssd_deploy.backends import parse_backends
     from ssd_deploy.describe import description_of
     from ssd_deploy.parity.run import run as run_parity
     from ssd_deploy.progress import image_progress
     from ssd_deploy.text_table import output_width
     from ssd_train.metrics.protocol import Protocol
 
+    choices = parse_backends(backends) if backends is not None else None
     (reference,) = networks
     class_names = description_of(reference).class_names
     if data.is_named:
@@ -97,6 +110,7 @@ def parity(
             files or [converted(network, each, folder, int8) for each in precisions],
             dataset,
             metric=metric,
+            backends=choices,
             protocol=Protocol(data.protocol),
             criteria=criteria,
             batch_size=batch_size,
@@ -119,8 +133,9 @@ def benchmark(
     ctx: typer.Context,
     named: SeveralModels,
     precision: SeveralPrecisions,
-    int8: QuantizeOptions,
+    int8: Calibration,
     pictures: Images,
+    searching: Searching,
     running: OnDevice,
     names: ModelsArgument = None,
     backends: Annotated[
@@ -137,14 +152,19 @@ def benchmark(
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each backend gets.")] = 5,
     chart: Annotated[Path | None, typer.Option(help="Write a PNG chart here.", show_default=False)] = None,
 ) -> Result:
-    """Measure latency and throughput of backends side by side, network alone and from JPEG file to detections."""
+    """Measure latency and throughput of backends side by side, network alone and from JPEG file to detections.
+
+    With --find-fastest: measure what works on this machine, and say what is fastest at an allowed loss.
+    """
+    refuse(ctx, (Searching,), not searching.find_fastest, "--find-fastest")
     check_results(chart, ctx.params["json"], ctx=ctx)
     words, patterns = pictures.split_off(names or [])
     sources = named.find([*words, *named.model])
     if precision.precision is not None and all(source.file is not None for source in sources):
         raise typer.BadParameter("belongs to networks; an exported model has its own", param_hint="'--precision'")
     precisions = parse_list(precision.precision or "fp32", PRECISIONS, "--precision")
-    check_calibrated(ctx, precisions)
+    if not searching.find_fastest:
+        check_calibrated(ctx, precisions, Calibration)
     from ssd_deploy.backends import parse_backends
     from ssd_deploy.benchmark.chart import write_chart
     from ssd_deploy.benchmark.measure import BenchmarkSettings
@@ -158,8 +178,13 @@ def benchmark(
     if chart is not None:
         require("matplotlib", "plots", "A chart")
     settings = BenchmarkSettings(batch_sizes=parse_numbers(batch_sizes, "--batch-sizes"), rounds=rounds)
-    files = find_images(patterns) if patterns else []
     choices = parse_backends(backends) if backends is not None else None
+    if searching.find_fastest:
+        return find_fastest(
+            ctx, searching, sources, named, int8, patterns, running, settings,
+            precisions=precisions if precision.precision is not None else None, choices=choices, chart=chart,
+        )  # fmt: skip
+    files = find_images(patterns) if patterns else []
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(temporary_folder())
         measured = [

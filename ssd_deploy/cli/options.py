@@ -16,7 +16,7 @@ from ssd_train.command_line import written
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.errors import ModelError
 from ssd_train.metrics.table import METRICS
-from ssd_train.options import option
+from ssd_train.options import about, option
 from ssd_train.paths import user_path
 from ssd_train.pixel_limit import ReadingPictures
 from ssd_train.precisions import PRECISIONS
@@ -26,6 +26,7 @@ from ssd_train.weights.description import BATCH_NORMS, BatchNorm
 if TYPE_CHECKING:
     from ssd_deploy.backends.base import Runner
     from ssd_train.datasets.dataset import Dataset
+    from ssd_train.datasets.source import DataSource
     from ssd_train.networks.ssd import SSD
 
 _log = logging.getLogger(__name__)
@@ -175,7 +176,20 @@ def loaded(source: ModelSource) -> "SSD":
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnePrecision:
-    precision: str | None = option(None, "What a network computes in; without it fp32.", choices=PRECISIONS)
+    precision: str | None = option(
+        None,
+        "What a network computes in, or a float32 file in a backend that can; without it fp32.",
+        choices=PRECISIONS,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration(QuantizeOptions):
+    """How to calibrate, for a command that has another `max_drop`: no layer is kept float by what it costs."""
+
+    # Plain fields, of which no option is made.
+    sensitivity: bool = False
+    max_drop: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,21 +228,25 @@ class Data:
             class_names: the detector's.
             images: folder of the images that `annotations` lists.
         """
+        source = self.source(images)
+        _log.info("data: %s in %s", source.layout.title, source.root)
+        return source.load(self.split, class_names).limited(self.limit), self.metric or source.layout.metric
+
+    def source(self, images: Path | None = None) -> "DataSource":
+        """Return the data set that is named, not read yet; see `load`."""
         from ssd_train.datasets.source import find_source
 
         if self.data is not None and self.dataset is not None:
             raise typer.BadParameter(f"{self.data} and {self.dataset} are two data sets; name one")
         if not self.is_named and images is None:
             raise typer.BadParameter(f"name a data set: {', '.join(LAYOUTS)} or a folder", param_hint="'--data'")
-        source = find_source(
+        return find_source(
             self.data or self.dataset,
             self.data_root,
             annotations=self.annotations,
             images=images,
             val_share=self.val_share,
         )
-        _log.info("data: %s in %s", source.layout.title, source.root)
-        return source.load(self.split, class_names).limited(self.limit), self.metric or source.layout.metric
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -267,15 +285,19 @@ def refuse(ctx: typer.Context, what: Sequence[Any], isrefused: bool, needed: str
     names = {
         name
         for each in what
-        for name in ([each] if isinstance(each, str) else [field.name for field in dataclasses.fields(each)])
+        for name in (
+            [each] if isinstance(each, str) else [field.name for field in dataclasses.fields(each) if about(field)]
+        )
     }
     given = [param for param in ctx.command.params if param.name in names & written(ctx)]
     if isrefused and given:
         raise typer.BadParameter(f"needs {needed}", param_hint=f"'{given[0].opts[-1]}'")
 
 
-def check_calibrated(ctx: typer.Context, precisions: Sequence[str]) -> bool:
+def check_calibrated(
+    ctx: typer.Context, precisions: Sequence[str], options: type[QuantizeOptions] = QuantizeOptions
+) -> bool:
     """Return whether a precision needs calibration; raise Typer's error for its options where none does."""
     is_calibrated = any(PRECISIONS[name].needs_calibration for name in precisions)
-    refuse(ctx, (QuantizeOptions,), not is_calibrated, "--precision int8")
+    refuse(ctx, (options,), not is_calibrated, "--precision int8")
     return is_calibrated

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from export.engine.file import is_engine
-from ssd_deploy.backends import BACKENDS, Backend, Finding, RunOptions, choose_backend, open_model
+from ssd_deploy.backends import BACKENDS, Backend, BackendChoice, Finding, RunOptions, choose_backend, open_model
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.parity.compare import BackendRun, check_something_found, compare, run_backend, working_threshold
 from ssd_deploy.parity.criteria import Criteria
@@ -37,10 +37,11 @@ def no_progress(title: str, total: int) -> contextlib.AbstractContextManager[Cal
 
 
 class Place(NamedTuple):
-    """A backend on one of its devices, and whether it works here."""
+    """A backend on one of its devices, in some of its variants, and whether it works here."""
 
     backend: Backend
     device: str
+    variants: tuple[str, ...]
     name: str
     finding: Finding
 
@@ -63,6 +64,7 @@ def run(
     dataset: Dataset,
     *,
     metric: str | None,
+    backends: Sequence[BackendChoice] | None = None,
     protocol: Protocol = Protocol.STANDARD,
     criteria: Criteria = Criteria(),
     batch_size: int = 1,
@@ -79,6 +81,7 @@ def run(
         network: float32, the reference; its thresholds are the model files'.
         models: what is compared beside it: exported files of any precision, engines, the network in another precision.
         metric: a row of `METRICS`; None where the images have no ground truth.
+        backends: those that are compared; None for all.
         criteria: what is allowed.
         reference_device: PyTorch's device for the reference, `cpu` or `cuda`.
 
@@ -88,14 +91,13 @@ def run(
     """
     places: list[Place] = []
     not_run: list[str] = []
-    for row in BACKENDS.values():
-        for device, name in row.places():
-            place = Place(row, device, name, row.probe(device))
-            reason = LEFT_OUT.get((row.name, device))
+    for choice in backends or [BackendChoice(backend=row) for row in BACKENDS.values()]:
+        for place in _places(choice):
+            reason = LEFT_OUT.get((place.backend.name, place.device))
             if reason is None:
                 places.append(place)
             if reason is not None or not place.finding.works:
-                not_run.append(f"{name}: {reason if place.finding.works else place.finding.detail}")
+                not_run.append(f"{place.name}: {reason if place.finding.works else place.finding.detail}")
     options = RunOptions(batch_size=batch_size, allow_tf32=allow_tf32, beside_readers=True, with_raw=True)
     with contextlib.ExitStack() as stack:
         of_files: list[Candidate] = []
@@ -106,8 +108,8 @@ def run(
         # A file has its thresholds inside; the networks are run with the same.
         settings = of_files[0].runner.spec.postprocess if of_files else network.spec.postprocess
         options = dataclasses.replace(options, settings=settings)
-        own_place = (REFERENCE, reference_device.partition(":")[0])
-        others = [place for place in places if (place.backend.name, place.device) != own_place]
+        own_place = (REFERENCE, reference_device.partition(":")[0], ())
+        others = [place for place in places if (place.backend.name, place.device, place.variants) != own_place]
         candidates = _opened(network, others, options, stack, not_run)
         for model in models:
             if not isinstance(model, Path):
@@ -149,6 +151,17 @@ def run(
     )
 
 
+def _places(choice: BackendChoice) -> list[Place]:
+    """Return where a backend is compared: on the device that is named, or on each that it has."""
+    row, with_variants = choice.backend, f" with {'+'.join(choice.variants)}" if choice.variants else ""
+    named = {device: name for device, name in row.places()}
+    devices = list(named) if choice.device is None else [choice.device]
+    return [
+        Place(row, device, choice.variants, named[kind] + with_variants, row.probe(kind))
+        for device, kind in ((device, device.partition(":")[0]) for device in devices)
+    ]
+
+
 def _opened(
     model: "SSD | Path", places: Sequence[Place], options: RunOptions, stack: contextlib.ExitStack, not_run: list[str]
 ) -> list[Candidate]:
@@ -174,7 +187,8 @@ def _opened(
             reasons.append(f"{place.name}: {place.finding.detail}")
             continue
         try:
-            runner = open_model(place.backend, model, dataclasses.replace(options, device=place.device))
+            asked = dataclasses.replace(options, device=place.device, variants=place.variants)
+            runner = open_model(place.backend, model, asked)
         except SSDDeployError as error:
             reasons.append(f"{place.name}: {error}")
             not_run.append(reasons[-1])

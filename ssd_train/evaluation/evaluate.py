@@ -13,6 +13,7 @@ from ssd_train.errors import DatasetError
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.metrics.scored import Scored
 from ssd_train.metrics.table import METRICS
+from ssd_train.nms import is_settled
 from ssd_train.spec import DetectorSpec
 
 
@@ -34,6 +35,8 @@ class EvaluationReport:
         objects, difficult_objects, crowd_objects: annotated in them; the first counts all.
         detections: found in them.
         capped_images: images whose detections reach `max_detections`, so that more may have been cut.
+        unsettled_images: images with a chain of overlapping boxes that is longer than the detector's rounds of
+            suppression can follow, so that it kept boxes too many; see `nms.is_settled`.
         notes: what was left out or mended, a sentence each.
     """
 
@@ -52,6 +55,7 @@ class EvaluationReport:
     crowd_objects: int
     detections: int
     capped_images: int
+    unsettled_images: int
     notes: tuple[str, ...]
 
     @property
@@ -74,6 +78,11 @@ class EvaluationReport:
             f"{self.crowd_objects} crowd), {self.detections} detections, "
             f"{self.capped_images} images at the limit of {limit:g} detections",
         ]
+        if self.unsettled_images:
+            lines.append(
+                f"note: in {self.unsettled_images} images suppression came to the end of its rounds, and kept boxes "
+                "that overlap a better one of their class"
+            )
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"{name:<12} {percent(value):>8}" for name, value in self.numbers.items()]
         longest = max(map(len, self.per_class), default=0)
@@ -146,6 +155,9 @@ def score(
         crowd_objects=sum(int(truth.is_crowd.sum()) for truth in truths),
         detections=sum(len(found) for found in detections),
         capped_images=sum(len(found) >= limit for found in detections),
+        unsettled_images=sum(
+            not is_settled(found.boxes, found.labels, spec.postprocess.nms_iou_threshold) for found in detections
+        ),
         notes=dataset.notes + scored.notes,
     )
 

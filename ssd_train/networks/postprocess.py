@@ -4,9 +4,15 @@ The result is GluonCV's: softmax, scores above the threshold, the best `pre_nms_
 over all classes of an image, greedy suppression within a class, the best `max_detections`.
 
 The form is made for inference engines: static shapes after the batch dimension, no loop, no
-`NonMaxSuppression`, no TopK above TensorRT's limit. Dimension letters: N images, A anchors,
-C classes without background, K candidates (`pre_nms_top_k`), D kept detections.
+`NonMaxSuppression`, no TopK above TensorRT's limit; and for a GPU, where each operator costs the same few microseconds
+however little it computes, few of them: 120 in ONNX Runtime, of which 63 are the rounds of suppression. Hence a
+dimension of 1 is kept wherever a later operator would have to add it.
+
+Dimension letters: N images, A anchors, C classes without background, K candidates (`pre_nms_top_k`), D kept detections.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +24,19 @@ from ssd_train.spec import PostprocessSettings
 CENTER_VARIANCE = 0.1
 SIZE_VARIANCE = 0.2
 
-# Guards that no trained network reaches: boxes of e^16 anchors across, a million anchors away. They
-# keep every finite input free of infinities and NaN, in the areas of the IoU too.
-MAX_LOG_SCALE = 16.0
-MAX_CENTER_SHIFT = 1e6
+# A guard that no trained network reaches: centres 16 anchors away, boxes of e^32 anchors across. It keeps every finite
+# input free of infinities, in the areas of the IoU too.
+MAX_OFFSET = 160.0
 
 # Rounds of suppression. Round t settles every candidate whose fate hangs on a chain of at most t
-# earlier ones, so chains of up to 65 boxes come out exactly as greedy NMS does them. A longer one
-# would need 66 boxes of one class in one image, each overlapping the next above the threshold, with
+# earlier ones, so chains of up to 33 boxes come out exactly as greedy NMS does them. A longer one
+# would need 34 boxes of one class in one image, each overlapping the next above the threshold, with
 # every second one dropped; the count is even, so that then boxes are kept too many, never too few.
-SUPPRESSION_ROUNDS = 64
+# `benchmarks/suppression_chains.py` measures how long chains get; `eval` counts images where they are not enough.
+SUPPRESSION_ROUNDS = 32
+
+# The opset of the operators that are written by name below.
+OPSET = 18
 
 
 class Postprocess(nn.Module):
@@ -56,11 +65,9 @@ class Postprocess(nn.Module):
         """
         settings = self.settings
         scores, labels, anchor_index = select_candidates(cls_logits, settings.pre_nms_top_k)
-        valid = scores > settings.score_threshold
-        index = anchor_index.unsqueeze(-1).expand(-1, -1, 4)
-        boxes = decode(box_offsets.gather(1, index), nn.functional.embedding(anchor_index, anchors))
-        keep = suppress(boxes, labels, valid, settings.nms_iou_threshold)
-        return take_best(boxes, scores, labels, keep, settings.max_detections)
+        boxes = decode_chosen(box_offsets, anchors, anchor_index)
+        standing = suppress(boxes, labels, settings.nms_iou_threshold)
+        return take_best(boxes, scores, labels, standing, settings.score_threshold, settings.max_detections)
 
 
 def select_candidates(cls_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,36 +83,68 @@ def select_candidates(cls_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor, T
         top_k: K, candidates an image; fewer come back where A * C is smaller.
 
     Returns:
-        scores (N, K) descending, labels (N, K) from 0, anchor_index (N, K); both int64.
+        scores (N, K, 1) descending, labels (N, K, 1) from 0, anchor_index (N, K, 1); both int64.
     """
     scores = cls_logits.softmax(dim=-1)[..., 1:]  # (N, A, C)
     num_anchors, num_classes = scores.shape[1:]
     count = min(top_k, num_anchors)
-    ranked = stable_top_k(scores.amax(dim=-1), count)[1]
-    # In ascending order, as floats, which are exact up to 16 million anchors and which every engine sorts.
-    chosen = -torch.topk(-ranked.to(scores.dtype), count, dim=-1).values
-    chosen = chosen.to(torch.int64)
-    of_chosen = scores.gather(1, chosen.unsqueeze(-1).expand(-1, -1, num_classes))
-    best, position = stable_top_k(of_chosen.transpose(1, 2).flatten(1), min(top_k, num_classes * count))
-    labels = torch.div(position, count, rounding_mode="trunc")
-    return best, labels, chosen.gather(1, position - labels * count)
+    ranked = stable_top_k(scores.amax(dim=-1, keepdim=True), count)[1]
+    chosen = torch.topk(ranked, count, dim=1, largest=False).values  # in ascending order
+    of_chosen = take_rows(scores, chosen)
+    by_class = of_chosen.transpose(1, 2).reshape(-1, num_classes * count, 1)
+    best, position = stable_top_k(by_class, min(top_k, num_classes * count))
+    return best, quotient(position, count), chosen.gather(1, position % count)
 
 
 def stable_top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the `k` largest of non-negative float32 `values` along the last dimension, and their indices.
+    """Return the `k` largest of (N, count, 1) float32 `values` of each image and their indices, both (N, k, 1).
 
-    Among equal values the lower index comes first. ONNX TopK promises that; `torch.topk` does not,
-    so outside of an export the order is made unique by a key of the value's bits and its index.
+    Among equal values the lower index comes first, and all below 0 count as 0. ONNX TopK promises that order
+    of equals; `torch.topk` does not, so outside of an export it is made unique by a key of the value's bits and its
+    index.
     """
     if torch.compiler.is_exporting():
-        return torch.topk(values, k, dim=-1)
-    size = values.shape[-1]
+        return torch.topk(values, k, dim=1)
+    size = values.shape[1]
     # Bits of non-negative floats sort like the floats; -0.0 is the one exception, hence the + 0.0.
-    bits = (values.contiguous() + 0.0).view(torch.int32).to(torch.int64)
-    descending_index = torch.arange(size - 1, -1, -1, device=values.device)
-    keys = torch.topk((bits << 32) | descending_index, k, dim=-1).values
+    bits = (values.clamp(min=0) + 0.0).view(torch.int32).to(torch.int64)
+    descending_index = torch.arange(size - 1, -1, -1, device=values.device).unsqueeze(1)
+    keys = torch.topk((bits << 32) | descending_index, k, dim=1).values
     index = (size - 1) - (keys & 0xFFFFFFFF)
-    return values.gather(-1, index), index
+    return values.gather(1, index), index
+
+
+def take_rows(values: Tensor, index: Tensor) -> Tensor:
+    """Look up rows of each image: (N, rows, columns) at (N, K, 1) -> (N, K, columns)."""
+    shape = (*index.shape[:2], values.shape[-1])
+    if torch.compiler.is_exporting():
+        # `expand` would be exported with a computation of the batch size. GatherND would do without, but ONNX Runtime's
+        # copies from the host's memory as it begins, which a CUDA graph must not replay.
+        index = _onnx_operator("Expand", (index, torch.tensor([1, 1, shape[2]])), shape)
+    return values.gather(1, index.expand(shape))
+
+
+def quotient(values: Tensor, divisor: int) -> Tensor:
+    """Divide non-negative int64 values, rounded down."""
+    if torch.compiler.is_exporting():
+        # A division with rounding would be exported as seven operators.
+        return _onnx_operator("Div", (values, torch.tensor(divisor)), values.shape)
+    return torch.div(values, divisor, rounding_mode="trunc")
+
+
+def _onnx_operator(name: str, inputs: Sequence[Tensor], shape: Sequence[int], **attributes: Any) -> Tensor:
+    output: Tensor = torch.onnx.ops.symbolic(
+        name, inputs, attributes, dtype=inputs[0].dtype, shape=shape, version=OPSET
+    )
+    return output
+
+
+def decode_chosen(box_offsets: Tensor, anchors: Tensor, index: Tensor) -> Tensor:
+    """Return the boxes (N, K, 4) of the anchors at (N, K, 1); see `decode`."""
+    if torch.compiler.is_exporting():
+        # All boxes first: anchors are constants of a graph, which then need not be looked up.
+        return take_rows(decode(box_offsets, anchors), index)
+    return decode(take_rows(box_offsets, index), nn.functional.embedding(index.squeeze(-1), anchors))
 
 
 def decode(box_offsets: Tensor, anchors: Tensor) -> Tensor:
@@ -118,15 +157,15 @@ def decode(box_offsets: Tensor, anchors: Tensor) -> Tensor:
     Returns:
         (..., 4) xyxy in pixels.
     """
-    sizes = anchors[..., 2:]
-    shift = (box_offsets[..., :2] * CENTER_VARIANCE).clamp(-MAX_CENTER_SHIFT, MAX_CENTER_SHIFT)
-    log_scale = (box_offsets[..., 2:] * SIZE_VARIANCE).clamp(max=MAX_LOG_SCALE)
-    centres = shift * sizes + anchors[..., :2]
-    half_sizes = log_scale.exp() * sizes / 2
+    anchor_centres, anchor_sizes = anchors.split(2, dim=-1)
+    factors = torch.cat([CENTER_VARIANCE * anchor_sizes, torch.full_like(anchor_sizes, SIZE_VARIANCE)], dim=-1)
+    shifts, log_scales = (box_offsets.clamp(-MAX_OFFSET, MAX_OFFSET) * factors).split(2, dim=-1)
+    centres = shifts + anchor_centres
+    half_sizes = log_scales.exp() * (anchor_sizes / 2)
     return torch.cat([centres - half_sizes, centres + half_sizes], dim=-1)
 
 
-def suppress(boxes: Tensor, labels: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
+def suppress(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
     """Greedy NMS within a class as the fixed point of parallel rounds.
 
     In each round a candidate stands unless an earlier candidate of its class that stands overlaps
@@ -135,70 +174,74 @@ def suppress(boxes: Tensor, labels: Tensor, valid: Tensor, iou_threshold: float)
 
     Args:
         boxes: (N, K, 4) xyxy, best first; boxes without area suppress nothing and are not suppressed.
-        labels: (N, K).
-        valid: (N, K) bool, False for rows that are no candidates.
+        labels: (N, K, 1).
         iou_threshold: suppressed strictly above it.
 
     Returns:
-        (N, K) bool, what stands. See `SUPPRESSION_ROUNDS` for the one bound there is.
+        (N, K, 1) in the type of the boxes: 1 for what stands, 0 or less for what is suppressed. See
+        `SUPPRESSION_ROUNDS` for the one bound there is.
     """
-    order = torch.arange(boxes.shape[1], device=boxes.device)
+    count, device = boxes.shape[1], boxes.device
+    order = torch.arange(count, device=device)
     is_later = order.unsqueeze(1) > order.unsqueeze(0)  # (K, K), the row's candidate after the column's
-    same_class = labels.unsqueeze(2) == labels.unsqueeze(1)
     overlaps = pairwise_iou(boxes) > iou_threshold
-    # (N, K, K): 1 where the column's candidate suppresses the row's, if the column's stands.
-    suppresses = (overlaps & same_class & is_later & valid.unsqueeze(1)).to(boxes.dtype)
-    spares = 1 - suppresses
-    standing = valid.to(boxes.dtype)
-    for _ in range(SUPPRESSION_ROUNDS // 2):
-        # A maximum and not a matrix product: TensorRT for RTX refuses the FP32 product on Turing.
-        suppressed = (suppresses * standing.unsqueeze(1)).amax(dim=2)
-        # The next round, told by what was suppressed, which needs no subtraction: 0 where some column neither
-        # spares the row nor is suppressed itself.
-        standing = (spares + suppressed.unsqueeze(1)).amin(dim=2)
-    return (standing > 0.5) & valid
+    suppresses = overlaps & (labels == labels.transpose(1, 2)) & is_later  # the column's candidate the row's
+    # How many that stand suppress a candidate is a whole number, of which only 0 matters, so that half precision is
+    # exact. Float32 products a graph may not have: TensorRT for RTX refuses them on Turing. A CPU has no half ones, and
+    # ONNX Runtime computes all rounds in float32 there.
+    half = torch.compiler.is_exporting() or device.type != "cpu"
+    dtype = torch.float16 if half else torch.float32
+    # 1 - that number, as one product: the 1 is in the column of the first candidate, which always stands.
+    matrix = (order == 0).to(dtype) - suppresses.to(dtype)
+    standing = row_sums(matrix)
+    for _ in range(SUPPRESSION_ROUNDS - 1):
+        standing = matrix @ standing.relu()
+    return standing.to(boxes.dtype)
+
+
+def row_sums(matrix: Tensor) -> Tensor:
+    """Sum over the last dimension, which is kept, in the type of the matrix."""
+    if torch.compiler.is_exporting():
+        # PyTorch sums half precision in float32, which would be exported as two casts.
+        return _onnx_operator("ReduceSum", (matrix, torch.tensor([2])), (*matrix.shape[:2], 1), keepdims=1)
+    return matrix.sum(dim=2, keepdim=True)
 
 
 def pairwise_iou(boxes: Tensor) -> Tensor:
     """Return the IoU of every pair, (N, K, 4) xyxy -> (N, K, K); 0 where both boxes have no area."""
-    # A coordinate at a time: an innermost dimension of 2 would keep a CPU from using its vectors.
-    left, top, right, bottom = boxes.unbind(-1)
-    width = _overlap(left, right)
-    height = _overlap(top, bottom)
-    intersection = width * height
-    areas = (right - left).clamp(min=0) * (bottom - top).clamp(min=0)
-    union = areas.unsqueeze(2) + areas.unsqueeze(1) - intersection
+    count = boxes.shape[1]
+    # With ends negated, where an overlap begins and where it ends are maxima both; their sum is its length, negated.
+    # The axes come before the pairs: an innermost dimension of 2 would keep a CPU from using its vectors.
+    sign = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=boxes.dtype, device=boxes.device)
+    edges = (boxes * sign).transpose(1, 2)
+    overlap_edges = torch.maximum(edges.reshape(-1, 2, 2, count, 1), edges.reshape(-1, 2, 2, 1, count))
+    intersection = overlap_edges.sum(dim=1).clamp(max=0).prod(dim=1)
+    # A box's area is its intersection with itself, and no other is larger, in floats too: differences and products are
+    # rounded alike.
+    union = intersection.amax(dim=2, keepdim=True) + intersection.amax(dim=1, keepdim=True) - intersection
     return intersection / union.clamp(min=torch.finfo(boxes.dtype).tiny)
 
 
-def _overlap(start: Tensor, end: Tensor) -> Tensor:
-    """Length that each pair of intervals shares, (N, K) twice -> (N, K, K)."""
-    last_start = torch.maximum(start.unsqueeze(2), start.unsqueeze(1))
-    first_end = torch.minimum(end.unsqueeze(2), end.unsqueeze(1))
-    return (first_end - last_start).clamp(min=0)
-
-
 def take_best(
-    boxes: Tensor, scores: Tensor, labels: Tensor, keep: Tensor, max_detections: int
+    boxes: Tensor, scores: Tensor, labels: Tensor, standing: Tensor, score_threshold: float, max_detections: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Move the kept rows to the front, in order, cut or pad them to D rows; padding is -1 everywhere.
 
     Args:
-        boxes, scores, labels, keep: (N, K, 4), (N, K), (N, K), (N, K) bool; best first.
+        boxes, scores, labels: (N, K, 4), (N, K, 1), (N, K, 1); best first.
+        standing: (N, K, 1), 1 for rows that may be kept, 0 or less for others.
+        score_threshold: at least 0; rows are kept strictly above it.
         max_detections: D.
 
     Returns:
         boxes (N, D, 4), scores (N, D), labels (N, D).
     """
     count = scores.shape[1]
-    # Kept rows rank by position, K down to 1; all others are 0. The ranks are distinct where they matter.
-    rank = torch.arange(count, 0, -1, device=scores.device, dtype=scores.dtype) * keep.to(scores.dtype)
-    best, position = torch.topk(rank, min(max_detections, count), dim=-1)
-    is_real = best > 0
-    boxes = boxes.gather(1, position.unsqueeze(-1).expand(-1, -1, 4))
-    boxes = torch.where(is_real.unsqueeze(-1), boxes, PADDING)
-    scores = torch.where(is_real, scores.gather(1, position), PADDING)
-    labels = torch.where(is_real, labels.gather(1, position), PADDING)
+    best, position = stable_top_k(scores * standing, min(max_detections, count))
+    is_real = best > score_threshold
+    boxes = torch.where(is_real, take_rows(boxes, position), PADDING)
+    scores = torch.where(is_real, best, PADDING).squeeze(-1)
+    labels = torch.where(is_real, labels.gather(1, position), PADDING).squeeze(-1)
     missing = max_detections - scores.shape[1]
     if missing:
         boxes = nn.functional.pad(boxes, (0, 0, 0, missing), value=PADDING)

@@ -86,7 +86,10 @@ class TrainingConfig(DataNames, Augmentation):
     ema_decay: float = option(0.999, "Share of the average that a step leaves.", least=0, below=1)
     sync_bn: bool = option(False, "Batch norm statistics over all GPUs.")
     compile: bool = option(False, "Run the network through torch.compile.")
-    channels_last: bool = option(False, "Keep tensors in N, H, W, C order.")
+    cuda_graphs: bool = option(False, "With compile on one GPU, record the network's passes and replay them.")
+    channels_last: bool | None = option(
+        None, "Keep tensors in N, H, W, C order; without it on a GPU, and not on a CPU."
+    )
     resume: str = option(
         "no", "auto: go on from the run folder's checkpoint, if any; or a checkpoint file. Alone it means auto."
     )
@@ -149,6 +152,11 @@ class TrainingConfig(DataNames, Augmentation):
                 f"init {self.init} brings a backbone, so pretrained_backbone {self.pretrained_backbone} does not "
                 "apply; leave one out",
                 arguments=("init", "pretrained_backbone"),
+            )
+        if self.cuda_graphs and not self.compile:
+            raise SSDDeployError(
+                "cuda_graphs records what torch.compile makes; add compile, or leave it out",
+                arguments=("cuda_graphs", "compile"),
             )
         if self.reuse_classes and self.init is None:
             raise SSDDeployError(

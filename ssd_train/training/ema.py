@@ -29,11 +29,10 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, network: SSD, step: int) -> None:
         """Average a step's weights in; `step` counts from 0."""
-        averages, values = [], []
-        for average, value in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
-            if average.is_floating_point():
-                averages.append(average)
-                values.append(value)
-            else:
-                average.copy_(value)
+        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+        averages, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
         get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))(averages, values, step)
+        # Counters of batches, which are whole numbers.
+        counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        if counters:
+            torch._foreach_copy_([average for average, _ in counters], [value for _, value in counters])

@@ -48,12 +48,12 @@ def _with_torch(batch: Batch, matrix: Tensor, offset: Tensor) -> Tensor:
     count, height, width = batch.images.shape[:3]
     pixels = torch.baddbmm(offset.unsqueeze(1), batch.images.view(count, -1, 3).float(), matrix.transpose(1, 2))
     pixels = pixels.view(count, height, width, 3)
-    # One axis at a time: a mask of every pixel would cost as much as the colours.
     y, x = torch.arange(height, device=pixels.device), torch.arange(width, device=pixels.device)
     left, top, right, bottom = (edge.unsqueeze(1) for edge in batch.places.unbind(1))
-    pixels.mul_(((top <= y) & (y < bottom)).to(pixels.dtype)[:, :, None, None])
-    pixels.mul_(((left <= x) & (x < right)).to(pixels.dtype)[:, None, :, None])
-    return pixels
+    is_row, is_column = (top <= y) & (y < bottom), (left <= x) & (x < right)
+    # A byte a pixel, and the colours are touched once.
+    is_image = (is_row.unsqueeze(2) & is_column.unsqueeze(1)).unsqueeze(3)
+    return pixels.masked_fill_(~is_image, 0)
 
 
 def _with_opencv(batch: Batch, matrix: Tensor, offset: Tensor, pixels: Tensor) -> None:

@@ -42,9 +42,9 @@ def multibox_loss(
     if num_positives is None:
         num_positives = is_positive.sum()
     divisor = torch.as_tensor(num_positives, device=losses.device).clamp(min=1)
-    # A choice and not a product: what does not count may be infinite.
-    classification = torch.where(counts, losses, 0).sum() / divisor
-    localisation = torch.where(is_positive, box_losses, 0).sum() / divisor
+    # Filled and not multiplied: what does not count may be infinite.
+    classification = losses.masked_fill(~counts, 0).sum() / divisor
+    localisation = box_losses.masked_fill(~is_positive, 0).sum() / divisor
     return classification, localisation
 
 
@@ -53,7 +53,7 @@ def hardest_negatives(losses: Tensor, is_positive: Tensor, positives_of_empty: T
     positives = is_positive.sum(dim=1, keepdim=True)
     wanted = NEGATIVES_PER_POSITIVE * torch.where(positives > 0, positives, positives_of_empty)
     # Matched anchors stand behind all others, as their loss of 0 puts them.
-    order = torch.where(is_positive, 0, losses).sort(dim=1, descending=True, stable=True).indices
+    order = losses.masked_fill(is_positive, 0).sort(dim=1, descending=True, stable=True).indices
     is_wanted = torch.arange(losses.shape[1], device=losses.device) < wanted
     return torch.zeros_like(is_positive).scatter_(1, order, is_wanted) & ~is_positive
 

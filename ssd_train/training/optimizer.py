@@ -41,15 +41,32 @@ class MXNetSGD(torch.optim.Optimizer):
             params = [param for param in group["params"] if param.grad is not None]
             if not params:
                 continue
+            steps, gradients = [], []
             for param in params:
-                if not self.state[param]:
-                    self.state[param]["last_step"] = torch.zeros_like(param)
-            steps = [self.state[param]["last_step"] for param in params]
-            gradients = torch._foreach_add([param.grad for param in params], params, alpha=group["weight_decay"])
+                state = self.state[param]
+                # A checkpoint may hold steps in another order of memory.
+                state["last_step"] = _laid_out_as(param, state["last_step"]) if state else torch.zeros_like(param)
+                steps.append(state["last_step"])
+                assert param.grad is not None
+                gradients.append(_laid_out_as(param, param.grad))
+            decayed = torch._foreach_add(gradients, params, alpha=group["weight_decay"])
             torch._foreach_mul_(steps, group["momentum"])
-            torch._foreach_add_(steps, gradients, alpha=-group["lr"])
+            torch._foreach_add_(steps, decayed, alpha=-group["lr"])
             torch._foreach_add_(params, steps)
         return result
+
+
+def _laid_out_as(param: Tensor, tensor: Tensor) -> Tensor:
+    """Return a tensor of a parameter's shape with its strides too, those of axes of one element included.
+
+    Of tensors that differ in one stride alone, `torch._foreach_*` takes every tensor of every list by itself on a GPU.
+    """
+    if tensor.stride() == param.stride():
+        return tensor
+    sides = zip(tensor.stride(), param.stride(), param.shape, strict=True)
+    if all(one == other for one, other, size in sides if size != 1):
+        return tensor.as_strided(param.shape, param.stride())
+    return torch.empty_like(param).copy_(tensor)
 
 
 def learning_rate(

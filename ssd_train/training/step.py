@@ -10,7 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ssd_train.errors import BackendError
 from ssd_train.networks.ssd import SSD
+from ssd_train.training.batch_counts import counted_at_once, counting_norms
 from ssd_train.training.batches import Batch
+from ssd_train.training.compiling import compiled, compiler_errors
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.ema import MovingAverage
 from ssd_train.training.freeze import freeze
@@ -77,20 +79,29 @@ class Trainer:
         if config.sync_bn and processes.count > 1:
             # The backbone's; GluonCV leaves those of the added levels to each process.
             nn.SyncBatchNorm.convert_sync_batchnorm(network.backbone)
+        if config.cuda_graphs and (device.type != "cuda" or processes.count > 1):
+            where = "a CPU" if device.type != "cuda" else f"{processes.count} processes"
+            raise BackendError(
+                f"cuda_graphs is for a training on one GPU, not for {where}; leave it out", arguments=("cuda_graphs",)
+            )
         # FP32 means FP32, as everywhere in this project; for speed there is `amp`.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         # Sizes never change, so cuDNN may try its algorithms once and keep the fastest.
         torch.backends.cudnn.benchmark = True
-        self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        # cuDNN's convolutions in half precision want this order, and it is the one that images come in.
+        is_last = device.type == "cuda" if config.channels_last is None else config.channels_last
+        self.memory_format = torch.channels_last if is_last else torch.contiguous_format
         network.to(memory_format=self.memory_format)
         self.amp_type = AMP_TYPES.get(config.amp)
         self.frozen = freeze(network, config.freeze)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = MXNetSGD(trained, config.lr, config.momentum, config.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, INITIAL_LOSS_SCALE, enabled=config.amp == "fp16")
+        self.cuda_graphs = config.cuda_graphs
+        self.batch_norms = counting_norms(network)
         forward: nn.Module = network
         if config.compile:
-            forward = torch.compile(network)  # type: ignore[assignment]
+            forward = compiled(network, cuda_graphs=config.cuda_graphs)
         if processes.count > 1:
             forward = DistributedDataParallel(forward, device_ids=[device] if device.type == "cuda" else None)
         self.forward = forward
@@ -127,7 +138,15 @@ class Trainer:
         positives_of_empty: Tensor | float = 0
         if self.with_negatives:
             positives_of_empty, num_positives = empty_images_share(num_positives, num_with, num_empty)
-        with torch.autocast(device.type, self.amp_type or torch.bfloat16, enabled=self.amp_type is not None):
+        if self.cuda_graphs:
+            # The last step's gradients lie in memory that this one is about to use.
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.compiler.cudagraph_mark_step_begin()
+        with (
+            compiler_errors(),
+            counted_at_once(self.batch_norms),
+            torch.autocast(device.type, self.amp_type or torch.bfloat16, enabled=self.amp_type is not None),
+        ):
             cls_logits, box_offsets = self.forward(images)
         classification, localisation = multibox_loss(
             cls_logits, box_offsets, cls_targets, box_targets, num_positives, positives_of_empty
@@ -137,7 +156,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        with compiler_errors():
+            self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         losses = self.processes.sum(torch.stack([classification.detach(), localisation.detach()]))

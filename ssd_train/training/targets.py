@@ -13,6 +13,9 @@ MATCH_IOU_THRESHOLD = 0.5
 # Overlaps up to this match nothing in the first step. Added to a float32 overlap it vanishes, unless that is 0.
 NO_OVERLAP = 1e-12
 
+# Of a pair's key, the half that says which pair it is.
+LOW_BITS = 0xFFFFFFFF
+
 
 @torch.no_grad()
 def assign_targets(boxes: Tensor, labels: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,18 +41,16 @@ def assign_targets(boxes: Tensor, labels: Tensor, anchors: Tensor) -> tuple[Tens
     overlaps.masked_fill_(~is_real.unsqueeze(2), -1.0)
     best_overlap, best_object = overlaps.max(dim=1)  # (N, A)
     highest = overlaps.amax(dim=2).gather(1, best_object)  # of any anchor with that same object
-    matched = torch.where(
-        (best_overlap + NO_OVERLAP >= highest) | (best_overlap >= MATCH_IOU_THRESHOLD), best_object, -1
-    )
-    matched.masked_fill_(~is_real.any(dim=1, keepdim=True), -1)
-    _match_one_to_one(overlaps, matched)
+    is_matched = (best_overlap + NO_OVERLAP >= highest) | (best_overlap >= MATCH_IOU_THRESHOLD)
+    is_matched &= is_real.any(dim=1, keepdim=True)
+    matched = _matched_one_to_one(overlaps, best_object.masked_fill_(~is_matched, -1))
 
     is_positive = matched >= 0
     index = matched.clamp(min=0)
-    cls_targets = torch.where(is_positive, labels.gather(1, index) + 1, 0)
+    cls_targets = (labels.gather(1, index) + 1).masked_fill_(~is_positive, 0)
     box_targets = encode(boxes.gather(1, index.unsqueeze(2).expand(-1, -1, 4)), anchors)
     # Not a product: padding rows have no area, and 0 times their infinite targets would not be 0.
-    return cls_targets, torch.where(is_positive.unsqueeze(2), box_targets, 0)
+    return cls_targets, box_targets.masked_fill_(~is_positive.unsqueeze(2), 0)
 
 
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
@@ -78,11 +79,11 @@ def anchor_iou(boxes: Tensor, anchors: Tensor) -> Tensor:
     shared = width.mul_(height)
     sizes = high - low
     union = (x1 - x0) * (y1 - y0) + sizes[:, 0] * sizes[:, 1] - shared
-    return torch.where(union > 0, shared / union, 0)
+    return (shared / union).masked_fill_(union <= 0, 0)
 
 
-def _match_one_to_one(overlaps: Tensor, matched: Tensor) -> None:
-    """Write the anchors of the first step into `matched` (N, A): the pairs of an image by descending overlap.
+def _matched_one_to_one(overlaps: Tensor, matched: Tensor) -> Tensor:
+    """Return `matched` (N, A) with the anchors of the first step in it: the pairs of an image by descending overlap.
 
     At most M anchors are taken, so the best M of each object are enough to look at. A pair is one whole
     number that sorts as the pairs do: the bits of its overlap, then lower anchor, then lower object.
@@ -93,12 +94,21 @@ def _match_one_to_one(overlaps: Tensor, matched: Tensor) -> None:
     last_pair = num_anchors * num_objects - 1
     # Bits of non-negative floats sort like the floats; a key of 0 stands for "no pair".
     bits = overlaps.clamp(min=0).view(torch.int32).to(torch.int64)
-    keys = torch.where(overlaps > NO_OVERLAP, (bits << 32) + (last_pair - pair), 0)
-    keys = keys.topk(min(num_objects, num_anchors), dim=2).values.flatten(1)
-    pairs = last_pair - (keys & 0xFFFFFFFF)
-    pair_anchor, pair_object = pairs // num_objects, pairs % num_objects
+    keys = ((bits << 32) + (last_pair - pair)).masked_fill_(overlaps <= NO_OVERLAP, 0)
+    keys = keys.topk(min(num_objects, num_anchors), dim=2).values
+    anchors = (last_pair - (keys & LOW_BITS)) // num_objects
+    # A view, so that either writes into both.
+    flat_keys, flat_anchors = keys.view(len(keys), -1), anchors.view(len(keys), -1)
+    best = []
     for _ in range(num_objects):
-        best, position = keys.max(dim=1, keepdim=True)
-        anchor, obj = pair_anchor.gather(1, position), pair_object.gather(1, position)
-        matched.scatter_(1, anchor, torch.where(best > 0, obj, matched.gather(1, anchor)))
-        keys.masked_fill_((pair_anchor == anchor) | (pair_object == obj), 0)
+        # As few operations as can be: on a GPU each takes longer to start than to compute.
+        key, position = flat_keys.max(dim=1, keepdim=True)
+        best.append(key)
+        keys.scatter_(1, (position // keys.shape[2]).unsqueeze(2).expand(-1, -1, keys.shape[2]), 0)
+        flat_keys.masked_fill_(flat_anchors == flat_anchors.gather(1, position), 0)
+    taken = torch.cat(best, dim=1)
+    taken_pair = last_pair - (taken & LOW_BITS)
+    # What found no pair is written beside the anchors.
+    anchor = (taken_pair // num_objects).masked_fill_(taken == 0, num_anchors)
+    beside = torch.nn.functional.pad(matched, (0, 1))
+    return beside.scatter_(1, anchor, taken_pair % num_objects)[:, :num_anchors]

@@ -42,6 +42,8 @@ class Bindings:
         return "rtx" in self.module
 
 
+VERSIONS = ("10", "11", "rtx")
+
 RTX = Bindings(name="rtx", module="tensorrt_rtx_bindings.tensorrt_rtx")
 
 

@@ -121,8 +121,8 @@ def test_backends_take_turns_in_alternating_order(files: list[Path]) -> None:
     second.log = third.log = first.log
     measure([contender(runner) for runner in (first, second, third)], files, dataclasses.replace(SHORT, rounds=3))
     order = "".join(first.log)
-    # A warm-up has three calls and one from files; a turn an untimed and a timed one of each.
-    assert order == "AAAABBBBCCCC" + "AAAABBBBCCCC" + "CCCCBBBBAAAA" + "AAAABBBBCCCC"
+    # A warm-up has four calls and one from files; a turn an untimed and a timed one of each.
+    assert order == "AAAAABBBBBCCCCC" + "AAAABBBBCCCC" + "CCCCBBBBAAAA" + "AAAABBBBCCCC"
 
 
 def test_progress_ends_with_all_turns_done(files: list[Path]) -> None:
@@ -146,7 +146,7 @@ def test_every_batch_size_is_called_with_that_many_images_though_there_are_fewer
     measured = measure([contender(runner)], files, dataclasses.replace(SHORT, batch_sizes=(5, 2)))
     assert [row.batch_size for row in measured.rows] == [2, 5]
     assert [row.batch_size for row in measured.preparation] == [2, 5]
-    assert runner.batch_sizes == [2] * 12 + [5] * 12
+    assert runner.batch_sizes == [2] * 13 + [5] * 13
 
 
 def test_a_batch_over_a_runners_limit_is_noted_and_the_others_go_on(files: list[Path]) -> None:
@@ -360,6 +360,9 @@ def test_of_many_images_the_first_are_used_and_the_report_says_so(files: list[Pa
         ("onnxruntime", "onnxruntime", None, ()),
         ("onnxruntime:cuda", "onnxruntime", "cuda", ()),
         ("onnxruntime:tensorrt", "onnxruntime", "tensorrt", ()),
+        ("onnxruntime:cuda+nhwc+cuda-graph", "onnxruntime", "cuda", ("cuda-graph", "nhwc")),
+        ("onnxruntime:cuda+plain", "onnxruntime", "cuda", ("plain",)),
+        ("torch:cuda+eager", "torch", "cuda", ("eager",)),
         ("tensorrt:cuda-graph", "tensorrt", None, ("cuda-graph",)),
         ("tensorrt-rtx:cuda-graph", "tensorrt-rtx", None, ("cuda-graph",)),
     ],
@@ -376,7 +379,7 @@ def test_backends_are_read(text: str, name: str, device: str | None, variants: t
         ("", "choose torch .*onnxruntime.*tensorrt-rtx"),
         ("caffe", "'caffe' does not exist; choose torch .*compile, channels-last, cuda-graph"),
         ("torch:", "no variant ''; choose cpu, cuda, compile"),
-        ("torch:fast", "torch has no variant 'fast'; choose cpu, cuda, compile, channels-last, cuda-graph"),
+        ("torch:fast", "torch has no variant 'fast'; choose cpu, cuda, compile, channels-last, cuda-graph, eager"),
         ("tensorrt:compile", "no variant 'compile'; choose cuda, cuda-graph"),
         ("torch:compile+compile", "do not go together"),
         ("onnxruntime:cuda+tensorrt", "do not go together"),
@@ -648,7 +651,7 @@ def test_onnxruntime_times_calls_between_values_in_device_memory(model_path: Pat
     with pytest.raises(BackendError, match="uses no GPU"):
         runner.device_times_ms(images, 1)
     # The same code with the CPU's memory, which is what there is without a GPU.
-    times_ms = runner._bound_times_ms(images, 3, ("cpu", 0))
+    times_ms = runner._times_ms(images, 3)
     assert len(times_ms) == 3 and min(times_ms) > 0.1
     runner.close()
     runner.close()

@@ -137,14 +137,14 @@ def test_an_engine_without_a_gpu_is_one_sentence(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--model", "@", "--precision", "fp16"], "has its own"),
+        (["--model", "@", "--precision", "int8"], "has its own"),
         (
             ["--model", "@", "--cuda-graph"],
-            "the onnxruntime backend has no variant cuda-graph; leave it out, or choose torch",
+            "ONNX Runtime's variant cuda-graph runs on the device cuda, not on 'cpu'; add --cuda, or leave it out",
         ),
         (
             ["--model", "@", "--backend", "torch"],
-            "the torch backend does not run such a file; choose onnxruntime, tensorrt",
+            "the torch backend does not run such a file; choose onnxruntime, openvino, tensorrt",
         ),
         (["--model", "@", "--backend", "tensorrt", "--provider", "cuda"], "'--provider': cuda is for ONNX Runtime"),
         (["--model", "missing.engine"], "missing.engine: there is no such model file"),

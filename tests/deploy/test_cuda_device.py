@@ -3,18 +3,17 @@
 The calls go to a fake of the driver's library in C, compiled by the test, so that the real packages run.
 """
 
-import ctypes
 import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_driver import compile_fake_driver, has_driver
 
 from ssd_deploy.backends import cuda_device, cuda_open
 from ssd_deploy.backends.cuda_device import DriverError
@@ -32,14 +31,6 @@ def installed(module: str) -> bool:
 needs_cuda_python = pytest.mark.skipif(
     not installed("cuda") or not installed("cuda.bindings"), reason="cuda-python is not installed"
 )
-
-
-def has_driver() -> bool:
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
 
 
 def patch_layers(monkeypatch: pytest.MonkeyPatch, pycuda: Any, cuda_python: Any) -> None:
@@ -204,13 +195,7 @@ print(json.dumps(facts))
 @pytest.fixture(scope="module")
 def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the fake `libcuda.so.1`."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("no C compiler for the fake driver")
-    folder = tmp_path_factory.mktemp("driver")
-    source = Path(__file__).with_name("fake_driver.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "libcuda.so.1", source, "-ldl"], check=True)
-    return folder
+    return compile_fake_driver(tmp_path_factory.mktemp("driver"))
 
 
 def run_on(fake_driver: Path, code: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -309,7 +294,8 @@ def test_what_is_no_gpu_is_refused(device: str) -> None:
         ("FAKE_NO_DEVICE", "DriverError cuda-python: cuInit failed with CUDA_ERROR_NO_DEVICE (some error)"),
         (
             "FAKE_BROKEN",
-            "BackendError cuda-python: cuStreamSynchronize failed with CUDA_ERROR_ILLEGAL_ADDRESS (some error)",
+            "BackendError cuda-python: cuStreamSynchronize failed with CUDA_ERROR_ILLEGAL_ADDRESS (an illegal memory "
+            "access was encountered)",
         ),
     ],
 )

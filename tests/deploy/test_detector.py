@@ -1,3 +1,4 @@
+import pickle
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -68,17 +69,27 @@ def test_classes_reach_a_custom_network() -> None:
     assert detector.spec.class_names == ("rbc", "wbc")
 
 
+def test_a_device_and_variants_may_follow_the_name_of_a_backend(model_path: Path, pictures: list[Image]) -> None:
+    detector = load_detector(model_path, backend="onnxruntime:cpu+plain")
+    assert detector.runner.name == "onnxruntime (CPU, plain)"
+    assert len(pickle.loads(pickle.dumps(detector)).detect(pictures[:1])[0]) == 100
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
         ({"backend": "torch"}, BackendError, "torch backend does not run such a file; choose onnxruntime"),
-        ({"backend": "tensorflow"}, BackendError, "'tensorflow' does not exist; choose torch, onnxruntime"),
+        ({"backend": "tensorflow"}, BackendError, r"'tensorflow' does not exist; choose torch \(.*, onnxruntime"),
         ({"provider": "rocm"}, BackendError, "'rocm' is none of the onnxruntime backend; choose cpu, cuda, tensorrt"),
         ({"device": "cuda", "provider": "cpu"}, BackendError, "contradict each other"),
+        ({"backend": "onnxruntime:fast"}, BackendError, "no variant 'fast'; choose cpu, cuda, tensorrt, cuda-graph"),
+        ({"backend": "onnxruntime:cuda", "device": "cpu"}, BackendError, "'onnxruntime:cuda' and device 'cpu' contra"),
+        ({"backend": "onnxruntime:cpu+nhwc"}, BackendError, "variant nhwc runs on the device cuda, not on 'cpu'"),
+        ({"cuda_graph": True}, BackendError, "variant cuda-graph runs on the device cuda, not on 'cpu'"),
         ({"weights": "random"}, WeightsError, "has its own weights"),
         ({"classes": ["a"]}, WeightsError, "has its own weights and classes"),
         ({"settings": PostprocessSettings()}, BackendError, "has its own thresholds"),
-        ({"precision": "fp16"}, BackendError, "has its own precision"),
+        ({"precision": "int8"}, BackendError, "has its own precision"),
         ({"batch_size": 0}, BackendError, "batch size of 0"),
     ],
 )

@@ -156,7 +156,7 @@ def _replaced(row: Any, open_runner: Any) -> Any:
         (b"\x08nothing", {}, ModelError, "the ONNX file in memory: is not a usable ONNX file"),
         (None, {"backend": "torch"}, BackendError, "the torch backend runs no ONNX file; choose onnxruntime"),
         (None, {"weights": "random"}, WeightsError, "the model in memory: .*has its own weights"),
-        (None, {"precision": "fp16"}, BackendError, "the model in memory: .*has its own precision"),
+        (None, {"precision": "int8"}, BackendError, "the model in memory: has its own precision, fp32, and no"),
         (None, {"settings": PostprocessSettings()}, BackendError, "has its own thresholds"),
         (None, {"provider": "rocm"}, BackendError, "'rocm' is none of the onnxruntime backend"),
     ],

@@ -87,7 +87,10 @@ def test_packages_and_tests_import_from_no_benchmark_and_no_test() -> None:
         assert offenders(folder, {"benchmarks", "tests"}) == []
 
 
-def test_onnxruntime_runner_needs_no_torch() -> None:
-    names = imported_by(ROOT / "ssd_deploy" / "backends" / "onnxruntime.py")
+@pytest.mark.parametrize(
+    "module", ["answers", "onnxruntime", "onnxruntime_bound", "onnxruntime_options", "openvino", "recordings"]
+)
+def test_a_runner_of_files_needs_no_torch(module: str) -> None:
+    names = imported_by(ROOT / "ssd_deploy" / "backends" / f"{module}.py")
     assert {name for name in names if name.split(".")[0] == "torch"} == set()
     assert {name for name in names if name.startswith(("ssd_train.networks", "ssd_train.weights"))} == set()

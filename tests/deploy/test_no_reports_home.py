@@ -1,5 +1,6 @@
 """What the packages underneath would tell their makers: nothing leaves the machine, and nothing is kept for later."""
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from ssd_train.telemetry import SWITCHES
+from ssd_train.telemetry import REPORTERS, SWITCHES
 
 ROOT = Path(__file__).resolve().parents[2]
 STRACE = shutil.which("strace")
@@ -27,9 +28,9 @@ import numpy as np
 # Where strace is missing, this sees at least what Python asks for.
 sys.addaudithook(lambda event, arguments: event.startswith("socket.") and print("asked for", event, arguments))
 from ssd_deploy import load_detector
-detector = load_detector({}, backend="onnxruntime", device="cpu")
+detector = load_detector({}, backend={!r}, device="cpu")
 detector.detect(np.zeros((64, 64, 3), np.uint8))
-print("detected with", sys.modules["onnxruntime"].__name__)
+print("detected with", detector.runner.name)
 """
 
 
@@ -53,12 +54,18 @@ def calls_to_others(trace: Path) -> list[str]:
     return abroad + [line for line in lines if re.search(r"/etc/(resolv\.conf|hosts)\b", line)]
 
 
-@pytest.mark.parametrize("model", ["file", pytest.param("packaged", marks=pytest.mark.slow)])
-def test_a_detector_looks_nobody_up_and_writes_nothing_home(tmp_path: Path, model_path: Path, model: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "backend"),
+    [("file", "onnxruntime"), ("file", "openvino"), pytest.param("packaged", "onnxruntime", marks=pytest.mark.slow)],
+)
+def test_a_detector_looks_nobody_up_and_writes_nothing_home(
+    tmp_path: Path, model_path: Path, model: str, backend: str
+) -> None:
+    pytest.importorskip(backend)
     home, trace = tmp_path / "home", tmp_path / "trace"
     home.mkdir()
     named = repr(str(model_path)) if model == "file" else '"ssd_300_mobilenet0.25_custom", weights="shapes"'
-    assert run(DETECT.format(named), home, trace).splitlines() == ["detected with onnxruntime"]
+    assert run(DETECT.format(named, backend), home, trace).splitlines() == [f"detected with {backend} (CPU)"]
     assert list(home.rglob("*")) == []
     if STRACE is None:
         pytest.skip("strace is not installed: seen were files under the home folder and Python's own sockets alone")
@@ -76,11 +83,23 @@ def test_the_test_sees_a_report(tmp_path: Path) -> None:
     assert STRACE is None or calls_to_others(trace) != []
 
 
+def test_the_test_sees_openvino_s_report_too(tmp_path: Path) -> None:
+    installed = {(each.name or "").lower().replace("-", "_") for each in importlib.metadata.distributions()}
+    if not installed.issuperset(REPORTERS):
+        pytest.skip("openvino is not installed, or without what it reports by")
+    home, trace = tmp_path / "home", tmp_path / "trace"
+    home.mkdir()
+    nowhere = "http://127.0.0.1:9"
+    run("import openvino", home, trace, http_proxy=nowhere, https_proxy=nowhere)
+    assert list(home.rglob("*")) != []
+
+
 @pytest.mark.parametrize("package", ["ssd_train", "export", "ssd_deploy", "ssd_deploy.cli"])
 def test_every_package_turns_reports_off_and_leaves_a_users_choice(
     package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = f"import os, {package}; print(*(os.environ[name] for name in {tuple(SWITCHES)}))"
+    code = f"import os, sys, {package}; print(*(os.environ[name] for name in {tuple(SWITCHES)}))"
+    code += f"; assert all(sys.modules[name] is None for name in {REPORTERS})"
     for name in SWITCHES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

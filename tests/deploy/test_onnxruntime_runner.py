@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from ssd_deploy.backends import BACKENDS, RunOptions, open_model
-from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner, open_runner, provider_list
+from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner, open_runner
+from ssd_deploy.backends.onnxruntime_options import provider_list
 from ssd_train.errors import BackendError, ModelError
 
 IMAGES = np.random.default_rng(0).normal(size=(1, 3, 300, 300)).astype(np.float32)
@@ -80,11 +81,11 @@ def test_a_device_that_does_not_exist_is_named(model_path: Path, device: str) ->
 def test_a_gpus_number_becomes_its_device_id(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
-    assert provider_list("cpu", False) == ["CPUExecutionProvider"]
-    assert provider_list("cuda", False) == [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    assert provider_list("cpu", tensor_cores=False) == ["CPUExecutionProvider"]
+    assert provider_list("cuda", tensor_cores=False) == [("CUDAExecutionProvider", {"use_tf32": "0"})]
     second = ("CUDAExecutionProvider", {"use_tf32": "1", "device_id": "1"})
-    assert provider_list("cuda:1", True) == [second]
-    assert provider_list("tensorrt:1", True) == [("TensorrtExecutionProvider", {"device_id": "1"}), second]
+    assert provider_list("cuda:1", tensor_cores=True) == [second]
+    assert provider_list("tensorrt:1", tensor_cores=True) == [("TensorrtExecutionProvider", {"device_id": "1"}), second]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA works here")

@@ -4,7 +4,6 @@ What a real driver-less machine says is tested with the real TensorRT for RTX at
 GPU are the business of `test_backend_contract.py`.
 """
 
-import ctypes
 import dataclasses
 import gc
 import hashlib
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_cuda import FakeCudaDevice, FakeDataType, FakeTensorIOMode, FakeTensorRT, answer
+from fake_driver import has_driver
 
 from export.engine.file import BuildOptions, EngineInfo, TensorInfo, info_path, write_info
 from ssd_deploy.backends import BACKENDS, RunOptions
@@ -641,14 +641,6 @@ def test_what_an_engine_cannot_do_is_refused(
 
 
 # --- The real TensorRT for RTX, as far as a machine without a driver goes ---
-
-
-def has_driver() -> bool:
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Faster ways to run PyTorch give what the plain one gives. On the CPU here; those of a GPU skip by name."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from tiny_data import Image
 from torch import Tensor, nn
 
+from ssd_deploy.backends import BACKENDS, RunOptions, open_model, pytorch, torch_graphs
 from ssd_deploy.backends.base import CUDA_EVENTS, DeviceTimed
 from ssd_deploy.backends.pytorch import TorchRunner
+from ssd_deploy.backends.torch_graphs import TorchGraph
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError
 from ssd_train.networks.config import NetworkConfig
@@ -198,13 +201,136 @@ def test_closing_lets_the_network_go_and_may_be_repeated(tiny_ssd: SSD) -> None:
     assert dataclasses.is_dataclass(runner.spec)
 
 
+class FakeCudaGraph:
+    """A fake of a CUDA graph: replays by computing once more, from and into the memory that was captured."""
+
+    def __init__(self, detect: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+        self._detect = detect
+        self.captured: list[tuple[Tensor, tuple[Tensor, ...]]] = []
+        self.arguments: dict[str, object] = {}
+
+    def detect(self, images: Tensor) -> tuple[Tensor, ...]:
+        outputs = self._detect(images)
+        self.captured.append((images, outputs))
+        return outputs
+
+    def replay(self) -> None:
+        images, outputs = self.captured[-1]
+        for output, value in zip(outputs, self._detect(images), strict=True):
+            output.copy_(value)
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeCudaGraph], None]:
+    """Puts a fake graph, and as much of torch.cuda as a capture needs, in PyTorch's place."""
+
+    def install(graph: FakeCudaGraph) -> None:
+        @contextlib.contextmanager
+        def capture(_: object, **arguments: object) -> Iterator[None]:
+            graph.arguments = arguments
+            yield
+
+        class FakeStream:
+            def wait_stream(self, _: object) -> None: ...
+
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+        monkeypatch.setattr(torch.cuda, "graph", capture)
+        monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
+        monkeypatch.setattr(torch.cuda, "current_stream", FakeStream)
+        for name in ("device", "stream"):
+            monkeypatch.setattr(torch.cuda, name, contextlib.nullcontext)
+        monkeypatch.setattr(torch_graphs, "page_locked", torch.tensor)
+        monkeypatch.setattr(torch_graphs, "to_host", lambda values: [value.numpy().copy() for value in values])
+
+    return install
+
+
+def test_a_graph_reads_and_writes_where_it_was_captured(
+    tiny_ssd: SSD, noise: NDArray[np.float32], fake_cuda: Callable[[FakeCudaGraph], None]
+) -> None:
+    runner = TorchRunner(copy.deepcopy(tiny_ssd))
+    fake = FakeCudaGraph(runner._detect)
+    fake_cuda(fake)
+    with torch.inference_mode():
+        graph = TorchGraph(fake.detect, (1, *noise.shape[1:]), torch.device("cpu"), torch.contiguous_format, "a pool")  # type: ignore[arg-type]
+    assert len(fake.captured) == torch_graphs.RUNS_BEFORE_CAPTURE + 1
+    assert fake.arguments == {"pool": "a pool", "capture_error_mode": "thread_local"}
+    first = graph.run(noise[:1])
+    kept = PaddedDetections(*(array.copy() for array in first))
+    for row in (2, 1):
+        assert_close(graph.run(noise[row : row + 1]), runner.run(noise[row : row + 1]))
+    for array, before in zip(first, kept, strict=True):
+        np.testing.assert_array_equal(array, before)
+    memory = weakref.ref(graph._images)
+    graph.close()
+    graph.close()
+    fake.captured.clear()
+    gc.collect()
+    assert memory() is None
+
+
+def test_a_runner_on_a_gpu_captures_sizes_that_come_again(
+    tiny_ssd: SSD, noise: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[object, ...]] = []
+
+    class FakeTorchGraph:
+        """A fake of a captured graph: detects as usual."""
+
+        def __init__(self, detect: Callable[[Tensor], tuple[Tensor, ...]], *arguments: object) -> None:
+            self._detect = detect
+            made.append(arguments)
+
+        def run(self, images: NDArray[np.float32]) -> PaddedDetections:
+            return PaddedDetections(*(output.numpy() for output in self._detect(torch.tensor(images))))
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(pytorch, "TorchGraph", FakeTorchGraph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "a pool")
+    runner, plain = TorchRunner(copy.deepcopy(tiny_ssd), channels_last=True), TorchRunner(copy.deepcopy(tiny_ssd))
+    assert runner._recordings is None, "there is no GPU in it"
+    runner._recordings = runner._make_recordings()
+    for count in (3, 3, 3, 2, 3):
+        assert_close(runner.run(noise[:count]), plain.run(noise[:count]))
+    assert runner._recordings.recorded() == (3,)
+    assert made == [((3, 3, 64, 64), torch.device("cpu"), torch.channels_last, "a pool")]
+    runner.close()
+    assert runner._recordings.recorded() == ()
+
+
+def test_a_capture_that_was_asked_for_and_fails_is_one_sentence(
+    tiny_ssd: SSD, noise: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand a table")
+
+    monkeypatch.setattr(pytorch, "TorchGraph", fail)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "a pool")
+    runner = TorchRunner(copy.deepcopy(tiny_ssd))
+    runner._captures = True
+    runner._recordings = runner._make_recordings()
+    runner.device = torch.device("meta")  # any but the CPU, where it would be a mistake of ours
+    with pytest.raises(
+        BackendError, match=r"a batch of 3 cannot be captured .*is capturing\); run it without the CUDA"
+    ):
+        runner.run(noise)
+
+
+def test_eager_is_named_and_contradicts_a_graph(tiny_ssd: SSD) -> None:
+    runner = open_model(BACKENDS["torch"], tiny_ssd, RunOptions(variants=("channels-last", "eager")))
+    assert runner.name == "torch (cpu, channels-last, eager)"
+    with pytest.raises(BackendError, match="variants cuda-graph and eager contradict each other; leave one out"):
+        open_model(BACKENDS["torch"], tiny_ssd, RunOptions(device="cuda", variants=("cuda-graph", "eager")))
+
+
 @needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_cuda_graph_gives_the_same_for_every_batch_size(
     tiny_ssd: SSD, noise: NDArray[np.float32], compiled: bool
 ) -> None:
-    plain = TorchRunner(copy.deepcopy(tiny_ssd), device="cuda")
+    plain = TorchRunner(copy.deepcopy(tiny_ssd), device="cuda", cuda_graph=False)
     graph = TorchRunner(copy.deepcopy(tiny_ssd), device="cuda", compiled=compiled, cuda_graph=True)
     assert graph.name == ("torch (cuda, compile, cuda-graph)" if compiled else "torch (cuda, cuda-graph)")
     first = graph.run(noise[:1])
@@ -217,9 +343,24 @@ def test_a_cuda_graph_gives_the_same_for_every_batch_size(
 
 @needs_gpu
 @pytest.mark.gpu
-@pytest.mark.parametrize("cuda_graph", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_sizes_that_come_again_are_captured_without_being_asked(
+    tiny_ssd: SSD, noise: NDArray[np.float32], channels_last: bool
+) -> None:
+    plain = TorchRunner(copy.deepcopy(tiny_ssd), device="cuda", cuda_graph=False)
+    runner = TorchRunner(copy.deepcopy(tiny_ssd), device="cuda", channels_last=channels_last)
+    for _ in range(5):
+        for count in (3, 1):
+            assert_close(runner.run(noise[-count:]), plain.run(noise[-count:]))
+    assert runner._recordings is not None and runner._recordings.recorded() == (3, 1)
+    runner.close()
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("cuda_graph", [None, False, True])
 def test_device_times_are_positive_and_as_many_as_asked(
-    tiny_ssd: SSD, noise: NDArray[np.float32], cuda_graph: bool
+    tiny_ssd: SSD, noise: NDArray[np.float32], cuda_graph: bool | None
 ) -> None:
     runner = TorchRunner(copy.deepcopy(tiny_ssd), device="cuda", cuda_graph=cuda_graph)
     assert runner.device_clock == CUDA_EVENTS

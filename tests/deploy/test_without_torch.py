@@ -24,6 +24,7 @@ HEAVY = (
     "safetensors",
     "onnx",
     "onnxscript",
+    "openvino",
     "tensorboard",
     "tensorrt",
     "tensorrt_rtx",
@@ -111,7 +112,7 @@ ours = ("backends.base backends.cuda_open backends.onnxruntime backends.tensorrt
         "describe detect_options detecting detector doctor engines model_source network_table parity.report parity.run "
         "progress results.table results.behind tiles")
 names += ["ssd_deploy." + name for name in ours.split()]
-names += ["export." + name for name in "file_metadata quantize_options session step steps".split()]
+names += ["export." + name for name in "file_metadata one_file quantize_options session step steps".split()]
 names += ["export.engine.file", "export.engine.build", "export.engine.check"]
 names += ["ssd_train.weights." + name for name in "description load params_file store".split()]
 for name in names:

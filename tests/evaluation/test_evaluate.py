@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from ssd_train.datasets.dataset import Dataset, Sample, make_ground_truth
@@ -18,6 +19,7 @@ from ssd_train.files import write_json
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.metrics.scored import Scored
 from ssd_train.metrics.table import METRICS, Metric
+from ssd_train.networks.postprocess import SUPPRESSION_ROUNDS, Postprocess
 from ssd_train.networks.zoo import COCO_CLASSES
 from ssd_train.spec import DetectorSpec, PostprocessSettings
 
@@ -61,6 +63,27 @@ def test_a_voc_report_holds_the_score_and_what_it_means() -> None:
     assert (report.detections, report.capped_images) == (2, 1)
     assert report.notes == ("left out 1 objects",)
     assert report.postprocess["nms_iou_threshold"] == 0.45
+
+
+def chain_found(count: int) -> Detections:
+    """What post-processing keeps of a chain of boxes, each above the threshold with the next one alone."""
+    anchors = torch.tensor([[5.0, 2.5 * row + 5, 10, 10] for row in range(count)])
+    logits = torch.tensor([[0.0, 9 - 0.1 * row] for row in range(count)])
+    settings = PostprocessSettings(pre_nms_top_k=count, max_detections=count)
+    kept = Postprocess(settings)(logits[None], torch.zeros(1, count, 4), anchors)
+    padded = PaddedDetections(*(value.numpy() for value in kept))
+    return Detections.from_padded(padded, 0, (300, 300), (211, 633))
+
+
+def test_images_whose_chains_are_longer_than_the_rounds_of_suppression_are_counted() -> None:
+    dataset, _ = scored_dataset()
+    exact, too_long = chain_found(SUPPRESSION_ROUNDS + 1), chain_found(SUPPRESSION_ROUNDS + 9)
+    assert len(exact) == (SUPPRESSION_ROUNDS + 2) // 2 and len(too_long) > (SUPPRESSION_ROUNDS + 10) // 2
+    report = score(dataset, [exact, too_long], SPEC, metric="voc", protocol=Protocol.STANDARD)
+    assert report.unsettled_images == 1
+    assert any("in 1 images suppression came to the end of its rounds" in line for line in report.lines(1000))
+    report = score(dataset, [exact, exact], SPEC, metric="voc", protocol=Protocol.STANDARD)
+    assert report.unsettled_images == 0 and "suppression" not in "".join(report.lines())
 
 
 def without_objects(**changes: Any) -> Dataset:

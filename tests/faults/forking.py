@@ -69,7 +69,8 @@ class Forking:
         Args:
             faults: `stdin`, `stdout`, `stderr`: `closed`, `full` or `gone` (a pipe that nobody reads); `limits`: name
                 of a limit of `resource` -> value; `ignore`: names of signals to ignore; `strikes`: arguments of
-                `patches.strike`; `quick`: leave a training's pictures out.
+                `patches.strike`; `quick`: leave a training's pictures out; `traced`: an exported file that is what
+                tracing gives.
         """
         folder = tempfile.mkdtemp(prefix="faults-", dir=self._folder)
         return Running(self, self.ask(arguments=list(map(str, arguments)), folder=folder, **faults), Path(folder))
@@ -148,6 +149,8 @@ def become(request: dict[str, Any]) -> None:
         patches.strike(*arguments)
     if request.get("quick"):
         patches.leave_out_pictures()
+    if request.get("traced"):
+        patches.trace_as(request["traced"])
     for name, value in request.get("limits", {}).items():
         resource.setrlimit(getattr(resource, name), (value, value))
     sys.argv = ["ssd-deploy", *request["arguments"]]

@@ -123,8 +123,9 @@ def test_a_pipe_in_the_locks_place_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_exports_to_one_file(server: Forking, tmp_path: Path) -> None:
-    running = [server.start("export", NETWORK, "--weights", "shapes", "--out", tmp_path) for _ in range(2)]
+def test_two_exports_to_one_file(server: Forking, material: Material, tmp_path: Path) -> None:
+    command = ["export", NETWORK, "--weights", "shapes", "--out", tmp_path]
+    running = [server.start(*command, traced=str(material.model)) for _ in range(2)]
     assert [each.wait().code for each in running] == [0, 0]
     ((path, content),) = files_of(tmp_path).items()
     assert_whole(path, content)

@@ -103,8 +103,31 @@ def test_onnx_runtime_on_cuda_finds_what_it_finds_on_the_cpu(
     assert comparison.failures == ()
 
 
+@pytest.mark.parametrize("variants", ["plain", "nhwc", "cuda-graph", "cuda-graph+nhwc"])
+def test_every_variant_of_onnx_runtime_on_cuda_finds_what_it_finds_on_the_cpu(
+    variants: str,
+    precision: str,
+    onnxruntime_on_gpu: None,
+    models: Models,
+    coco_tiny: Path,
+    image_limit: int | None,
+    record: Record,
+) -> None:
+    from ssd_deploy.backends.onnxruntime import OnnxRuntimeRunner
+
+    # An uneven number: the last batch is captured by itself.
+    limit = min(image_limit or 18, 18)
+    runner = OnnxRuntimeRunner(models.onnx(SMALL, precision), device="cuda", variants=tuple(variants.split("+")))
+    reference = models.reference(SMALL, coco_tiny, limit)
+    comparison = held_against(reference, runner, coco_tiny, batch_size=BATCH, limit=limit)
+    runner.close()
+    record(**summary(comparison))
+    assert comparison.failures == ()
+
+
 VARIANTS: dict[str, dict[str, bool]] = {
-    "plain": {},
+    "default": {},
+    "eager": {"cuda_graph": False},
     "tf32": {"allow_tf32": True},
     "channels-last": {"channels_last": True},
     "cuda-graph": {"cuda_graph": True},

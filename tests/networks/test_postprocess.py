@@ -32,21 +32,25 @@ def reference_iou(a, b):
     area_a = max(a[2] - a[0], zero) * max(a[3] - a[1], zero)
     area_b = max(b[2] - b[0], zero) * max(b[3] - b[1], zero)
     union = area_a + area_b - intersection
-    return intersection / union if union > 0 else zero
+    # Denormal areas count as none, which a GPU would round them to.
+    return intersection / union if union >= np.finfo(np.float32).tiny else zero
 
 
-def greedy_nms(boxes, labels, valid, threshold):
+def greedy_nms(boxes, labels, threshold):
     """Textbook greedy NMS within a class: a suppressed box suppresses nothing."""
-    keep = list(valid)
+    keep = [True] * len(boxes)
     for later, earlier in ((j, i) for j in range(len(boxes)) for i in range(j)):
         if keep[later] and keep[earlier] and labels[later] == labels[earlier]:
             keep[later] = reference_iou(boxes[earlier], boxes[later]) <= np.float32(threshold)
     return np.array(keep, bool)
 
 
-def run_suppress(boxes, labels, valid, threshold):
-    one_image = torch.tensor(np.asarray(boxes, np.float32))[None], torch.tensor(labels)[None], torch.tensor(valid)[None]
-    return suppress(*one_image, threshold)[0].numpy()
+def run_suppress(boxes, labels, threshold):
+    standing = suppress(
+        torch.tensor(np.asarray(boxes, np.float32))[None], torch.tensor(labels)[None, :, None], threshold
+    )
+    assert ((standing == 1) | (standing <= 0)).all()
+    return standing[0, :, 0].numpy() > 0
 
 
 coordinate = st.one_of(st.integers(0, 12).map(float), st.floats(-5, 30, width=32))
@@ -57,17 +61,14 @@ def candidates(draw):
     count = draw(st.integers(1, 40))
     boxes = draw(st.lists(st.tuples(coordinate, coordinate, coordinate, coordinate), min_size=count, max_size=count))
     labels = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
-    valid = draw(st.lists(st.booleans(), min_size=count, max_size=count))
-    return boxes, labels, valid
+    return boxes, labels
 
 
 @settings(max_examples=300, deadline=None)
 @given(candidates(), st.sampled_from([0.1, 0.3, 0.45, 0.5, 0.9]))
 def test_suppression_equals_greedy_nms_on_any_boxes(drawn, threshold):
-    boxes, labels, valid = drawn
-    np.testing.assert_array_equal(
-        run_suppress(boxes, labels, valid, threshold), greedy_nms(boxes, labels, valid, threshold)
-    )
+    boxes, labels = drawn
+    np.testing.assert_array_equal(run_suppress(boxes, labels, threshold), greedy_nms(boxes, labels, threshold))
 
 
 @settings(max_examples=25, deadline=None)
@@ -76,8 +77,8 @@ def test_suppression_equals_greedy_nms_on_crowds_of_overlapping_boxes(seed, spre
     rng = np.random.default_rng(seed)
     corners = rng.uniform(0, spread, (150, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(5, 30, (150, 2))], axis=1).astype(np.float32)
-    labels, valid = rng.integers(0, 2, 150), rng.random(150) < 0.95
-    np.testing.assert_array_equal(run_suppress(boxes, labels, valid, 0.45), greedy_nms(boxes, labels, valid, 0.45))
+    labels = rng.integers(0, 2, 150)
+    np.testing.assert_array_equal(run_suppress(boxes, labels, 0.45), greedy_nms(boxes, labels, 0.45))
 
 
 def chain(count):
@@ -85,25 +86,25 @@ def chain(count):
     return [(0.0, 2.5 * i, 10.0, 2.5 * i + 10.0) for i in range(count)]
 
 
-@pytest.mark.parametrize("count", [2, 3, 17, 64, SUPPRESSION_ROUNDS + 1])
+@pytest.mark.parametrize("count", [2, 3, 17, SUPPRESSION_ROUNDS, SUPPRESSION_ROUNDS + 1])
 def test_a_chain_of_suppressions_is_resolved_exactly_up_to_the_bound(count):
-    kept = run_suppress(chain(count), [0] * count, [True] * count, 0.45)
+    kept = run_suppress(chain(count), [0] * count, 0.45)
     assert kept.tolist() == [i % 2 == 0 for i in range(count)]
 
 
 def test_beyond_the_bound_boxes_are_kept_too_many_and_never_too_few():
     count = SUPPRESSION_ROUNDS + 60
-    kept = run_suppress(chain(count), [0] * count, [True] * count, 0.45)
-    greedy = greedy_nms(chain(count), [0] * count, [True] * count, 0.45)
+    kept = run_suppress(chain(count), [0] * count, 0.45)
+    greedy = greedy_nms(chain(count), [0] * count, 0.45)
     settled = SUPPRESSION_ROUNDS + 1
-    assert SUPPRESSION_ROUNDS >= 64
+    assert settled >= 33
     np.testing.assert_array_equal(kept[:settled], greedy[:settled])
     assert (kept | ~greedy).all()
 
 
 def test_chains_of_several_classes_do_not_touch_each_other():
     boxes = list(itertools.chain.from_iterable(zip(chain(30), chain(30), strict=True)))
-    kept = run_suppress(boxes, [0, 1] * 30, [True] * 60, 0.45)
+    kept = run_suppress(boxes, [0, 1] * 30, 0.45)
     assert kept.tolist() == [i // 2 % 2 == 0 for i in range(60)]
 
 
@@ -124,7 +125,7 @@ def test_chains_of_several_classes_do_not_touch_each_other():
     ],
 )
 def test_suppression_by_hand(boxes, threshold, kept):
-    assert run_suppress(boxes, [3] * len(boxes), [True] * len(boxes), threshold).tolist() == kept
+    assert run_suppress(boxes, [3] * len(boxes), threshold).tolist() == kept
 
 
 def test_iou_of_a_quarter_overlap_is_one_seventh():
@@ -150,13 +151,13 @@ def test_the_score_threshold_is_strict():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1e-30, 3.0]), min_size=1, max_size=60), st.data())
+@given(st.lists(st.sampled_from([0.0, -0.0, -2.0, 0.25, 0.5, 1e-30, 3.0]), min_size=1, max_size=60), st.data())
 def test_top_k_takes_the_lower_index_of_equal_values(values, data):
     k = data.draw(st.integers(1, len(values)))
-    order = np.argsort(-np.array(values, np.float32), kind="stable")[:k]
-    best, index = stable_top_k(torch.tensor(values), k)
-    assert index.tolist() == order.tolist()
-    assert best.tolist() == np.array(values, np.float32)[order].tolist()
+    order = np.argsort(-np.array(values, np.float32).clip(0), kind="stable")[:k]
+    best, index = stable_top_k(torch.tensor(values)[None, :, None], k)
+    assert index[0, :, 0].tolist() == order.tolist()
+    assert best[0, :, 0].tolist() == np.array(values, np.float32)[order].tolist()
 
 
 def reference_candidates(probabilities, top_k):
@@ -174,7 +175,7 @@ def test_candidates_are_the_best_of_all_classes_with_ties_in_class_order(seed, n
     logits = torch.tensor(rng.integers(-2, 2, (num_anchors, num_classes + 1)), dtype=torch.float32)
     probabilities = logits.softmax(-1).numpy()
     expected = reference_candidates(probabilities, top_k)
-    got = [each[0].numpy() for each in select_candidates(logits[None], top_k)]
+    got = [each[0, :, 0].numpy() for each in select_candidates(logits[None], top_k)]
     np.testing.assert_array_equal(got[0], expected[0])
     # With more anchors than K that reach the last score, the lower ones stay, whatever their class.
     if (probabilities[:, 1:].max(axis=1) >= expected[0][-1]).sum() <= top_k:
@@ -185,11 +186,14 @@ def test_candidates_are_the_best_of_all_classes_with_ties_in_class_order(seed, n
 
 def test_kept_rows_move_to_the_front_and_the_rest_is_minus_one():
     boxes = torch.arange(16.0).reshape(1, 4, 4)
-    scores, labels = torch.tensor([[0.9, 0.8, 0.7, 0.6]]), torch.tensor([[4, 5, 6, 7]])
-    keep = torch.tensor([[False, True, False, True]])
-    got = take_best(boxes, scores, labels, keep, 6)
+    scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.1]), torch.tensor([4, 5, 6, 7])
+    standing = torch.tensor([0.0, 1, -3, 1])
+    columns = [each.reshape(1, 4, 1) for each in (scores, labels, standing)]
+    got = take_best(boxes, *columns, 0.05, 6)
     np.testing.assert_array_equal(got[2][0].numpy(), [5, 7, -1, -1, -1, -1])
-    np.testing.assert_allclose(got[1][0].numpy(), [0.8, 0.6, -1, -1, -1, -1])
+    np.testing.assert_allclose(got[1][0].numpy(), [0.8, 0.1, -1, -1, -1, -1])
+    # What stands with the threshold's own score is no detection.
+    assert take_best(boxes, *columns, float(scores[3]), 6)[2][0].tolist() == [5, -1, -1, -1, -1, -1]
     np.testing.assert_array_equal(got[0][0].numpy(), [[4, 5, 6, 7], [12, 13, 14, 15], *[[-1] * 4] * 4])
 
 
@@ -198,7 +202,7 @@ def reference_detections(probabilities, box_offsets, anchors, wanted):
     scores, labels, index = reference_candidates(probabilities, wanted.pre_nms_top_k)
     valid = scores > np.float32(wanted.score_threshold)
     boxes = decode(box_offsets[index], anchors[index]).numpy()
-    keep = greedy_nms(boxes, labels, valid, wanted.nms_iou_threshold)
+    keep = greedy_nms(boxes, labels, wanted.nms_iou_threshold) & valid
     return (
         boxes[keep][: wanted.max_detections],
         scores[keep][: wanted.max_detections],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_runs import Run, small_config, train_here
+from training_runs import Run, leave_out_pictures, small_config, train_here
 
 from ssd_train.datasets.generated_files import write_shapes
 
@@ -17,6 +17,12 @@ def one_thread() -> None:
     # Several threads that wait for each other are many times slower where other jobs share the cores, and
     # the processes that tests compare this one with have one too.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all trainings but `unbroken`, which was made before this."""
+    leave_out_pictures(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 import typer
 from torch import Tensor
-from training_runs import NETWORK, small_config, small_options
+from training_runs import NETWORK, leave_out_pictures, small_config, small_options
 
 from ssd_train.cli import train
 from ssd_train.command_line import add_command
@@ -134,6 +135,7 @@ def command(port: str, options: list[str]) -> dict[str, Any]:
 
 def main(shapes: Path, bad_shapes: Path, out: Path, ports: list[str]) -> None:
     torch.set_num_threads(1)
+    leave_out_pictures(pytest.MonkeyPatch())
     results: dict[str, Any] = {}
     with joined("cpu") as processes:
         rank = processes.rank

@@ -149,7 +149,7 @@ OTHER: dict[str, Any] = {
     "gpus": 2, "limit": 40, "negatives": True, "balance": True, "logger": "none", "warmup_share": 0.1, "val_share": 0.2,
     "annotations": Path("a.json"), "images": Path("i"), "val_annotations": Path("b.json"), "val_images": Path("j"),
     "report": True, "colour": False, "brightness": 8.0, "contrast": 0.25, "saturation": 0.0, "hue": 0.1,
-    "min_crop": 0.5, "max_crop": 0.75, "flip": 0.0, "vertical_flip": 0.25,
+    "cuda_graphs": True, "min_crop": 0.5, "max_crop": 0.75, "flip": 0.0, "vertical_flip": 0.25,
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from training_runs import (
     assert_same_outcome,
     contents,
     is_filled,
+    leave_out_pictures,
     metrics,
     mistake,
     processes_of,
@@ -33,10 +34,10 @@ from training_runs import (
     wait_until,
 )
 
-from ssd_train.training import checkpoint, recorder
+from ssd_train.training import checkpoint
 from ssd_train.training.checkpoint import read_checkpoint
 from ssd_train.training.loop import TrainingResult
-from ssd_train.training.run_folder import MetricsWriter, RunFolder
+from ssd_train.training.run_folder import RunFolder
 from ssd_train.training.step import Trainer
 
 pytestmark = pytest.mark.slow  # real trainings, broken off
@@ -44,17 +45,10 @@ pytestmark = pytest.mark.slow  # real trainings, broken off
 TrainToTheEnd = Callable[..., Run]
 
 
-@pytest.fixture
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than the steps between two pictures."""
-    monkeypatch.setattr(MetricsWriter, "draw_curves", lambda self: None)
-    monkeypatch.setattr(recorder, "write_detections", lambda *arguments: None)
-
-
 @pytest.fixture(scope="session")
 def unbroken_average(shapes: Path, train_to_the_end: TrainToTheEnd, tmp_path_factory: pytest.TempPathFactory) -> Run:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MetricsWriter, "draw_curves", lambda self: None)
+        leave_out_pictures(patch)
         return train_to_the_end(shapes, tmp_path_factory.mktemp("runs") / "average", ema=True)
 
 
@@ -109,7 +103,6 @@ def signalled_in_step(number: int, which: signal.Signals = signal.SIGTERM) -> It
         pytest.param(5, EPOCH_ENDS[2], 0, 0, id="after the last step"),
     ],
 )
-@pytest.mark.usefixtures("without_pictures")
 def test_a_stopped_training_goes_on_to_the_same_weights_and_metrics(
     unbroken: Run,
     shapes: Path,
@@ -135,7 +128,6 @@ def test_a_stopped_training_goes_on_to_the_same_weights_and_metrics(
     assert_same_outcome(tmp_path, unbroken.folder)
 
 
-@pytest.mark.usefixtures("without_pictures")
 def test_a_training_with_negatives_and_balance_goes_on_to_the_same_weights(
     own_shapes: Path, train_to_the_end: Callable[..., Run], tmp_path: Path
 ) -> None:
@@ -169,7 +161,6 @@ def test_the_moving_average_goes_on_too_and_is_what_is_kept(
                            checkpoint["network"]["class_predictors.0.predictor.weight"])  # fmt: skip
 
 
-@pytest.mark.usefixtures("without_pictures")
 def test_a_finished_training_that_is_resumed_changes_nothing(unbroken: Run, copied: Path, shapes: Path) -> None:
     before = contents(copied)
     torch.manual_seed(5)
@@ -180,7 +171,6 @@ def test_a_finished_training_that_is_resumed_changes_nothing(unbroken: Run, copi
     assert torch.equal(torch.get_rng_state(), read_checkpoint(copied / "last.ckpt")["random_state"])
 
 
-@pytest.mark.usefixtures("without_pictures")
 def test_a_longer_training_goes_on_from_a_shorter_ones_checkpoint_in_a_new_folder(
     unbroken: Run, shapes: Path, tmp_path: Path
 ) -> None:
@@ -228,7 +218,6 @@ def always(*arguments: Any) -> bool:
         pytest.param(RunFolder, "save_last", always, EPOCH_ENDS[2], False, id="at the very end"),
     ],
 )
-@pytest.mark.usefixtures("without_pictures")
 def test_a_training_killed_at_any_moment_goes_on_to_the_same_weights_and_metrics(
     unbroken: Run,
     shapes: Path,

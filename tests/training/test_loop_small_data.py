@@ -25,19 +25,12 @@ from training_runs import (
     train_here,
 )
 
-from ssd_train.training import epoch, loop, recorder
+from ssd_train.training import epoch, loop
 from ssd_train.training.batches import Key, Stream
 from ssd_train.training.checkpoint import read_checkpoint, write_checkpoint
 from ssd_train.training.recorder import of_classes
-from ssd_train.training.run_folder import MetricsWriter
 
 pytestmark = pytest.mark.slow  # real trainings
-
-
-@pytest.fixture
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MetricsWriter, "draw_curves", lambda self: None)
-    monkeypatch.setattr(recorder, "write_detections", lambda *arguments: None)
 
 
 def scored_as(monkeypatch: pytest.MonkeyPatch, scores: Sequence[float]) -> None:
@@ -59,7 +52,6 @@ SCORES = (0.2, 0.5, 0.4, 0.5, 0.3, 0.9)
 ENDED = "ends after 4 of 9 epochs: none since epoch 2 was better than its 50.00 % (patience 2)"
 
 
-@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("ema", [False, True])
 def test_a_training_ends_when_its_patience_does_and_keeps_last_and_best(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: bool
@@ -88,7 +80,6 @@ def test_a_training_ends_when_its_patience_does_and_keeps_last_and_best(
     assert result.best == 0.9
 
 
-@pytest.mark.usefixtures("without_pictures")
 def test_patience_is_counted_in_epochs_also_where_validations_are_rare(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +88,6 @@ def test_patience_is_counted_in_epochs_also_where_validations_are_rare(
     assert any(line.startswith("ends after 6 of 12 epochs: none since epoch 2 ") for line in lines)
 
 
-@pytest.mark.usefixtures("without_pictures")
 def test_an_interrupted_training_has_the_same_patience(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,7 +123,6 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Key]]:
     yield keys
 
 
-@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("signalled_step", [0, 2], ids=["at the end of an epoch", "amid an epoch"])
 def test_a_training_goes_on_with_another_batch_size_at_the_image_where_it_was(
     shapes: Path, tmp_path: Path, taken: list[Key], signalled_step: int
@@ -158,7 +147,6 @@ def test_a_training_goes_on_with_another_batch_size_at_the_image_where_it_was(
     assert numbers == list(range(1, steps + (20 - 2 * steps) // 3 + 1))
 
 
-@pytest.mark.usefixtures("without_pictures")
 def test_an_epoch_that_larger_steps_would_run_past_ends_where_it_is(shapes: Path, tmp_path: Path) -> None:
     with signalled_in_step(1):
         train_here(small_config(shapes, tmp_path, limit=10, epochs=2, val_interval=1))
@@ -171,7 +159,6 @@ def test_an_epoch_that_larger_steps_would_run_past_ends_where_it_is(shapes: Path
     ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("without_pictures")
 def test_the_cosine_falls_with_the_images_whatever_the_steps_were(shapes: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"limit": 8, "epochs": 2, "lr_mode": "cos", "val_interval": 2}
     with signalled_in_step(2):
@@ -186,7 +173,6 @@ def test_the_cosine_falls_with_the_images_whatever_the_steps_were(shapes: Path, 
     assert rates == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("signalled_step", [0, 1, 3])
 def test_a_checkpoint_of_version_1_goes_on_to_the_same_weights(
     unbroken: Run, shapes: Path, tmp_path: Path, signalled_step: int

@@ -49,6 +49,11 @@ ODD = [
 ]  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def without_pictures() -> None:
+    """Curves are drawn here."""
+
+
 def run_folder(path: Path, lines: list[str]) -> RunFolder:
     text = "\n".join([*lines, *map(json.dumps, GOOD)]) + "\n"
     (path / "metrics.jsonl").write_bytes(text.encode(errors="surrogateescape"))

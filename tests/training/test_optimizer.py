@@ -114,3 +114,35 @@ def test_warm_up_is_a_share_of_the_rate_that_would_be() -> None:
     # At step 30 of 60, half of the cosine's rate at 30 of 90.
     rate = learning_rate(30, 0, 90, mode="cos", **settings)  # type: ignore[arg-type]
     assert rate == pytest.approx(0.5 * (1 + math.cos(math.pi / 3)) / 2, rel=1e-12)
+
+
+def test_steps_and_gradients_are_laid_out_as_the_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the operators on lists take tensor by tensor on a GPU."""
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    add = torch._foreach_add
+
+    def noted(gradients: list[torch.Tensor], weights: list[torch.Tensor], **options: float) -> list[torch.Tensor]:
+        pairs.extend(zip(gradients, weights, strict=True))
+        return list(add(gradients, weights, **options))
+
+    monkeypatch.setattr(torch, "_foreach_add", noted)
+
+    def trained(memory_format: torch.memory_format) -> list[torch.Tensor]:
+        # A convolution of 1x1, whose strides along axes of one element are arbitrary, and one of 3x3.
+        weights = [torch.arange(8.0).view(4, 2, 1, 1), torch.arange(72.0).view(4, 2, 3, 3)]
+        weights = [weight.to(memory_format=memory_format).requires_grad_() for weight in weights]
+        optimizer = MXNetSGD(weights, lr=0.1)
+        for _ in range(3):
+            weights[0].grad = torch.ones(8).view(4, 2, 1, 1)
+            weights[1].grad = torch.ones(72).view(4, 2, 3, 3).to(memory_format=torch.channels_last)
+            optimizer.step()
+            for weight in weights:
+                state = optimizer.state[weight]
+                pairs.append((state["last_step"], weight))
+                # As a checkpoint of a training with the other order has them.
+                state["last_step"] = state["last_step"].contiguous()
+        return [weight.detach() for weight in weights]
+
+    for one, other in zip(trained(torch.contiguous_format), trained(torch.channels_last), strict=True):
+        assert torch.equal(one, other)
+    assert len(pairs) == 24 and all(one.stride() == other.stride() for one, other in pairs)

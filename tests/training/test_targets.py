@@ -16,7 +16,7 @@ from torchvision.ops import box_convert, box_iou
 from ssd_train.networks.anchors import generate_anchors
 from ssd_train.networks.postprocess import decode
 from ssd_train.networks.zoo import find_network
-from ssd_train.training.targets import _match_one_to_one, anchor_iou, assign_targets, encode
+from ssd_train.training.targets import _matched_one_to_one, anchor_iou, assign_targets, encode
 
 Box = Sequence[float]
 
@@ -155,8 +155,7 @@ def test_the_first_step_gives_every_object_an_anchor_of_its_own(
 ) -> None:
     by_object = torch.tensor(overlaps).T.unsqueeze(0).contiguous()
     matched = torch.full((1, len(overlaps)), -1)
-    _match_one_to_one(by_object, matched)
-    assert matched.tolist() == [expected]
+    assert _matched_one_to_one(by_object, matched).tolist() == [expected]
 
 
 def test_boxes_with_the_overlaps_of_the_golden_vector_are_assigned_by_it() -> None:

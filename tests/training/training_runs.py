@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import safetensors
 import torch
 from torch import Tensor
@@ -18,10 +19,11 @@ from typer.testing import CliRunner
 
 from ssd_deploy.cli import app
 from ssd_train.command_line import told_on_standard_error
+from ssd_train.training import recorder
 from ssd_train.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.loop import TrainingResult, train
-from ssd_train.training.run_folder import METRICS_NAME
+from ssd_train.training.run_folder import METRICS_NAME, MetricsWriter
 from ssd_train.weights.store import BEST_NAME, LAST_NAME
 
 NETWORK = "ssd_300_mobilenet0.25_custom"
@@ -42,9 +44,10 @@ SMALL = {
     "device": "cpu",
 }
 
-FILES = {
-    "augmented.jpg", "best.safetensors", "config.json", "curves.png", "last.ckpt", "last.safetensors",
-    "metrics.jsonl", "tensorboard", "validation_detections.jpg",
+# Of validations; most trainings here are without: see conftest.py.
+PICTURES = {"curves.png", "validation_detections.jpg"}
+FILES = PICTURES | {
+    "augmented.jpg", "best.safetensors", "config.json", "last.ckpt", "last.safetensors", "metrics.jsonl", "tensorboard",
 }  # fmt: skip
 SPEED_FIELDS = ("images_per_second", "data_wait_share")
 
@@ -59,6 +62,12 @@ class Run(NamedTuple):
     @property
     def folder(self) -> Path:
         return self.config.out
+
+
+def leave_out_pictures(patch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than the steps between two pictures."""
+    patch.setattr(MetricsWriter, "draw_curves", lambda self: None)
+    patch.setattr(recorder, "write_detections", lambda *arguments: None)
 
 
 def small_config(dataset: Path, out: Path, /, **changes: Any) -> TrainingConfig:

@@ -1,0 +1,44 @@
+"""Is all of an ONNX model in its one file? No onnx: the file's bytes are looked through."""
+
+from export.protobuf import DAMAGED, fields
+from ssd_train.errors import ModelError
+
+# Where tensors are, by the numbers of onnx.proto3: kind of message -> field -> kind of message in it.
+_INNER = {
+    "model": {7: "graph", 25: "function"},
+    "function": {7: "node"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    # Not followed further: of a tensor it is asked where its values are.
+    "tensor": {},
+}
+_EXTERNAL_DATA, _DATA_LOCATION, _EXTERNAL = 13, 14, 1
+
+
+def check_one_file(content: bytes, name: str) -> None:
+    """Raise ModelError where a tensor's values are in another file, which a reader would look for by any path.
+
+    Args:
+        content: of an ONNX file.
+        name: what errors call it.
+    """
+    waiting = [("model", memoryview(content))]
+    try:
+        while waiting:
+            kind, message = waiting.pop()
+            for field in fields(message):
+                is_outside = field.number == _EXTERNAL_DATA or (field.number, field.value) == (
+                    _DATA_LOCATION,
+                    _EXTERNAL,
+                )
+                if kind == "tensor" and is_outside:
+                    raise ModelError(
+                        f"{name}: keeps weights in another file, and a model is one file here; make one with "
+                        "`ssd-deploy export`"
+                    )
+                if field.number in _INNER[kind]:
+                    waiting.append((_INNER[kind][field.number], field.content))
+    except DAMAGED as error:
+        raise ModelError(f"{name}: is not a usable ONNX file ({error}); make one with `ssd-deploy export`") from error
