@@ -17,6 +17,7 @@ SWITCHES = {
     "ORT_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "WANDB_ERROR_REPORTING": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
 
 # What can do nothing but report, and so is not imported. One that was imported already is the user's own choice.

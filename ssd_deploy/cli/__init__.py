@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ssd_deploy.cli import build, compare, data, detect, weights
+from ssd_deploy.cli import build, compare, data, detect, evaluate, weights
 from ssd_train.cli import train
 from ssd_train.command_line import Result, add_command, run
 
@@ -52,7 +52,7 @@ COMMANDS: dict[str, Callable[..., Result]] = {
     "quantize": build.quantize,
     "build": build.build,
     "info": weights.info,
-    "eval": detect.evaluate,
+    "eval": evaluate.evaluate,
     "parity": compare.parity,
     "benchmark": compare.benchmark,
     "detect": detect.detect,

@@ -165,6 +165,15 @@ class Running(OnDevice):
         backend = choice.backend.name if choice else AUTO
         return functools.partial(open_runner, source, options, backend=backend, precision=precision, int8=int8)
 
+    def for_other_processes(self, source: ModelSource) -> tuple["Running", ModelSource]:
+        """Return how a detector runs where several share a machine, and where another process finds it."""
+        file = None if source.file is None else source.file.absolute()
+        weights = source.weights.absolute() if isinstance(source.weights, Path) else source.weights
+        return (
+            dataclasses.replace(self, threads=self.threads or 1),
+            dataclasses.replace(source, file=file, weights=weights),
+        )
+
 
 def loaded(source: ModelSource) -> "SSD":
     """Load a network, with a bar where its weights are downloaded."""

@@ -46,8 +46,8 @@ class Share:
     gpus: float
 
 
-# Ray reads them as it starts: no report to its makers, no lines of its own beside ours.
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS": "0"}
+# Ray reads it as it starts: no lines of its own beside ours.
+_LOG_LEVEL = ("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 
 @contextlib.contextmanager
@@ -61,8 +61,7 @@ def cluster(address: str, cpus: int) -> Iterator[dict[str, float]]:
     Raises:
         BackendError: Ray is not installed, or no such cluster answers.
     """
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault(*_LOG_LEVEL)
     require("ray.data", "ray", "Detecting on several machines")
     import ray
 
