@@ -2,6 +2,8 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -100,8 +102,11 @@ class Trainer:
         self.cuda_graphs = config.cuda_graphs
         self.batch_norms = counting_norms(network)
         forward: nn.Module = network
+        # Telling what the compiler raises takes a second of imports, which no other training is to wait for as it ends.
+        self.compiler_errors: Callable[[], AbstractContextManager[None]] = nullcontext
         if config.compile:
             forward = compiled(network, cuda_graphs=config.cuda_graphs)
+            self.compiler_errors = compiler_errors
         if processes.count > 1:
             forward = DistributedDataParallel(forward, device_ids=[device] if device.type == "cuda" else None)
         self.forward = forward
@@ -143,7 +148,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             torch.compiler.cudagraph_mark_step_begin()
         with (
-            compiler_errors(),
+            self.compiler_errors(),
             counted_at_once(self.batch_norms),
             torch.autocast(device.type, self.amp_type or torch.bfloat16, enabled=self.amp_type is not None),
         ):
@@ -156,7 +161,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        with compiler_errors():
+        with self.compiler_errors():
             self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -4,6 +4,7 @@ As a script it is the server: it imports what commands import, and forks for eac
 `ssd-deploy` script is, from its streams to the interpreter's end. As a module it is the client, `Forking`.
 """
 
+import atexit
 import contextlib
 import fcntl
 import json
@@ -188,14 +189,17 @@ if __name__ == "__main__":
     import matplotlib.pyplot  # noqa: F401
     import onnx  # noqa: F401
     import patches
-    import torch._dynamo  # noqa: F401
-    import torch.utils.data  # noqa: F401
+    import torch._dynamo.utils
+    import torch.utils.data
 
     import ssd_deploy.backends.onnxruntime
     import ssd_deploy.cli
     import ssd_deploy.detecting
     import ssd_deploy.exporting
     import ssd_train.training.loop  # noqa: F401
+
+    # At a process's end it looks for modules, which fails in words of its own where no descriptor is left.
+    atexit.unregister(torch._dynamo.utils.dump_compile_times)
 
     become(serve())
     ssd_deploy.cli.main()
