@@ -157,7 +157,7 @@ def test_every_extra_in_the_readme_exists():
     extras = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
     assert (
         "Other extras: `train`, `plots`, `report`, `video`, `track`, `supervision`, `pycocotools`, `mlflow`, `wandb`, "
-        "`openvino`, `tensorrt`, `tensorrt-rtx`, `pycuda`, `all`, `dev`." in " ".join(text_of(README).split())
+        "`openvino`, `ray`, `tensorrt`, `tensorrt-rtx`, `pycuda`, `all`, `dev`." in " ".join(text_of(README).split())
     )
     assert set(extras) == {
         "train",
@@ -172,6 +172,7 @@ def test_every_extra_in_the_readme_exists():
         "wandb",
         "tensorrt",
         "openvino",
+        "ray",
         "tensorrt-rtx",
         "pycuda",
         "all",

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from in_process import run
 
-from ssd_deploy.cli import app
 from ssd_train.datasets.generated_files import write_shapes
 
 PICTURES = 40
@@ -28,10 +27,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shapes(root, train=1, val=PICTURES - 2, seed=1)
     (root / "JPEGImages" / "broken.jpg").write_bytes(b"no picture")
     return root / "JPEGImages"
-
-
-def run(*words: object) -> Any:
-    return CliRunner().invoke(app, list(map(str, words)))
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,12 @@
 """Parts in one process: lists of pictures, what a folder remembers, files of results. No Ray."""
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import job_for, rows_of
 
-from ssd_deploy.backends import RunOptions
-from ssd_deploy.detect_options import Thresholds
-from ssd_deploy.model_source import find_model, open_runner
 from ssd_train.errors import ImageError, SSDDeployError
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra ray")
@@ -18,24 +15,7 @@ from pycocotools.coco import COCO  # noqa: E402
 
 from ssd_deploy.parts.listing import cut, find_lists  # noqa: E402
 from ssd_deploy.parts.plan import plan  # noqa: E402
-from ssd_deploy.parts.worker import Job, PartWorker  # noqa: E402
-
-
-def job_for(model: Path, folder: Path, *formats: str) -> Job:
-    return Job(
-        folder=folder,
-        open_runner=functools.partial(open_runner, find_model(model), RunOptions(threads=1)),
-        formats=formats or ("parquet",),
-        thresholds=Thresholds(),
-        batch_size=8,
-        workers=2,
-        threads=1,
-        max_pixels=10**8,
-    )
-
-
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [row for path in sorted(folder.glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
+from ssd_deploy.parts.worker import PartWorker  # noqa: E402
 
 
 def test_lists_of_all_kinds_name_each_picture_once_and_in_order(tmp_path: Path, pictures: Path) -> None:

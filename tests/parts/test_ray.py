@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run
+from in_process import job_for, rows_of, run
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
-
-from test_parts import job_for, rows_of  # noqa: E402
 
 from ssd_deploy.parts import ray_data  # noqa: E402
 from ssd_deploy.parts.options import Parts  # noqa: E402
