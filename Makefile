@@ -94,7 +94,7 @@ FUZZ_SEED ?= 1
 fuzz: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run_fuzz.py --count $(FUZZ_COUNT) --seed $(FUZZ_SEED)
 
-fuzz-ci:
+fuzz-ci: $(VENV)/installed
 	$(MAKE) fuzz FUZZ_COUNT=2000
 
 lint: $(VENV)/installed
