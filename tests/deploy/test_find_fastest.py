@@ -286,7 +286,8 @@ def test_a_whole_search_says_what_is_fastest_and_what_everything_loses(ran: tupl
     assert {trial["threads_asked"] for trial in final} == {0, 2}
     for line in (f"fastest: {data['best']['runs']} in onnxruntime", data["using"], data["in_python"]):
         assert line in output
-    assert [line.split()[0] for line in output.splitlines() if line.startswith("*")] == ["*"]
+    # Once, or twice where the columns stand in two blocks, as a narrow terminal has them.
+    assert len([line for line in output.splitlines() if line.startswith("*")]) in (1, 2)
     assert chart.read_bytes().startswith(b"\x89PNG")
 
 
