@@ -26,6 +26,7 @@ from export.graph import network_only
 from export.onnx import export_onnx
 from export.session import open_session
 from ssd_deploy.backends.pytorch import prepare_gpu
+from ssd_deploy.backends.torch_graphs import RUNS_BEFORE_CAPTURE, captured, times_ms
 from ssd_train import build_network
 from ssd_train.files import write_json
 from ssd_train.networks.postprocess import Postprocess
@@ -34,8 +35,6 @@ from ssd_train.precisions import in_precision
 from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES
 
 PRECISIONS = {"cuda": ("fp32", "fp16"), "cpu": ("fp32",)}
-# Before a CUDA graph is captured, in which libraries may choose no algorithm.
-RUNS_BEFORE_CAPTURE = 3
 CALLS = {"cuda": 30, "cpu": 5}
 SECONDS = {"cuda": 150.0, "cpu": math.inf}
 
@@ -48,29 +47,12 @@ def gpu_ms(call: Call, calls: int) -> float:
     """Return the median milliseconds by the GPU's clock, after three calls that are not timed."""
     for _ in range(RUNS_BEFORE_CAPTURE):
         call()
-    times = []
-    for _ in range(calls):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times)
+    return statistics.median(times_ms(call, torch.device("cuda"), calls))
 
 
-def captured(call: Call) -> Call:
-    """Record a call as a CUDA graph, on a stream of its own as a capture needs, and return its replay."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(RUNS_BEFORE_CAPTURE):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
+def replayed(call: Call) -> Call:
+    """Record a call as a CUDA graph, and return its replay."""
+    return captured(call, torch.device("cuda"))[0].replay
 
 
 def raw_predictions(network: SSD, batch: int) -> tuple[Tensor, Tensor]:
@@ -104,7 +86,7 @@ def ways(
     """Yield each way of running both parts, and what makes it ready."""
     yield "eager", lambda: in_pytorch(network, batch, device)
     if device == "cuda":
-        yield "cuda-graph", lambda: tuple(map(captured, in_pytorch(network, batch, device)))  # type: ignore[return-value]
+        yield "cuda-graph", lambda: tuple(map(replayed, in_pytorch(network, batch, device)))  # type: ignore[return-value]
     if model is not None:
         yield "onnxruntime", lambda: in_onnxruntime(model, network, batch)
 

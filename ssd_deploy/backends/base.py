@@ -3,14 +3,16 @@
 `tests/deploy/test_backend_contract.py` runs over all of them.
 """
 
+from collections.abc import Set
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssd_train.detections import PaddedDetections
-from ssd_train.errors import BackendError
-from ssd_train.spec import DetectorSpec
+from ssd_train.errors import BackendError, ModelError
+from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, DetectorSpec
 
 
 class RawPredictions(NamedTuple):
@@ -77,6 +79,23 @@ class DeviceTimed(Protocol):
 
 
 CUDA_EVENTS = "CUDA events"
+
+
+def check_model_file(path: Path) -> None:
+    """Raise ModelError unless there is such a file."""
+    if path.is_dir():
+        raise ModelError(f"{path}: is a folder; name the .onnx file in it")
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such model file; make one with `ssd-deploy export`")
+
+
+def check_values(inputs: Set[str], outputs: Set[str], name: str) -> None:
+    """Raise ModelError unless an ONNX file takes and gives what an exported one does; errors call it by `name`."""
+    if inputs != {INPUT_NAME} or not outputs >= set(OUTPUT_NAMES):
+        raise ModelError(
+            f"{name}: has inputs {sorted(inputs)} and outputs {sorted(outputs)} instead of {INPUT_NAME} -> "
+            f"{', '.join(OUTPUT_NAMES)}; export it again with `ssd-deploy export`"
+        )
 
 
 def check_images(images: NDArray[np.float32], spec: DetectorSpec, max_batch_size: int | None) -> None:

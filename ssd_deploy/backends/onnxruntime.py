@@ -15,7 +15,7 @@ from export.exported import read_exported
 from export.file_metadata import check_runs_here
 from export.session import open_session, quiet_options
 from ssd_deploy.backends import onnxruntime_options as options_of
-from ssd_deploy.backends.base import RawPredictions, check_images
+from ssd_deploy.backends.base import RawPredictions, check_images, check_model_file, check_values
 from ssd_deploy.backends.onnxruntime_bound import BoundSession
 from ssd_deploy.backends.recordings import Recordings, Way
 from ssd_deploy.backends.row import IN_MEMORY, RunOptions
@@ -64,10 +64,8 @@ class OnnxRuntimeRunner:
         spinning: bool = True,
         with_raw: bool = False,
     ) -> None:
-        if isinstance(model, Path) and model.is_dir():
-            raise ModelError(f"{model}: is a folder; name the .onnx file in it")
-        if isinstance(model, Path) and not model.is_file():
-            raise ModelError(f"{model}: there is no such model file; make one with `ssd-deploy export`")
+        if isinstance(model, Path):
+            check_model_file(model)
         options_of.check_variants(device, variants)
         provider, number = options_of.parse_device(device)
         self._model = model
@@ -91,11 +89,7 @@ class OnnxRuntimeRunner:
         check_runs_here(exported.metadata, self._called, onnxruntime.__version__, on_cpu=provider == "cpu")
         inputs = {value.name for value in self._session.get_inputs()}
         outputs = {value.name for value in self._session.get_outputs()}
-        if inputs != {INPUT_NAME} or not outputs.issuperset(OUTPUT_NAMES):
-            raise ModelError(
-                f"{self._called}: has inputs {sorted(inputs)} and outputs {sorted(outputs)} instead of {INPUT_NAME} -> "
-                f"{', '.join(OUTPUT_NAMES)}; export it again with `ssd-deploy export`"
-            )
+        check_values(inputs, outputs, self._called)
         # A report says what was computed in; the TensorRT provider has no switch against TF32.
         if self.spec.precision == "fp32" and (provider == "tensorrt" or (provider == "cuda" and allow_tf32)):
             self.spec = dataclasses.replace(self.spec, precision="tf32")

@@ -18,7 +18,7 @@ from openvino import opset13
 from export.exported import read_exported
 from export.file_metadata import CPU_GRAPH_KEY
 from export.one_file import check_one_file
-from ssd_deploy.backends.base import RawPredictions, check_images
+from ssd_deploy.backends.base import RawPredictions, check_images, check_model_file, check_values
 from ssd_deploy.backends.openvino_ties import keep_order_of_ties
 from ssd_deploy.backends.row import IN_MEMORY, RunOptions
 from ssd_train.cpus import default_threads
@@ -181,10 +181,7 @@ def _units(core: Any) -> list[str]:
 
 
 def _content(path: Path) -> bytes:
-    if path.is_dir():
-        raise ModelError(f"{path}: is a folder; name the .onnx file in it")
-    if not path.is_file():
-        raise ModelError(f"{path}: there is no such model file; make one with `ssd-deploy export`")
+    check_model_file(path)
     try:
         return path.read_bytes()
     except OSError as error:
@@ -200,11 +197,7 @@ def _read(core: Any, content: bytes, name: str) -> Any:
             f"{name}: is not a usable ONNX file ({_reason(error)}); make one with `ssd-deploy export`"
         ) from error
     inputs, outputs = ({each for value in side for each in value.names} for side in (model.inputs, model.outputs))
-    if inputs != {INPUT_NAME} or not outputs.issuperset(OUTPUT_NAMES):
-        raise ModelError(
-            f"{name}: has inputs {sorted(inputs)} and outputs {sorted(outputs)} instead of {INPUT_NAME} -> "
-            f"{', '.join(OUTPUT_NAMES)}; export it again with `ssd-deploy export`"
-        )
+    check_values(inputs, outputs, name)
     keep_order_of_ties(model)
     return model
 

@@ -1,7 +1,7 @@
 """A detector of PyTorch's as a CUDA graph, and the copies to a GPU and back through page-locked memory."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from ssd_train.detections import PaddedDetections
 # allocate in the first ones, which a capture forbids.
 RUNS_BEFORE_CAPTURE = 3
 
+T = TypeVar("T")
 Detect = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -44,17 +45,7 @@ class TorchGraph:
 
         self._device = device
         self._images = torch.zeros(shape, device=device)
-        with torch.cuda.device(device):
-            side_stream = torch.cuda.Stream()
-            side_stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side_stream):
-                for _ in range(RUNS_BEFORE_CAPTURE):
-                    work()
-            torch.cuda.current_stream().wait_stream(side_stream)
-            self._graph = torch.cuda.CUDAGraph()
-            # Thread-local: what another thread allocates meanwhile does not break the capture.
-            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-                self._outputs = work()
+        self._graph, self._outputs = captured(work, device, pool)
 
     @torch.inference_mode()
     def run(self, images: NDArray[np.float32]) -> PaddedDetections:
@@ -76,6 +67,29 @@ class TorchGraph:
 
     def _load(self, images: NDArray[np.float32]) -> None:
         self._images.copy_(page_locked(images), non_blocking=True)
+
+
+def captured(work: Callable[[], T], device: torch.device, pool: Any = None) -> tuple[torch.cuda.CUDAGraph, T]:
+    """Capture work on a GPU; returns the graph, and what the work returned, which each replay writes anew.
+
+    Args:
+        pool: memory for what lies between; None for the graph's own.
+
+    Raises:
+        RuntimeError: the work cannot be captured, or there is too little memory.
+    """
+    with torch.cuda.device(device):
+        side_stream = torch.cuda.Stream()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side_stream):
+            for _ in range(RUNS_BEFORE_CAPTURE):
+                work()
+        torch.cuda.current_stream().wait_stream(side_stream)
+        graph = torch.cuda.CUDAGraph()
+        # Thread-local: what another thread allocates meanwhile does not break the capture.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            outputs = work()
+    return graph, outputs
 
 
 def page_locked(images: NDArray[np.float32]) -> Tensor:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ssd_deploy.parts.listing import Part
+from ssd_deploy.results.coco_file import annotation, categories
 from ssd_train.detection_formats import to_coco
 from ssd_train.detections import Detections
 from ssd_train.errors import SSDDeployError
@@ -106,12 +107,15 @@ def write_coco(rows: Sequence[Row], spec: DetectorSpec, path: Path) -> None:
         images.append({"id": row.index + 1, "file_name": row.path, "height": height, "width": width})
         # Each picture has as many ids as it may have detections, so that no part needs to know of another.
         first = row.index * spec.postprocess.max_detections + 1
-        for number, result in enumerate(to_coco(row.detections, row.index + 1), first):
-            area = result["bbox"][2] * result["bbox"][3]
-            annotations.append(result | {"id": number, "area": area, "iscrowd": 0})
-    categories = [{"id": label + 1, "name": name} for label, name in enumerate(spec.class_names)]
+        results = to_coco(row.detections, row.index + 1)
+        annotations += [annotation(result, number) for number, result in enumerate(results, first)]
     with written_atomically(path) as temporary:
-        content = {"images": images, "annotations": annotations, "categories": categories, "broken": broken}
+        content = {
+            "images": images,
+            "annotations": annotations,
+            "categories": categories(spec.class_names),
+            "broken": broken,
+        }
         temporary.write_text(to_json(content, indent=None), encoding="utf-8")
 
 

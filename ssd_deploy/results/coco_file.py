@@ -46,18 +46,18 @@ class CocoWriter(Writer):
             image |= {"source": frame.source.name, "frame": frame.index, "time_s": frame.time_s}
         self._images.append(to_json(image, indent=None))
         for result in to_coco(outcome.detections, image_id):
-            # What a data set has beside results; the id counts from 1, since COCOeval takes 0 for no match.
-            result |= {"id": self._annotations + 1, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
-            file.write(f"{',' if self._annotations else ''}\n{to_json(result, indent=None)}")
+            file.write(
+                f"{',' if self._annotations else ''}\n{to_json(annotation(result, self._annotations + 1), indent=None)}"
+            )
             self._annotations += 1
 
     def close(self, ending: Ending) -> Path | None:
         if not self._file.is_begun and not ending.is_complete:
             return None
         file = self._begun()
-        categories = [{"id": label + 1, "name": name} for label, name in enumerate(self._class_names)]
         images = ",\n".join(self._images)
-        file.write(f'\n],\n"images": [\n{images}\n],\n"categories": {to_json(categories, indent=None)}\n}}\n')
+        classes = to_json(categories(self._class_names), indent=None)
+        file.write(f'\n],\n"images": [\n{images}\n],\n"categories": {classes}\n}}\n')
         self._file.finish()
         return self._file.path
 
@@ -73,6 +73,18 @@ class CocoWriter(Writer):
         if is_new:
             file.write('{\n"annotations": [')
         return file
+
+
+def annotation(result: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return an entry of COCO's result format with what a data set has beside; `number` counts from 1, since COCOeval
+    takes 0 for no match.
+    """
+    return result | {"id": number, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
+
+
+def categories(class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return COCO's list of classes, ids from 1 in label order."""
+    return [{"id": label + 1, "name": name} for label, name in enumerate(class_names)]
 
 
 def _shared_folder(paths: Sequence[Path]) -> Path | None:
