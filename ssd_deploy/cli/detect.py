@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
 import sys
 from typing import Annotated, Any
@@ -147,13 +146,11 @@ def _detect_by_parts(
         "model": source.name,
         "detector": spec.to_metadata(),
         "backend": running.backend,
-        "device": running.name(running.provider) or "",
+        "device": running.place() or "",
         "precision": how["precision"] or "",
         "batch_size": loading.batch_size,
         **dataclasses.asdict(thresholds),
     }
     with image_progress(f"parts on {parts.ray}", None) as on_progress:
-        found = detect_in_parts(
-            words, job, parts, json.loads(json.dumps(settings)), on_gpu=running.cuda, on_progress=on_progress
-        )
+        found = detect_in_parts(words, job, parts, settings, device=running.place(), on_progress=on_progress)
     return Result(text=found.line(), data=found.to_dict(), exit_code=USER_ERROR if found.broken else 0)

@@ -156,7 +156,7 @@ def _detect_samples(
             SampleWorker, running.opener(source, **how), loading.batch_size, loading.workers, running.threads
         )
         with (
-            shared_out(parts, threads=running.threads, on_gpu=running.cuda) as share,
+            shared_out(parts, threads=running.threads, device=running.place()) as share,
             image_progress(f"parts on {parts.ray}", len(samples)) as on_progress,
         ):
             return detect_samples(samples, make, share, part_size=parts.part_size, on_progress=on_progress)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from export.quantize_options import QuantizeOptions
-from ssd_deploy.backends import AUTO, BACKENDS, RunOptions, parse_backend
+from ssd_deploy.backends import AUTO, BACKENDS, BackendChoice, RunOptions, parse_backend
 from ssd_deploy.model_source import ModelSource, find_model, is_exported, open_runner
 from ssd_train.command_line import written
 from ssd_train.datasets.layouts import LAYOUTS
@@ -146,7 +146,7 @@ class Running(OnDevice):
         self, source: ModelSource, *, batch_size: int, precision: str | None, int8: QuantizeOptions | None
     ) -> "functools.partial[Runner]":
         """Return a function that opens a detector, here or in another process."""
-        choice = None if self.backend == AUTO else parse_backend(self.backend)
+        choice = self._choice()
         is_onnxruntime = choice.backend.name == "onnxruntime" if choice else source.file is not None
         if self.provider is not None and not is_onnxruntime:
             raise typer.BadParameter(
@@ -155,7 +155,7 @@ class Running(OnDevice):
             )
         variants = (*(choice.variants if choice else ()), *(("cuda-graph",) if self.cuda_graph else ()))
         options = RunOptions(
-            device=self.name(self.provider, choice.device if choice else None),
+            device=self.place(),
             variants=tuple(dict.fromkeys(variants)),
             batch_size=batch_size,
             allow_tf32=self.allow_tf32,
@@ -164,6 +164,14 @@ class Running(OnDevice):
         )
         backend = choice.backend.name if choice else AUTO
         return functools.partial(open_runner, source, options, backend=backend, precision=precision, int8=int8)
+
+    def place(self) -> str | None:
+        """Return the device that is asked for, by whichever option; None where none is."""
+        choice = self._choice()
+        return self.name(self.provider, choice.device if choice else None)
+
+    def _choice(self) -> BackendChoice | None:
+        return None if self.backend == AUTO else parse_backend(self.backend)
 
     def for_other_processes(self, source: ModelSource) -> tuple["Running", ModelSource]:
         """Return how a detector runs where several share a machine, and where another process finds it."""

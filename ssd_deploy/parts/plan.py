@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from ssd_deploy.parts.listing import Part, cut, find_lists
 from ssd_deploy.parts.results import PartResult, finished
 from ssd_train.errors import SSDDeployError
-from ssd_train.files import remove_unfinished, write_json
+from ssd_train.files import remove_unfinished, to_json, write_json
 from ssd_train.json_input import JSONError, quoted, read_json
 
 PLAN_NAME = "plan.json"
@@ -57,14 +58,15 @@ def plan(folder: Path, words: Sequence[str], part_size: int, settings: Mapping[s
     Args:
         folder: made if missing.
         words, part_size: see `find_lists`.
-        settings: all else that the results depend on, as JSON has it; compared with those of an earlier run.
+        settings: all else that the results depend on, values that JSON can hold; compared with those of an earlier run.
 
     Raises:
         SSDDeployError: the folder holds another run, or cannot be written.
         ImageError: see `find_lists`.
     """
     path = folder / PLAN_NAME
-    asked = {"sources": list(words), "part_size": part_size, **settings}
+    # As it is read back: JSON has no tuples.
+    asked = json.loads(to_json({"sources": list(words), "part_size": part_size, **settings}))
     remove_unfinished(folder)
     known = _read(path) if path.exists() else None
     lists = find_lists(words, folder, part_size) if known is None else list(map(Path, known.lists))

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+from ssd_deploy.backends import GPU
 from ssd_deploy.parts.options import Parts
 from ssd_train.cpus import available_cpus
 from ssd_train.errors import BackendError, SSDDeployError, first_line
@@ -94,18 +95,21 @@ def _native_messages_dropped() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def shared_out(parts: Parts, *, threads: int, on_gpu: bool) -> Iterator[Share]:
+def shared_out(parts: Parts, *, threads: int, device: str | None) -> Iterator[Share]:
     """Within the block, be connected with a cluster; yields how many workers it takes.
 
-    That is one a GPU, or one for so many CPU threads.
+    That is one a GPU where `device` is `cuda`, or one for so many CPU threads.
 
     Raises:
         BackendError: as `cluster`, or there is no GPU.
     """
     with cluster(parts.ray or LOCAL, available_cpus()) as resources:
+        on_gpu = (device or "").partition(":")[0] == GPU
         cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
         if on_gpu and gpus < 1:
-            raise BackendError("the cluster has no GPU; leave out --cuda, or name another one", arguments=("ray",))
+            raise BackendError(
+                "the cluster has no GPU; leave out the device cuda, or name another one", arguments=("ray",)
+            )
         actors = parts.actors or max(1, int(gpus if on_gpu else cpus // threads))
         # More than there are would be waited for, for ever.
         yield Share(actors=actors, cpus=int(min(threads, max(1, cpus // actors))), gpus=1.0 if on_gpu else 0.0)

@@ -58,7 +58,7 @@ def detect_in_parts(
     parts: Parts,
     settings: dict[str, Any],
     *,
-    on_gpu: bool,
+    device: str | None,
     on_progress: Callable[[int], object] = lambda done: None,
 ) -> DetectedParts:
     """Detect in all pictures that words stand for, in parts; what an earlier run in that folder finished stays.
@@ -68,7 +68,7 @@ def detect_in_parts(
         job: the detector and the folder.
         parts: where, and how large they are.
         settings: see `plan.plan`.
-        on_gpu: each detector takes a GPU.
+        device: that is asked for; see `ray_data.shared_out`.
         on_progress: told the number of pictures done so far, those of earlier runs included.
 
     Raises:
@@ -84,7 +84,7 @@ def detect_in_parts(
 
     tell()
     if what.missing:
-        with shared_out(parts, threads=job.threads, on_gpu=on_gpu) as share:
+        with shared_out(parts, threads=job.threads, device=device) as share:
             for result in run_in_actors(what.missing, functools.partial(PartWorker, job), share):
                 results[result.index] = result
                 tell()

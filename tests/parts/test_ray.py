@@ -54,7 +54,7 @@ def test_a_worker_that_is_killed_costs_nothing(
 ) -> None:
     what = plan(tmp_path / "out", [str(pictures)], 8, {})
     make = functools.partial(Mortal, job_for(model, tmp_path / "out"), tmp_path / "killed")
-    with shared_out(Parts(ray="local", actors=2), threads=1, on_gpu=False) as share:
+    with shared_out(Parts(ray="local", actors=2), threads=1, device=None) as share:
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         assert share.actors == 2
         results = list(run_in_actors(what.parts, make, share))
