@@ -114,6 +114,7 @@ BACKENDS: Table[Backend] = Table(
             suffixes=(),
             devices=("cpu", "cuda"),
             variants=("compile", "channels-last", "cuda-graph", "eager"),
+            off_switches=("eager",),
             is_tuned_for_batch=False,
             made_for=lambda path: False,
             probe=_probe_torch,
@@ -127,6 +128,7 @@ BACKENDS: Table[Backend] = Table(
             # Its execution providers.
             devices=("cpu", "cuda", "tensorrt"),
             variants=("cuda-graph", "nhwc", "plain"),
+            off_switches=("plain",),
             is_tuned_for_batch=False,
             made_for=lambda path: True,
             probe=_probe_onnxruntime,

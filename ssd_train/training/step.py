@@ -78,6 +78,13 @@ class Trainer:
             raise BackendError("sync_bn is for GPUs; leave it out on a CPU", arguments=("sync_bn",))
         if config.amp == "fp16" and device.type != "cuda":
             raise BackendError("amp fp16 is for GPUs; on a CPU use bf16 or off", arguments=("amp",))
+        if config.amp == "bf16" and device.type == "cpu" and (1, 1) in network.config.feature_sizes[:-1]:
+            # oneDNN leaves the gradient of the taps that see the border alone as it found the memory: PyTorch 2.14.
+            raise BackendError(
+                f"amp bf16 on a CPU has no gradients for a map of one cell that is halved again, which "
+                f"{network.config.name} has; use amp off or a larger input",
+                arguments=("amp",),
+            )
         if config.sync_bn and processes.count > 1:
             # The backbone's; GluonCV leaves those of the added levels to each process.
             nn.SyncBatchNorm.convert_sync_batchnorm(network.backbone)

@@ -97,6 +97,12 @@ def test_each_backend_gets_what_it_runs() -> None:
     ]
 
 
+def test_what_only_turns_something_off_is_not_tried() -> None:
+    switched = row("other", ("wide", "plain"), off_switches=("plain",))
+    assert list(map(str, with_variants(BackendChoice(backend=switched)))) == ["other", "other:wide"]
+    assert [str(each) for each in with_variants(parse_backend("torch:eager"))] == ["torch:eager"]
+
+
 def test_variants_that_gain_are_tried_together_and_one_precision_of_them() -> None:
     bare = Candidate(form=FLOAT, choice=BackendChoice(backend=row("other", ("wide", "bf16", "fp16", "slow"))))
     found = together(bare, [("wide", 1.2), ("bf16", 1.4), ("fp16", 1.5), ("slow", 0.8)])

@@ -26,6 +26,8 @@ from ssd_train.training.step import Trainer
 
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
 SIDE = 96
+# Of VGG-16, so that no map of one cell is halved again, which a CPU has no gradients for in bfloat16.
+VGG_SIDE = 160
 
 
 @pytest.fixture
@@ -39,7 +41,8 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], SSD]:
     monkeypatch.setattr(resnet_v2, "TAP_BLOCK", 1)
 
     def built(backbone: str) -> SSD:
-        network = build_ssd(network_config(f"ssd_{SIDE}_{backbone}_custom", CLASSES)).train()
+        side = VGG_SIDE if backbone == "vgg16_atrous" else SIDE
+        network = build_ssd(network_config(f"ssd_{side}_{backbone}_custom", CLASSES)).train()
         initialise(network, 1)
         return network
 
@@ -47,11 +50,11 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], SSD]:
 
 
 def gradients(
-    network: nn.Module, forward: Callable[[Tensor], Any], amp: bool
+    network: SSD, forward: Callable[[Tensor], Any], amp: bool
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Return what a network gives for two noisy images, and the gradients of a random sum of it."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, SIDE, SIDE, generator=generator)
+    images = torch.randn(2, 3, *network.config.input_size, generator=generator)
     with torch.autocast("cpu", torch.bfloat16, enabled=amp):
         outputs = forward(images)
     torch.autograd.backward(outputs, [torch.randn(part.shape, generator=generator) for part in outputs])
@@ -110,6 +113,13 @@ def test_a_step_of_a_compiled_training_is_that_of_a_plain_one(
     for name, start in first.state_dict().items():
         assert (found[name] - plain[name]).float().norm() <= 1e-3 * (plain[name] - start).float().norm() + 1e-6, name
     assert int(found["features.backbone.stem.1.num_batches_tracked"]) == 1
+
+
+def test_a_cpu_has_no_gradients_in_bfloat16_for_one_cell_that_is_halved(tmp_path: Path) -> None:
+    network = build_ssd(network_config(f"ssd_{SIDE}_mobilenet0.25_custom", CLASSES))
+    with pytest.raises(BackendError, match=f"^amp bf16 on a CPU .* which ssd_{SIDE}_mobilenet0.25_custom has") as caught:
+        Trainer(network, small_config(tmp_path, tmp_path / "run", amp="bf16"), ALONE)
+    assert caught.value.arguments == ("amp",)
 
 
 @pytest.mark.slow

@@ -58,10 +58,12 @@ def candidates(
 
 
 def with_variants(choice: BackendChoice) -> list[BackendChoice]:
-    """Return a backend as it is and with each of its variants alone; one that names some is taken at its word."""
+    """Return a backend as it is and with each variant alone that may gain; one that names some is taken at its word."""
     if choice.variants:
         return [choice]
-    return [choice, *(dataclasses.replace(choice, variants=(variant,)) for variant in choice.backend.variants)]
+    row = choice.backend
+    may_gain = [variant for variant in row.variants if variant not in row.off_switches]
+    return [choice, *(dataclasses.replace(choice, variants=(variant,)) for variant in may_gain)]
 
 
 def _fits(form: Form, choice: BackendChoice, usual: Backend) -> bool:
