@@ -67,7 +67,7 @@ class _Config(msgspec.Struct):
     parameters: dict[str, _Parameter] = {}
 
 
-class _OutputParameters(msgspec.Struct):
+class _OutputParameters(msgspec.Struct, frozen=True):
     binary_data_size: int | None = None
 
 
