@@ -1,7 +1,7 @@
 """A stand-in for Triton: it serves one folder of a model repository by the KServe protocol, in ONNX Runtime.
 
-It reads `config.pbtxt`, and holds each request against it as Triton does. It is no Triton: nothing is batched or scheduled, and what
-Triton's backends do with a file is not tried.
+It reads `config.pbtxt`, and holds each request against it as Triton does. It is no Triton: nothing is batched or
+scheduled, and what Triton's backends do with a file is not tried.
 """
 
 import contextlib
