@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ssd_deploy.cli import build, compare, data, detect, evaluate, weights
+from ssd_deploy.cli import build, bundle, compare, data, detect, evaluate, weights
 from ssd_train.cli import train
 from ssd_train.command_line import Result, add_command, run
 
@@ -51,6 +51,7 @@ COMMANDS: dict[str, Callable[..., Result]] = {
     "export": build.export,
     "quantize": build.quantize,
     "build": build.build,
+    "bundle": bundle.bundle,
     "info": weights.info,
     "eval": evaluate.evaluate,
     "parity": compare.parity,
