@@ -34,8 +34,17 @@ def _write_triton(model: Path, folder: Path) -> list[Path]:
     return write_repository(model, folder)
 
 
+def _write_deepstream(model: Path, folder: Path) -> list[Path]:
+    from ssd_deploy.bundles.deepstream.bundle import write_deepstream
+
+    return write_deepstream(model, folder)
+
+
 BUNDLES: Table[Bundle] = Table(
     "bundle",
-    (Bundle("triton", "a model repository of NVIDIA's Triton Inference Server", _write_triton),),
+    (
+        Bundle("triton", "a model repository of NVIDIA's Triton Inference Server", _write_triton),
+        Bundle("deepstream", "what NVIDIA DeepStream's nvinfer takes", _write_deepstream),
+    ),
     ModelError,
 )
