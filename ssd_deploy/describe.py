@@ -19,10 +19,11 @@ def description_of(source: ModelSource) -> DetectorSpec:
     Raises:
         BackendError, ModelError, NetworkError, WeightsError: it does not say.
     """
-    if source.file is not None:
-        row = choose_backend(source.file)
+    model = source.file or source.address
+    if model is not None:
+        row = choose_backend(model)
         assert row.describe is not None  # see `Backend`
-        return row.describe(source.file)
+        return row.describe(model)
     config = network_config(str(source.network), source.class_names())
     weights = stored_weights(config.name, source.weights)
     return DetectorSpec(
@@ -34,7 +35,7 @@ def description_of(source: ModelSource) -> DetectorSpec:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Return everything that a file, a run folder or a network says of itself, as plain values.
+    """Return everything that a file, a run folder, a network or a served model says of itself, as plain values.
 
     Raises:
         BackendError, ModelError, NetworkError, WeightsError: as `find_model`, or the file is broken.
@@ -42,6 +43,8 @@ def describe(name: str) -> dict[str, Any]:
     source = find_model(name)
     if source.file is not None:
         return _describe_file(source.file)
+    if source.address is not None:
+        return {"kind": "served", "address": source.name, **dataclasses.asdict(description_of(source))}
     row = find_network(str(source.network))
     known: dict[str, Any] = {
         "kind": "network" if source.weights == "published" else "weights",

@@ -383,7 +383,7 @@ def load_detector(
 def _from_anywhere(model: Any, weights: str | Path | None, source: ModelSource) -> dict[str, Any]:
     """Return those arguments that are paths, for a process that runs in another folder."""
     paths: dict[str, Any] = {}
-    if source.content is None and source.network != str(model):
+    if source.content is None and source.address is None and source.network != str(model):
         paths["model"] = user_path(model, ModelError).absolute()
     if source.network is not None and weights is not None and weights != SHAPES:
         paths["weights"] = stored_weights(source.network, weights)

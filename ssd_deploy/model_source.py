@@ -1,6 +1,7 @@
 """One way to name a detector, and to open it.
 
-A name is a network's, a run folder, a weight file, or an exported file or engine. All commands and `load_detector`
+A name is a network's, a run folder, a weight file, an exported file or engine, or the address of a served model. All
+commands and `load_detector`
 come through `find_model` and `open_runner`.
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ssd_deploy.backends import AUTO, BACKENDS, Backend, RunOptions, choose_backend, open_model
 from ssd_deploy.backends.row import ONNX_START
+from ssd_train.addresses import without_password
 from ssd_train.errors import BackendError, ModelError, NetworkError, WeightsError
 from ssd_train.paths import user_path
 from ssd_train.precisions import PRECISIONS, in_precision
@@ -39,8 +41,9 @@ class ModelSource:
     Attributes:
         name: as it was written, for people.
         file: the exported file or engine; None for a network, and for one in memory.
+        address: of a served model; None for what runs here.
         content: what is in an exported ONNX file, where it was given in memory.
-        network: the network's name; None for a file.
+        network: the network's name; None for what was exported.
         weights: as `load_network` takes them.
         classes: class list of a `_custom` network; None for the weight file's own.
         batch_norm: see `load_network`.
@@ -48,6 +51,7 @@ class ModelSource:
 
     name: str
     file: Path | None = None
+    address: str | None = dataclasses.field(default=None, repr=False)
     content: bytes | None = dataclasses.field(default=None, repr=False)
     network: str | None = None
     weights: str | Path = "published"
@@ -80,7 +84,7 @@ class ModelSource:
             NetworkError, WeightsError: as `load_network`.
         """
         if self.network is None:
-            raise BackendError(f"{self.name}: is an exported file; name a network, a run folder or a weight file")
+            raise BackendError(f"{self.name}: is exported already; name a network, a run folder or a weight file")
         from ssd_train.weights.load import load_network
 
         logger.info("loading %s", self.name)
@@ -100,7 +104,8 @@ def find_model(
     """Tell what a name stands for; nothing is loaded.
 
     Args:
-        named: a network, a run folder, a weight file, an exported file or an engine; bytes are what is in an ONNX file.
+        named: a network, a run folder, a weight file, an exported file, an engine, or the address of a served model;
+            bytes are what is in an ONNX file.
         network: which network a weight file is of, where it does not say so itself.
         weights: of a network: a file, `shapes`, `random[:SEED]`; None for the published ones.
         classes: class list of a `_custom` network.
@@ -123,6 +128,9 @@ def find_model(
             )
         _check_alone("the model in memory", extra)
         return ModelSource(name="the model in memory", content=named)
+    if is_address(named):
+        _check_alone(without_password(str(named)), extra)
+        return ModelSource(name=without_password(str(named)), address=str(named))
     path = user_path(named, ModelError)
     if is_exported(path):
         if not path.exists():
@@ -155,6 +163,11 @@ def _check_alone(name: str, extra: tuple[str, ...]) -> None:
         raise WeightsError(
             f"{name}: an exported model has its own weights and classes; leave yours out", arguments=extra
         )
+
+
+def is_address(named: object) -> bool:
+    """Whether a name is the address of a served model."""
+    return isinstance(named, str) and any(row.takes(named) for row in BACKENDS.values())
 
 
 def is_exported(path: Path) -> bool:
@@ -190,10 +203,11 @@ def open_runner(
             backend, options = _computing_in(source, precision, backend, options)
     if source.content is not None:
         return _open_content(source.content, backend, options)
-    if source.file is not None:
-        row = choose_backend(source.file, backend)
-        logger.info("opening %s in %s", source.file, row.name)
-        return open_model(row, source.file, options)
+    model = source.file or source.address
+    if model is not None:
+        row = choose_backend(model, backend)
+        logger.info("opening %s in %s", source.name, row.name)
+        return open_model(row, model, options)
     precision = PRECISIONS.find(precision or "fp32").name
     row = backend_of_network(backend, precision)
     network = source.load(on_progress)
@@ -254,10 +268,11 @@ def _own_precision(source: ModelSource) -> str:
         from export.exported import read_exported
 
         return read_exported(source.content, source.name).spec.precision
-    assert source.file is not None
-    describe = choose_backend(source.file).describe
-    assert describe is not None  # it opens files
-    return describe(source.file).precision
+    model = source.file or source.address
+    assert model is not None
+    describe = choose_backend(model).describe
+    assert describe is not None  # it opens such models
+    return describe(model).precision
 
 
 def _open_content(content: bytes, backend: str, options: RunOptions) -> "Runner":

@@ -18,6 +18,8 @@ def thresholds_place(source: ModelSource) -> Path:
         WeightsError: the weights are no file of the user's own.
         SSDDeployError: the place cannot be written.
     """
+    if source.address is not None:
+        raise WeightsError(f"{source.name}: is served, and its thresholds are the server's; name the file that it has")
     if source.file is not None:
         from export.engine.file import info_path, is_engine
 

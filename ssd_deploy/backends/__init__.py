@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from export.engine.file import ENGINE_SUFFIXES, is_engine, read_info
 from export.engine.flavours import FLAVOURS
 from ssd_deploy.backends.row import Backend, Finding, RunOptions
+from ssd_train.addresses import without_password
 from ssd_train.errors import BackendError, SSDDeployError
 from ssd_train.table import Table
 
@@ -37,7 +38,7 @@ def _probe_torch(device: str) -> Finding:
     return probe_torch(device)
 
 
-def _open_torch(model: "SSD | Path | bytes", options: RunOptions) -> "Runner":
+def _open_torch(model: "SSD | Path | bytes | str", options: RunOptions) -> "Runner":
     from ssd_train.requirements import require
 
     require("torch", "export", "The torch backend")
@@ -52,7 +53,7 @@ def _probe_onnxruntime(device: str) -> Finding:
     return probe_onnxruntime(device)
 
 
-def _open_onnxruntime(model: "SSD | Path | bytes", options: RunOptions) -> "Runner":
+def _open_onnxruntime(model: "SSD | Path | bytes | str", options: RunOptions) -> "Runner":
     from ssd_deploy.backends.onnxruntime import open_runner
 
     return open_runner(model, options)
@@ -64,13 +65,29 @@ def _probe_openvino(device: str) -> Finding:
     return probe_openvino(device)
 
 
-def _open_openvino(model: "SSD | Path | bytes", options: RunOptions) -> "Runner":
+def _open_openvino(model: "SSD | Path | bytes | str", options: RunOptions) -> "Runner":
     from ssd_train.requirements import require
 
     require("openvino", "openvino", "The openvino backend")
     from ssd_deploy.backends.openvino import open_runner
 
     return open_runner(model, options)
+
+
+def _probe_kserve(device: str) -> Finding:
+    return Finding(works=True, detail="asks a server by the KServe protocol, such as Triton; needs its address")
+
+
+def _open_kserve(model: "SSD | Path | bytes | str", options: RunOptions) -> "Runner":
+    from ssd_deploy.backends.kserve import open_runner
+
+    return open_runner(model, options)
+
+
+def _describe_served(address: str) -> "DetectorSpec":
+    from ssd_deploy.backends.kserve import describe_served
+
+    return describe_served(address)
 
 
 def describe_onnx(path: Path) -> "DetectorSpec":
@@ -86,7 +103,7 @@ def _tensorrt(flavour: str) -> Backend:
 
         return probe_tensorrt(flavour)
 
-    def open_engine(model: "SSD | Path | bytes", options: RunOptions) -> "Runner":
+    def open_engine(model: "SSD | Path | bytes | str", options: RunOptions) -> "Runner":
         from ssd_deploy.backends.tensorrt import open_runner
 
         return open_runner(flavour, model, options)
@@ -151,12 +168,26 @@ BACKENDS: Table[Backend] = Table(
             opens_bytes=True,
         ),
         *(_tensorrt(flavour) for flavour in FLAVOURS),
+        Backend(
+            name="kserve",
+            runs_networks=False,
+            suffixes=(),
+            schemes=("http", "https"),
+            # Where it runs there is the server's choice.
+            devices=("server",),
+            variants=(),
+            is_tuned_for_batch=False,
+            made_for=lambda path: False,
+            probe=_probe_kserve,
+            open=_open_kserve,
+            describe=_describe_served,
+        ),
     ),
     BackendError,
 )
 
 
-def open_model(row: Backend, model: "SSD | Path | bytes", options: RunOptions) -> "Runner":
+def open_model(row: Backend, model: "SSD | Path | bytes | str", options: RunOptions) -> "Runner":
     """Open a model in a backend, after a look at what the options ask of it.
 
     Raises:
@@ -263,11 +294,11 @@ def describe_backends() -> str:
     )
 
 
-def choose_backend(model: "SSD | Path", name: str = AUTO) -> Backend:
+def choose_backend(model: "SSD | Path | str", name: str = AUTO) -> Backend:
     """Return the row that is to run a model.
 
     Args:
-        model: a network or a file.
+        model: a network, a file, or the address of a served model.
         name: of a backend; `auto` for the first that the model was made for.
 
     Raises:
@@ -286,6 +317,15 @@ def choose_backend(model: "SSD | Path", name: str = AUTO) -> Backend:
 
 
 def _check_made_for(row: Backend, model: Any) -> None:
+    if isinstance(model, str):
+        if not row.takes(model):
+            asking = ", ".join(other.name for other in BACKENDS.values() if other.takes(model))
+            raise BackendError(
+                f"{without_password(model)}: is a served model, which the {row.name} backend does not run; choose "
+                f"{asking}",
+                arguments=("backend",),
+            )
+        return
     if not isinstance(model, Path):
         if not row.runs_networks:
             raise BackendError(f"the {row.name} backend runs a file; export the network first")

@@ -184,11 +184,11 @@ class TorchRunner:
             ) from error
 
 
-def open_runner(model: SSD | Path | bytes, options: RunOptions) -> TorchRunner:
+def open_runner(model: SSD | Path | bytes | str, options: RunOptions) -> TorchRunner:
     """Open a network; see `backends.Backend.open`. The network itself is not moved or changed."""
     if isinstance(model, Path):
         raise BackendError(f"{model}: the torch backend runs a network and its weights; name them, or use onnxruntime")
-    assert not isinstance(model, bytes)  # see `Backend.opens_bytes`
+    assert not isinstance(model, bytes | str)  # see `Backend.opens_bytes` and `Backend.schemes`
     if {"cuda-graph", "eager"} <= set(options.variants):
         raise BackendError("PyTorch's variants cuda-graph and eager contradict each other; leave one out")
     threads = options.threads or min(cpu_limit(), torch.get_num_threads())

@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ssd_deploy.sources.address import scheme_of
 from ssd_train.precisions import PRECISIONS
 from ssd_train.spec import PostprocessSettings
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 # How an ONNX file begins: with the format's first entry, the version of its intermediate representation.
 ONNX_START = b"\x08"
+
+# In front of what a detector says of itself, among the entries that a server gives out of a model.
+SERVED_ENTRY_PREFIX = "ssd_deploy."
 
 # What errors call a model without a file.
 IN_MEMORY = "the ONNX file in memory"
@@ -65,6 +69,7 @@ class Backend:
         name: what options and reports call it.
         runs_networks: takes a PyTorch network; otherwise a file.
         suffixes: of the files that it opens, lower case.
+        schemes: of the addresses of served models that it asks, lower case.
         devices: where it may run, the usual one first.
         variants: ways to run it that `benchmark` tells apart and that combine; `("cuda-graph",)`, for instance. One
             that is a row of `PRECISIONS` computes a float32 file in it; of those one at a time.
@@ -73,10 +78,10 @@ class Backend:
             measured.
         made_for: file with one of `suffixes` -> whether it was made for this very backend, which `auto` then takes.
         probe: device -> whether it works here. Raises nothing, whatever is broken.
-        open: (network, file, or see `opens_bytes`; options) -> runner, on the device that the options name. Raises
-            BackendError or ModelError where it cannot.
-        describe: file with one of `suffixes` -> what it says of itself, without running it; None where it opens no
-            files. Raises ModelError.
+        open: (network, file, address, or see `opens_bytes`; options) -> runner, on the device that the options name.
+            Raises BackendError or ModelError where it cannot.
+        describe: file with one of `suffixes`, or address -> what it says of itself, without running it; None where it
+            opens neither. Raises ModelError; BackendError where a server cannot be asked.
         opens_bytes: `open` takes what is in an ONNX file, too; otherwise it is given a file of it.
     """
 
@@ -88,15 +93,16 @@ class Backend:
     is_tuned_for_batch: bool
     made_for: Callable[[Path], bool]
     probe: Callable[[str], Finding]
-    open: "Callable[[SSD | Path | bytes, RunOptions], Runner]"
-    describe: "Callable[[Path], DetectorSpec] | None"
+    open: "Callable[[SSD | Path | bytes | str, RunOptions], Runner]"
+    describe: "Callable[[Any], DetectorSpec] | None"
+    schemes: tuple[str, ...] = ()
     opens_bytes: bool = False
     off_switches: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.devices or not (self.runs_networks or self.suffixes):
+        if not self.devices or not (self.runs_networks or self.suffixes or self.schemes):
             raise ValueError(f"the backend {self.name} runs nowhere, or nothing")
-        if bool(self.suffixes) != (self.describe is not None):
+        if bool(self.suffixes or self.schemes) != (self.describe is not None):
             raise ValueError(
                 f"the backend {self.name} opens files that it cannot describe, or describes what it has not"
             )
@@ -111,8 +117,10 @@ class Backend:
         one = len(self.devices) == 1
         return [(device, self.name if one else f"{self.name} ({device})") for device in self.devices]
 
-    def takes(self, model: "SSD | Path") -> bool:
-        """Whether it runs such a model: a network, or a file by its suffix."""
+    def takes(self, model: "SSD | Path | str") -> bool:
+        """Whether it runs such a model: a network, a file by its suffix, or an address by its scheme."""
+        if isinstance(model, str):
+            return scheme_of(model) in self.schemes
         if isinstance(model, Path):
             return suffix_of(model) in self.suffixes
         return self.runs_networks

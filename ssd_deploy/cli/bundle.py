@@ -23,7 +23,7 @@ def bundle(
     row = BUNDLES.find(format)
     source = named.source(name)
     if source.file is None:
-        raise typer.BadParameter(f"{source.name} is a network; export it first, and name its .onnx or .engine file")
+        raise typer.BadParameter(f"{source.name} is no file; name an .onnx or .engine file, exported of a network")
     from ssd_deploy.bundles.folder import write_bundle
 
     files = write_bundle(row, source.file, out)

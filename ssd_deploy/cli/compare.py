@@ -69,8 +69,8 @@ def parity(
         check_results(ctx.params["json"], *files_of(report))
     words, patterns = pictures.split_off(names or [])
     sources = named.find([*words, *named.model])
-    networks = [source for source in sources if source.file is None]
-    files = [source.file for source in sources if source.file is not None]
+    networks = [source for source in sources if source.network is not None]
+    files = [each for source in sources for each in (source.file, source.address) if each is not None]
     if len(networks) != 1:
         raise typer.BadParameter(
             f"{len(networks)} networks are named; name the one that is the reference (a network, a run folder or a "

@@ -11,7 +11,7 @@ import typer
 
 from export.quantize_options import QuantizeOptions
 from ssd_deploy.backends import AUTO, BACKENDS, BackendChoice, RunOptions, parse_backend
-from ssd_deploy.model_source import ModelSource, find_model, is_exported, open_runner
+from ssd_deploy.model_source import ModelSource, find_model, is_address, is_exported, open_runner
 from ssd_train.command_line import written
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.errors import ModelError
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-MODEL_HELP = "A network (see `ssd-deploy models`), a run folder, a weight file, an .onnx or an .engine file."
+MODEL_HELP = (
+    "A network (see `ssd-deploy models`), a run folder, a weight file, an .onnx or an .engine file, or the address of "
+    "a served model."
+)
 ModelArgument = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=False)]
 ModelsArgument = Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help=MODEL_HELP, show_default=False)]
 IMAGES_HELP = "Image file, folder with its sub-folders, or pattern; may be repeated."
@@ -61,7 +64,7 @@ class Naming:
 
     def find(self, names: Sequence[str]) -> list[ModelSource]:
         """Return what MODEL and these options name, at least one detector."""
-        files = [name for name in names if is_exported(user_path(name, ModelError))]
+        files = [name for name in names if is_address(name) or is_exported(user_path(name, ModelError))]
         networks = [name for name in names if name not in files]
         if self.network is not None and not networks:
             networks = [self.network]

@@ -50,17 +50,17 @@ class Candidate(NamedTuple):
     """A runner that is to be compared, and its network or file."""
 
     runner: Runner
-    model: "SSD | Path"
+    model: "SSD | Path | str"
 
     @property
     def has_raw(self) -> bool:
-        """Whether it can tell what the network predicts before decoding: a finished engine cannot."""
-        return not (isinstance(self.model, Path) and is_engine(self.model))
+        """Whether it can tell what the network predicts before decoding: a finished engine and a server cannot."""
+        return not (isinstance(self.model, str) or (isinstance(self.model, Path) and is_engine(self.model)))
 
 
 def run(
     network: "SSD",
-    models: "Sequence[SSD | Path]",
+    models: "Sequence[SSD | Path | str]",
     dataset: Dataset,
     *,
     metric: str | None,
@@ -79,7 +79,8 @@ def run(
 
     Args:
         network: float32, the reference; its thresholds are the model files'.
-        models: what is compared beside it: exported files of any precision, engines, the network in another precision.
+        models: what is compared beside it: exported files of any precision, engines, addresses of served models,
+            the network in another precision.
         metric: a row of `METRICS`; None where the images have no ground truth.
         backends: those that are compared; None for all.
         criteria: what is allowed.
@@ -102,7 +103,7 @@ def run(
     with contextlib.ExitStack() as stack:
         of_files: list[Candidate] = []
         for file in models:
-            if isinstance(file, Path):
+            if isinstance(file, Path | str):
                 of_files += _opened(file, places, options, stack, not_run)
         _check_same_detector(network.spec, of_files)
         # A file has its thresholds inside; the networks are run with the same.
@@ -112,7 +113,7 @@ def run(
         others = [place for place in places if (place.backend.name, place.device, place.variants) != own_place]
         candidates = _opened(network, others, options, stack, not_run)
         for model in models:
-            if not isinstance(model, Path):
+            if not isinstance(model, Path | str):
                 candidates += _opened(model, places, options, stack, not_run)
         candidates += of_files
         if not candidates:
@@ -163,7 +164,11 @@ def _places(choice: BackendChoice) -> list[Place]:
 
 
 def _opened(
-    model: "SSD | Path", places: Sequence[Place], options: RunOptions, stack: contextlib.ExitStack, not_run: list[str]
+    model: "SSD | Path | str",
+    places: Sequence[Place],
+    options: RunOptions,
+    stack: contextlib.ExitStack,
+    not_run: list[str],
 ) -> list[Candidate]:
     """Open a model in every backend that takes it; add to `not_run` where that fails.
 
@@ -195,7 +200,7 @@ def _opened(
             continue
         stack.callback(runner.close)
         opened.append(Candidate(runner, model))
-    if not opened and isinstance(model, Path):
+    if not opened and isinstance(model, Path | str):
         why = "; ".join(dict.fromkeys(reasons)) or "no backend takes such a file"
         raise BackendError(f"{model}: nothing beside {REFERENCE} runs it here ({why})")
     return opened
@@ -229,7 +234,7 @@ def _notes(ours: DetectorSpec, candidates: Sequence[Candidate]) -> list[str]:
             )
         if not candidate.has_raw:
             notes.append(
-                f"{name}: raw logits and offsets were not compared, since an engine does not give them out; "
-                "name its .onnx file instead to have them compared"
+                f"{name}: raw logits and offsets were not compared, since an engine or a server does not give them "
+                "out; name its .onnx file instead to have them compared"
             )
     return notes

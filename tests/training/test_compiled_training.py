@@ -49,9 +49,7 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], SSD]:
     return built
 
 
-def gradients(
-    network: SSD, forward: Callable[[Tensor], Any], amp: bool
-) -> tuple[list[Tensor], dict[str, Tensor]]:
+def gradients(network: SSD, forward: Callable[[Tensor], Any], amp: bool) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Return what a network gives for two noisy images, and the gradients of a random sum of it."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, *network.config.input_size, generator=generator)
@@ -117,7 +115,9 @@ def test_a_step_of_a_compiled_training_is_that_of_a_plain_one(
 
 def test_a_cpu_has_no_gradients_in_bfloat16_for_one_cell_that_is_halved(tmp_path: Path) -> None:
     network = build_ssd(network_config(f"ssd_{SIDE}_mobilenet0.25_custom", CLASSES))
-    with pytest.raises(BackendError, match=f"^amp bf16 on a CPU .* which ssd_{SIDE}_mobilenet0.25_custom has") as caught:
+    with pytest.raises(
+        BackendError, match=f"^amp bf16 on a CPU .* which ssd_{SIDE}_mobilenet0.25_custom has"
+    ) as caught:
         Trainer(network, small_config(tmp_path, tmp_path / "run", amp="bf16"), ALONE)
     assert caught.value.arguments == ("amp",)
 
