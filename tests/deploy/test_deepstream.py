@@ -148,6 +148,23 @@ def test_what_tensorrt_cannot_run_is_refused(model: Path, mistake: Callable[...,
     assert not (tmp_path / "out").exists()
 
 
+def test_tensorrts_own_parser_gives_what_the_bundles_parser_reads(bundle: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX, which needs no GPU to parse, is not installed")
+    (path,) = bundle.glob("*.onnx")
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    assert trt.OnnxParser(network, logger).parse(path.read_bytes())
+    (pixels,) = (network.get_input(index) for index in range(network.num_inputs))
+    assert (pixels.name, pixels.dtype, tuple(pixels.shape)) == ("pixels", trt.DataType.FLOAT, (-1, 3, 300, 300))
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
+    assert {output.name: (output.dtype, tuple(output.shape)[1:]) for output in outputs} == {
+        "boxes": (trt.DataType.FLOAT, (100, 4)),
+        "scores": (trt.DataType.FLOAT, (100,)),
+        "labels": (trt.DataType.INT32, (100,)),
+    }
+
+
 def test_no_runner_takes_the_bundles_graph_and_normalises_twice(bundle: Path) -> None:
     (path,) = bundle.glob("*.onnx")
     with pytest.raises(ModelError, match="metadata"):
