@@ -3,9 +3,9 @@
     python benchmarks/nvinfer_resize.py [--json OUT.json] [--pictures 300] [--sides 320,480 960,1440]
 
 GluonCV's rule takes OpenCV's cubic, area or linear filter, by how the size changes; Gst-nvinfer has one filter for all
-frames (`scaling-filter`): the nearest pixel by default, bilinear as the bundle of `ssd-deploy bundle deepstream` asks for,
-cubic, or "super", which averages as the area filter does. OpenCV's filters of these kinds stand for them here, on a CPU.
-The detector of shapes is scored on generated pictures of two sizes: about its input's, and those of video frames.
+frames (`scaling-filter`): the nearest pixel by default; bilinear, as a bundle of `ssd-deploy bundle deepstream` asks;
+cubic; or "super", which averages as the area filter does. OpenCV's filters of these kinds stand for them, on a CPU. The
+detector of shapes is scored on generated pictures of two sizes: about its input's, and those of video frames.
 """
 
 import argparse
@@ -63,11 +63,8 @@ def main() -> None:
                 agreement = agreement_ap(expected, found, sizes, len(SHAPE_CLASSES))
                 row = {"sides": [least, most], "filter": name, "pictures": len(sizes), "agreement_ap": agreement}
                 results["rows"].append(row | {metric: numbers[metric] for metric in ("AP", "AP50")})
-                print(
-                    f"{least} to {most} pixels, {name}: AP {100 * numbers['AP']:.1f}, AP50 {100 * numbers['AP50']:.1f}, "
-                    f"agreement AP {agreement:.3f}",
-                    flush=True,
-                )
+                points = ", ".join(f"{metric} {100 * numbers[metric]:.1f}" for metric in ("AP", "AP50"))
+                print(f"{least} to {most} pixels, {name}: {points}, agreement AP {agreement:.3f}", flush=True)
             if options.json:
                 write_json(options.json, results)
 

@@ -206,9 +206,7 @@ def _read_model(server: "_Server") -> _Served:
     }
     about = metadata.rt_info.get("model_info")
     if not entries and isinstance(about, dict):
-        entries = {
-            str(key).removeprefix(SERVED_ENTRY_PREFIX): value for key, value in about.items() if isinstance(value, str)
-        }
+        entries = {str(key): value for key, value in about.items() if isinstance(value, str)}
     if not entries:
         raise ModelError(
             f"{server.place}: does not say which classes and thresholds the model has; serve what `ssd-deploy bundle` "

@@ -34,7 +34,28 @@ def _write_triton(model: Path, folder: Path) -> list[Path]:
     return write_repository(model, folder)
 
 
+def _write_ovms(model: Path, folder: Path) -> list[Path]:
+    from ssd_train.requirements import require
+
+    require("openvino", "openvino", "A model for OpenVINO Model Server")
+    from ssd_deploy.bundles.ovms import write_served_model
+
+    return write_served_model(model, folder)
+
+
+def _write_frigate(model: Path, folder: Path) -> list[Path]:
+    from ssd_train.requirements import require
+
+    require("onnx", "export", "A file for Frigate")
+    from ssd_deploy.bundles.frigate import write_frigate
+
+    return write_frigate(model, folder)
+
+
 def _write_deepstream(model: Path, folder: Path) -> list[Path]:
+    from ssd_train.requirements import require
+
+    require("onnx", "export", "The bundle for DeepStream")
     from ssd_deploy.bundles.deepstream.bundle import write_deepstream
 
     return write_deepstream(model, folder)
@@ -44,6 +65,8 @@ BUNDLES: Table[Bundle] = Table(
     "bundle",
     (
         Bundle("triton", "a model repository of NVIDIA's Triton Inference Server", _write_triton),
+        Bundle("ovms", "a model of OpenVINO Model Server", _write_ovms),
+        Bundle("frigate", "a detector of Frigate, the video recorder", _write_frigate),
         Bundle("deepstream", "what NVIDIA DeepStream's nvinfer takes", _write_deepstream),
     ),
     ModelError,

@@ -89,6 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
     session: onnxruntime.InferenceSession
     requests: list[bytes]
     has_config = True
+    rt_info: dict[str, Any] | None = None  # of OpenVINO Model Server
     in_json = False  # outputs as numbers, whatever was asked
     answer: bytes | None = None  # instead of what it should be
 
@@ -109,6 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "platform": self.config["platform"],
                 "inputs": [self._described(each) for each in self.config["input"]],
                 "outputs": [self._described(each) for each in self.config["output"]],
+                **({} if self.rt_info is None else {"rt_info": self.rt_info}),
             })  # fmt: skip
         else:
             self._send(400, {"error": "no such thing"})

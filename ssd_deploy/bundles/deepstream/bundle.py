@@ -5,10 +5,13 @@ import re
 from importlib import resources
 from pathlib import Path
 
+from export.engine.build import read_spec
+from export.engine.file import is_engine
+from export.graph import check_sound, load_exported
 from ssd_deploy.bundles.deepstream.config import config_text, labels_text, nvinfer_config
+from ssd_deploy.bundles.deepstream.graph import pixel_graph
 from ssd_deploy.detect_options import Thresholds
 from ssd_train.errors import ModelError
-from ssd_train.requirements import require
 
 CONFIG_FILE = "config_infer.txt"
 LABELS_FILE = "labels.txt"
@@ -24,17 +27,11 @@ def write_deepstream(model: Path, folder: Path) -> list[Path]:
 
     Raises:
         ModelError: the model is no exported ONNX file, is for a CPU, or has a class that no file of labels can hold.
-        BackendError: onnx is not installed.
     """
-    if model.suffix == ".engine":
+    if is_engine(model):
         raise ModelError(
             f"{model}: takes normalised images, which DeepStream cannot make; name the .onnx file that it was made of"
         )
-    require("onnx", "export", "The bundle deepstream")
-    from export.engine.build import read_spec
-    from export.graph import check_sound, load_exported
-    from ssd_deploy.bundles.deepstream.graph import pixel_graph
-
     # Refuses what TensorRT does.
     spec = read_spec(model)
     labels = labels_text(spec, str(model))

@@ -16,6 +16,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from export.graph import Difference, ExportedGraph, open_graph, with_raw_outputs
 from export.session import open_session
 from ssd_train.errors import ModelError
+from ssd_train.json_input import quoted
 from ssd_train.preprocess import preprocess
 from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec
 
@@ -35,8 +36,14 @@ def pixel_graph(source: ExportedGraph) -> onnx.ModelProto:
         and `labels` (N, D) int32. It has none of the source's metadata.
 
     Raises:
-        ModelError: it does not compute what the source does.
+        ModelError: the source takes something else than normalised images, or the graph does not compute what it does.
     """
+    names = [value.name for value in source.model.graph.input]
+    if names != [INPUT_NAME]:
+        raise ModelError(
+            f"{source.path}: takes {', '.join(map(quoted, names))}, but a bundle for DeepStream is made of a file that takes "
+            f"{INPUT_NAME}; name the file that it was made of"
+        )
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
     model.ClearField("metadata_props")
@@ -48,7 +55,7 @@ def pixel_graph(source: ExportedGraph) -> onnx.ModelProto:
 
 
 def _take_pixels(graph: onnx.GraphProto, spec: DetectorSpec) -> None:
-    images = next(value for value in graph.input if value.name == INPUT_NAME)
+    (images,) = graph.input
     graph.value_info.append(images)
     pixels = onnx.ValueInfoProto()
     pixels.CopyFrom(images)

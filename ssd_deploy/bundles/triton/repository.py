@@ -7,7 +7,6 @@
 The configuration is `ModelConfig` of model_config.proto (triton-inference-server/common).
 """
 
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,17 +16,13 @@ from export.engine.file import is_engine, read_info
 from export.engine.flavours import TENSORRT
 from export.file_metadata import CPU_GRAPH_KEY, INT8_KEY, WINOGRAD_KEY, Int8Target
 from ssd_deploy.backends.row import SERVED_ENTRY_PREFIX
+from ssd_deploy.bundles.names import VERSION, model_name
 from ssd_deploy.bundles.tensors import Contents, Tensor, read_contents
 from ssd_deploy.bundles.triton.text_format import EnumName, to_text
 from ssd_train.errors import ModelError
 
-VERSION = "1"
-
 # Images that Triton puts together at most, of a file that takes any number. A number to change in `config.pbtxt`.
 MOST_IMAGES = 8
-
-# Part of addresses and of file names, and nothing that has to be escaped in either.
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def write_repository(model: Path, folder: Path) -> list[Path]:
@@ -47,16 +42,6 @@ def write_repository(model: Path, folder: Path) -> list[Path]:
     (place / "labels.txt").write_text(labels, encoding="utf-8")
     shutil.copyfile(model, file)
     return [place / "config.pbtxt", place / "labels.txt", file]
-
-
-def model_name(model: Path) -> str:
-    """Return what a file's model is called: the file without its ending."""
-    if not _MODEL_NAME.fullmatch(model.stem):
-        raise ModelError(
-            f"{model}: a served model is called as its file, and in an address only letters, digits, dots, - and _ are "
-            "plain; rename the file"
-        )
-    return model.stem
 
 
 def model_config(model: Path, contents: Contents, name: str) -> dict[str, Any]:
