@@ -179,6 +179,17 @@ def test_a_graph_that_computes_something_else_is_not_written(model: Path, monkey
         graph.pixel_graph(load_exported(model))
 
 
+def test_a_graph_of_another_input_is_refused(model: Path) -> None:
+    from ssd_deploy.bundles.deepstream.graph import pixel_graph
+
+    source = load_exported(model)
+    other = onnx.ModelProto()
+    other.CopyFrom(source.model)
+    other.graph.input[0].name = "frames"
+    with pytest.raises(ModelError, match="takes 'frames' instead of images"):
+        pixel_graph(dataclasses.replace(source, model=other))
+
+
 def real_images(real_data: Path) -> list[Image]:
     cells = sorted((real_data / "bccd" / "JPEGImages").glob("*.jpg"))[:4]
     photos = sorted((real_data / "coco_tiny" / "val2017").glob("*.jpg"))[:2]

@@ -41,8 +41,8 @@ def pixel_graph(source: ExportedGraph) -> onnx.ModelProto:
     names = [value.name for value in source.model.graph.input]
     if names != [INPUT_NAME]:
         raise ModelError(
-            f"{source.path}: takes {', '.join(map(quoted, names))}, but a bundle for DeepStream is made of a file that takes "
-            f"{INPUT_NAME}; name the file that it was made of"
+            f"{source.path}: takes {', '.join(map(quoted, names))} instead of {INPUT_NAME}, of which a bundle for "
+            "DeepStream is made; name the file that it was made of"
         )
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
