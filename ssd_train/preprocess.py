@@ -69,11 +69,26 @@ def load_image(
     """
     with errors_of(path):
         data = _read(path)
+    return decode_image(data, path, apply_orientation=apply_orientation, reduction=reduction, max_pixels=max_pixels)
+
+
+def decode_image(
+    data: bytes,
+    name: object,
+    *,
+    apply_orientation: bool = True,
+    reduction: int = 1,
+    max_pixels: int | None = None,
+) -> NDArray[np.uint8]:
+    """Return what is in an image file as `load_image` does; errors call it by `name`."""
+    with errors_of(name):
+        if _is_cut_off(data):
+            raise ImageError(f"{name}: the image is cut off before its end; copy or download it again")
         size = picture_size(data)
         if size is None:
-            raise ImageError(f"{path}: not an image that OpenCV can decode; convert it to PNG or JPEG")
-        check_pixels(path, size, max_pixels)
-        return _decoded(data, path, apply_orientation=apply_orientation, reduction=reduction)
+            raise ImageError(f"{name}: not an image that OpenCV can decode; convert it to PNG or JPEG")
+        check_pixels(name, size, max_pixels)
+        return _decoded(data, name, apply_orientation=apply_orientation, reduction=reduction)
 
 
 @contextlib.contextmanager
@@ -109,12 +124,10 @@ def _read(path: Path) -> bytes:
         raise ImageError(f"{path}: the file is empty; replace it or leave it out")
     if size_bytes > MOST_FILE_BYTES:
         raise ImageError(f"{path}: has {size_bytes:,} bytes, more than OpenCV takes; convert it to JPEG")
-    if _is_cut_off(head):
-        raise ImageError(f"{path}: the image is cut off before its end; copy or download it again")
     return head
 
 
-def _decoded(data: bytes, path: Path, *, apply_orientation: bool, reduction: int) -> NDArray[np.uint8]:
+def _decoded(data: bytes, path: object, *, apply_orientation: bool, reduction: int) -> NDArray[np.uint8]:
     is_jpeg = data.startswith(_JPEG_START)
     if is_jpeg and sum(marker == JPEG_START_OF_SCAN for marker, _ in jpeg_segments(data)) > MOST_SCANS:
         raise ImageError(f"{path}: a JPEG of more than {MOST_SCANS} scans, which takes for ever; save it again")

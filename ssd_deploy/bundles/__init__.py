@@ -34,6 +34,12 @@ def _write_triton(model: Path, folder: Path) -> list[Path]:
     return write_repository(model, folder)
 
 
+def _write_triton_pictures(model: Path, folder: Path) -> list[Path]:
+    from ssd_deploy.bundles.triton.pictures import write_picture_repository
+
+    return write_picture_repository(model, folder)
+
+
 def _write_ovms(model: Path, folder: Path) -> list[Path]:
     from ssd_train.requirements import require
 
@@ -65,6 +71,7 @@ BUNDLES: Table[Bundle] = Table(
     "bundle",
     (
         Bundle("triton", "a model repository of NVIDIA's Triton Inference Server", _write_triton),
+        Bundle("triton-pictures", "the same with pre-processing, for picture files", _write_triton_pictures),
         Bundle("ovms", "a model of OpenVINO Model Server", _write_ovms),
         Bundle("frigate", "a detector of Frigate, the video recorder", _write_frigate),
         Bundle("deepstream", "what NVIDIA DeepStream's nvinfer takes", _write_deepstream),

@@ -2,14 +2,17 @@
 
 import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from kserve_server import read_pbtxt
-from small_onnx import CLASSES, write_small
+from small_onnx import CLASSES, SPEC, write_small
+from tiny_data import blocks, write_image, write_turned
 
 from export.engine.file import BuildOptions, EngineInfo, TensorInfo, write_info
 from ssd_deploy.bundles import BUNDLES
@@ -17,6 +20,7 @@ from ssd_deploy.bundles.folder import write_bundle
 from ssd_deploy.bundles.triton.text_format import EnumName, to_text
 from ssd_train.errors import ModelError, ResultError
 from ssd_train.files import PART_SUFFIX
+from ssd_train.preprocess import load_image, preprocess
 from ssd_train.spec import DetectorSpec
 
 ODD_TEXT = 'a "quoted" \\ name,\twith\nlines, \x01 and 鳥 🐦'
@@ -236,3 +240,78 @@ def test_the_command_prints_the_files_and_refuses_what_is_no_file(
     assert "choose triton" in mistake("bundle", "trition", model, "--out", tmp_path / "out")
     assert "is a file" in mistake("bundle", "triton", model, "--out", model)
     assert "is no file" in mistake("bundle", "triton", "ssd_300_mobilenet0.25_voc", "--out", tmp_path / "out")
+
+
+def prepare_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
+    """Import a repository's `model.py` with a fake of what Triton's Python backend gives it; returns both."""
+    fake = ModuleType("triton_python_backend_utils")
+    fake.Tensor = lambda name, values: SimpleNamespace(name=name, as_numpy=lambda: values)  # type: ignore[attr-defined]
+    fake.TritonError = lambda message: message  # type: ignore[attr-defined]
+    fake.InferenceResponse = lambda output_tensors, error=None: SimpleNamespace(  # type: ignore[attr-defined]
+        tensors={each.name: each.as_numpy() for each in output_tensors}, error=error
+    )
+    fake.get_input_tensor_by_name = lambda request, name: request[name]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
+    spec = importlib.util.spec_from_file_location("model", folder / "1" / "model.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, fake
+
+
+def test_pictures_are_prepared_on_the_server_as_here(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_bundle(BUNDLES["triton-pictures"], model, tmp_path)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.v2", "cells.v2.pictures", "cells.v2.prepare"]
+    module, fake = prepare_model(tmp_path / "cells.v2.prepare", monkeypatch)
+    config = read_pbtxt((tmp_path / "cells.v2.prepare" / "config.pbtxt").read_text(encoding="utf-8"))
+    parameters = {each["key"]: each["value"] for each in config["parameters"]}
+    prepare = module.TritonPythonModel()
+    prepare.initialize({"model_name": config["name"], "model_config": json.dumps({"parameters": parameters})})
+    # The second is turned by its Exif entry.
+    paths = [
+        write_image(tmp_path / "a.png", blocks(48, 64, 8, 0)),
+        write_turned(tmp_path / "b.jpg", blocks(30, 40, 8, 1)),
+    ]
+    files_bytes = np.array([[path.read_bytes()] for path in paths], object)
+    good, bad = prepare.execute([
+        {"pictures": fake.Tensor("pictures", files_bytes)},
+        {"pictures": fake.Tensor("pictures", np.array([[b"no picture"]], object))},
+    ])  # fmt: skip
+    assert good.error is None
+    np.testing.assert_array_equal(good.tensors["images"], [preprocess(load_image(path), SPEC) for path in paths])
+    np.testing.assert_array_equal(good.tensors["image_sizes"], [(48, 64), (30, 40)])
+    assert [each["name"] for each in config["output"]] == list(good.tensors)
+    assert good.tensors["images"].dtype == np.float32 and good.tensors["image_sizes"].dtype == np.int32
+    assert bad.error.startswith("picture 0: not an image")
+
+
+def test_tritons_own_schema_takes_the_ensemble_and_its_tensors_fit_together(model: Path, tmp_path: Path) -> None:
+    from google.protobuf import text_format
+
+    write_bundle(BUNDLES["triton-pictures"], model, tmp_path)
+    messages = schema()
+    parsed = {
+        folder.name: text_format.Parse((folder / "config.pbtxt").read_text(encoding="utf-8"), messages.ModelConfig())
+        for folder in tmp_path.iterdir()
+    }
+    ensemble = parsed["cells.v2.pictures"]
+    assert ensemble.WhichOneof("scheduling_choice") == "ensemble_scheduling"
+    assert {each.max_batch_size for each in parsed.values()} == {8}
+    known = {each.name: (each.data_type, list(each.dims)) for each in ensemble.input}
+    for step in ensemble.ensemble_scheduling.step:
+        for each in parsed[step.model_name].input:
+            assert known[step.input_map[each.name]] == (each.data_type, list(each.dims))
+        for each in parsed[step.model_name].output:
+            known[step.output_map[each.name]] = (each.data_type, list(each.dims))
+    assert [known[each.name] for each in ensemble.output] == [
+        (each.data_type, list(each.dims)) for each in ensemble.output
+    ]
+    assert (tmp_path / "cells.v2.pictures" / "1").is_dir()
+
+
+def test_pictures_need_a_file_of_any_batch(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="batches of one size alone"):
+        write_bundle(BUNDLES["triton-pictures"], write_small(tmp_path / "a.onnx", batch=1), tmp_path / "out")

@@ -46,21 +46,25 @@ def write_repository(model: Path, folder: Path) -> list[Path]:
 
 def model_config(model: Path, contents: Contents, name: str) -> dict[str, Any]:
     """Return the configuration of a file, as `to_text` takes it."""
-    most_images = _most_images(model, contents)
+    most = most_images(model, contents)
     return {
         "name": name,
         "platform": "tensorrt_plan" if is_engine(model) else "onnxruntime_onnx",
-        "max_batch_size": most_images,
-        "input": tensors(contents.inputs, is_batched=most_images > 0),
-        "output": tensors(contents.outputs, is_batched=most_images > 0),
+        "max_batch_size": most,
+        "input": tensors(contents.inputs, is_batched=most > 0),
+        "output": tensors(contents.outputs, is_batched=most > 0),
         "instance_group": [{"kind": EnumName(_kind(model, contents)), "count": 1}],
         # Its defaults: as many images as wait, and none waits for others.
-        **({"dynamic_batching": {}} if most_images > 0 else {}),
-        "parameters": [
-            {"key": SERVED_ENTRY_PREFIX + key, "value": {"string_value": value}}
-            for key, value in contents.metadata.items()
-        ],
+        **({"dynamic_batching": {}} if most > 0 else {}),
+        "parameters": parameters(contents),
     }
+
+
+def parameters(contents: Contents) -> list[dict[str, Any]]:
+    """Return what a file says of itself as parameters, which a client reads back."""
+    return [
+        {"key": SERVED_ENTRY_PREFIX + key, "value": {"string_value": value}} for key, value in contents.metadata.items()
+    ]
 
 
 def tensors(each: Sequence[Tensor], *, is_batched: bool) -> list[dict[str, Any]]:
@@ -71,7 +75,7 @@ def tensors(each: Sequence[Tensor], *, is_batched: bool) -> list[dict[str, Any]]
     ]
 
 
-def _most_images(model: Path, contents: Contents) -> int:
+def most_images(model: Path, contents: Contents) -> int:
     """Return `max_batch_size`; 0 is a model whose first dimension is fixed, and which Triton does not batch."""
     if not contents.takes_any_batch:
         return 0
