@@ -58,6 +58,15 @@ def _write_frigate(model: Path, folder: Path) -> list[Path]:
     return write_frigate(model, folder)
 
 
+def _write_deepstream(model: Path, folder: Path) -> list[Path]:
+    from ssd_train.requirements import require
+
+    require("onnx", "export", "The bundle for DeepStream")
+    from ssd_deploy.bundles.deepstream.bundle import write_deepstream
+
+    return write_deepstream(model, folder)
+
+
 BUNDLES: Table[Bundle] = Table(
     "bundle",
     (
@@ -65,6 +74,7 @@ BUNDLES: Table[Bundle] = Table(
         Bundle("triton-pictures", "the same with pre-processing, for picture files", _write_triton_pictures),
         Bundle("ovms", "a model of OpenVINO Model Server", _write_ovms),
         Bundle("frigate", "a detector of Frigate, the video recorder", _write_frigate),
+        Bundle("deepstream", "what NVIDIA DeepStream's nvinfer takes", _write_deepstream),
     ),
     ModelError,
 )

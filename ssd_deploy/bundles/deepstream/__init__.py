@@ -1,0 +1,1 @@
+"""NVIDIA DeepStream: a detector as Gst-nvinfer takes one."""
