@@ -98,6 +98,21 @@ class Latency:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One comparison along the data flow: the largest difference, the largest allowed, and both in words.
+
+    Attributes:
+        difference, tolerance: null is infinity, which for the second means no limit.
+    """
+
+    name: str
+    difference: float | None
+    tolerance: float | None
+    text: str
+    passed: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
     """One file in one backend, or the reference itself.
 
@@ -128,7 +143,7 @@ class Check:
     agreement: float | None
     score_difference: float
     box_difference: float
-    stages: list[dict[str, Any]]
+    stages: list[Stage]
     verdict: Verdict
     text: str
     latency: dict[str, Latency] | None = None

@@ -21,7 +21,7 @@ from ssd_deploy.parity.compare import (
 from ssd_deploy.parity.criteria import Criteria
 from ssd_deploy.parity.pairs import count_changes, find_changes
 from ssd_deploy.parity.run import Candidate, Place, ShowProgress, no_progress, open_in_places
-from ssd_deploy.ship.certificate import FAIL, PASS, Check
+from ssd_deploy.ship.certificate import FAIL, PASS, Check, Stage
 from ssd_deploy.ship.files import Model
 from ssd_deploy.ship.images import Answer, choose_samples, plain
 from ssd_deploy.ship.stages import Stages
@@ -241,7 +241,7 @@ def _check(name: str, place: Place, comparison: Comparison, is_scored: bool) -> 
         agreement=comparison.agreement,
         score_difference=comparison.score_difference,
         box_difference=comparison.box_difference,
-        stages=[stage.to_dict() for stage in comparison.stages],
+        stages=[Stage(**stage.to_dict()) for stage in comparison.stages],
         verdict=PASS if verdict.passed else FAIL,
         text="; ".join(comparison.failures) or verdict.text,
     )
