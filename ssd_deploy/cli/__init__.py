@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ssd_deploy.cli import build, bundle, compare, data, detect, evaluate, weights
+from ssd_deploy.cli import build, bundle, compare, data, detect, evaluate, ship, weights
 from ssd_train.cli import train
 from ssd_train.command_line import Result, add_command, run
 
@@ -56,6 +56,8 @@ COMMANDS: dict[str, Callable[..., Result]] = {
     "eval": evaluate.evaluate,
     "parity": compare.parity,
     "benchmark": compare.benchmark,
+    "ship": ship.ship,
+    "verify": ship.verify,
     "detect": detect.detect,
 }
 for name, function in COMMANDS.items():

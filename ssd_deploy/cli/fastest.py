@@ -97,7 +97,7 @@ def find_fastest(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(temporary_folder())
         dataset, metric, text = _images(searching, patterns, class_names, folder)
-        calibrating = _calibrating(searching, calibration, dataset, class_names, folder, precisions)
+        calibrating = calibrating_for(searching, calibration, dataset, class_names, folder, precisions)
         network = None if source.file is not None else loaded(source)
         report = run_search(
             _named(ctx, source, named),
@@ -155,8 +155,8 @@ def _images(
     return dataset, metric, f"{what}, {text}"
 
 
-def _calibrating(
-    searching: Searching,
+def calibrating_for(
+    searching: Data,
     calibration: Calibration,
     dataset: "Dataset",
     class_names: tuple[str, ...],

@@ -47,10 +47,11 @@ class Place(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A runner that is to be compared, and its network or file."""
+    """A runner that is to be compared, its network or file, and where it was asked to run."""
 
     runner: Runner
     model: "SSD | Path | str"
+    place: Place
 
     @property
     def has_raw(self) -> bool:
@@ -90,31 +91,23 @@ def run(
         BackendError: a model runs in nothing but the reference, or a file was exported from another network.
         DatasetError: there is nothing to compare.
     """
-    places: list[Place] = []
-    not_run: list[str] = []
-    for choice in backends or [BackendChoice(backend=row) for row in BACKENDS.values()]:
-        for place in _places(choice):
-            reason = LEFT_OUT.get((place.backend.name, place.device))
-            if reason is None:
-                places.append(place)
-            if reason is not None or not place.finding.works:
-                not_run.append(f"{place.name}: {reason if place.finding.works else place.finding.detail}")
+    places, not_run = find_places(backends)
     options = RunOptions(batch_size=batch_size, allow_tf32=allow_tf32, beside_readers=True, with_raw=True)
     with contextlib.ExitStack() as stack:
         of_files: list[Candidate] = []
         for file in models:
             if isinstance(file, Path | str):
-                of_files += _opened(file, places, options, stack, not_run)
+                of_files += open_in_places(file, places, options, stack, not_run)
         _check_same_detector(network.spec, of_files)
         # A file has its thresholds inside; the networks are run with the same.
         settings = of_files[0].runner.spec.postprocess if of_files else network.spec.postprocess
         options = dataclasses.replace(options, settings=settings)
         own_place = (REFERENCE, reference_device.partition(":")[0], ())
         others = [place for place in places if (place.backend.name, place.device, place.variants) != own_place]
-        candidates = _opened(network, others, options, stack, not_run)
+        candidates = open_in_places(network, others, options, stack, not_run)
         for model in models:
             if not isinstance(model, Path | str):
-                candidates += _opened(model, places, options, stack, not_run)
+                candidates += open_in_places(model, places, options, stack, not_run)
         candidates += of_files
         if not candidates:
             raise BackendError(f"no backend beside {REFERENCE} works here; see `ssd-deploy doctor`")
@@ -152,6 +145,24 @@ def run(
     )
 
 
+def find_places(backends: Sequence[BackendChoice] | None = None) -> tuple[list[Place], list[str]]:
+    """Return where models are compared, what does not work included, and a sentence for each that does not compare.
+
+    Args:
+        backends: those that are compared; None for all.
+    """
+    places: list[Place] = []
+    not_run: list[str] = []
+    for choice in backends or [BackendChoice(backend=row) for row in BACKENDS.values()]:
+        for place in _places(choice):
+            reason = LEFT_OUT.get((place.backend.name, place.device))
+            if reason is None:
+                places.append(place)
+            if reason is not None or not place.finding.works:
+                not_run.append(f"{place.name}: {reason if place.finding.works else place.finding.detail}")
+    return places, not_run
+
+
 def _places(choice: BackendChoice) -> list[Place]:
     """Return where a backend is compared: on the device that is named, or on each that it has."""
     row, with_variants = choice.backend, f" with {'+'.join(choice.variants)}" if choice.variants else ""
@@ -163,7 +174,7 @@ def _places(choice: BackendChoice) -> list[Place]:
     ]
 
 
-def _opened(
+def open_in_places(
     model: "SSD | Path | str",
     places: Sequence[Place],
     options: RunOptions,
@@ -199,7 +210,7 @@ def _opened(
             not_run.append(reasons[-1])
             continue
         stack.callback(runner.close)
-        opened.append(Candidate(runner, model))
+        opened.append(Candidate(runner, model, place))
     if not opened and isinstance(model, Path | str):
         why = "; ".join(dict.fromkeys(reasons)) or "no backend takes such a file"
         raise BackendError(f"{model}: nothing beside {REFERENCE} runs it here ({why})")

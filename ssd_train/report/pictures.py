@@ -33,8 +33,12 @@ def png_uri(path: Path) -> str:
 
 def thumbnail_uri(picture: NDArray[np.uint8]) -> str:
     """Return a small copy of an (H, W, 3) RGB picture as a data URI; a small one keeps its size."""
-    small = shrunk(picture, THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT)
-    data = encoded(small, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    return jpeg_uri(picture, THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT)
+
+
+def jpeg_uri(picture: NDArray[np.uint8], width: int, height: int) -> str:
+    """Return an (H, W, 3) RGB picture, shrunk to fit a width and a height in pixels, as a data URI."""
+    data = encoded(shrunk(picture, width, height), ".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 
 

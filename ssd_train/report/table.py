@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-# How a value is written: as it is, a whole number, a fraction in percent, a number of three digits, or one of four
-# decimals.
-Form = Literal["text", "count", "percent", "number", "precise"]
+# How a value is written: as it is, a whole number, a fraction in percent, a number of three digits, or one of two or
+# four decimals.
+Form = Literal["text", "count", "percent", "number", "points", "precise"]
 
 NOTHING = "–"
 
@@ -65,6 +65,8 @@ def shown(value: Any, form: Form = "text") -> str:
         return f"{100 * value:.1f} %"
     if form == "number":
         return f"{value:.3g}"
+    if form == "points":
+        return f"{value:.2f}"
     if form == "precise":
         return f"{value:.4f}"
     return str(value)

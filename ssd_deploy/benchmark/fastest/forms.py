@@ -120,7 +120,7 @@ class Made:
             return in_precision(self.network, form.precision)
         if form not in self._made:
             try:
-                self._made[form] = self._make(form)
+                self._made[form] = self.make(form)
             except SSDDeployError as error:
                 self._made[form] = error
         made = self._made[form]
@@ -138,10 +138,14 @@ class Made:
         """Return a message without the folder of these files, which is gone when it is read."""
         return re.sub(rf"{re.escape(str(self._folder))}/\w+/", "", text)
 
-    def _make(self, form: Form) -> Path:
-        # Files for different targets have one name.
-        folder = self._folder / (form.target or "float")
-        folder.mkdir(exist_ok=True)
+    def folder_of(self, form: Form) -> Path:
+        """Return the folder of a form's file: files for different targets have one name."""
+        return self._folder / (form.target or "float")
+
+    def make(self, form: Form) -> Path:
+        """Make a form, what it is made of included; `model` makes each once."""
+        folder = self.folder_of(form)
+        folder.mkdir(parents=True, exist_ok=True)
         if form.steps:
             before = dataclasses.replace(form, steps=form.steps[:-1])
             return _applied(form.steps[-1], self.path(before), folder)

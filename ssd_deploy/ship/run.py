@@ -1,0 +1,441 @@
+"""A network and images in, a folder with files and their certificate out."""
+
+import dataclasses
+import datetime
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ssd_deploy
+from ssd_deploy.backends import BackendChoice, RunOptions, choose_backend, open_model
+from ssd_deploy.benchmark.fastest.candidates import Candidate
+from ssd_deploy.benchmark.fastest.choose import Trial, fastest
+from ssd_deploy.benchmark.fastest.commands import Named, using
+from ssd_deploy.benchmark.fastest.forms import FLOAT
+from ssd_deploy.benchmark.fastest.run import Calibrating
+from ssd_deploy.benchmark.fastest.trials import Running
+from ssd_deploy.benchmark.measure import SPANS
+from ssd_deploy.parity.criteria import Criteria
+from ssd_deploy.parity.run import ShowProgress, find_places, no_progress
+from ssd_deploy.ship import certificate as parts
+from ssd_deploy.ship.certificate import FAIL, JSON_NAME, NOT_RUN, PAGE_NAME, PASS, SCHEMA_VERSION, Certificate, NotRun
+from ssd_deploy.ship.files import Model, StagedFiles, build_engine, write_bundle
+from ssd_deploy.ship.images import Answer, copy_images, data_sha256
+from ssd_deploy.ship.judge import BATCH_SIZE, Judge, Judged, choice_of, reference_check
+from ssd_deploy.ship.stages import KEPT_NAME, Stages
+from ssd_deploy.ship.targets import HALF, Asked, forms_of
+from ssd_deploy.ship.timing import SETTINGS, Runs, time_all
+from ssd_train.datasets.dataset import Dataset
+from ssd_train.environment import describe_environment
+from ssd_train.errors import ResultError, SSDDeployError
+from ssd_train.files import check_writable, remove_unfinished, sha256_of_file, write_json
+from ssd_train.json_input import convert
+from ssd_train.metrics.protocol import Protocol
+from ssd_train.precisions import PRECISIONS
+
+if TYPE_CHECKING:
+    from ssd_train.networks.ssd import SSD
+
+log = logging.getLogger(__name__)
+
+SAMPLES_FOLDER = "samples"
+
+# What the row of the reference is called among the times.
+REFERENCE = "reference"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shipping:
+    """What is shipped, and how it is judged.
+
+    Attributes:
+        asked: the targets.
+        metric: scores the images; None without ground truth.
+        calibrating: images for int8.
+        calibration: number of these images and a hash of them; None without int8.
+        backends: those that judge; None for all that work here.
+        samples: images that travel along, so that the folder can be verified elsewhere.
+        strict: what did not run is a failure.
+        device: of the reference and of its times.
+    """
+
+    asked: tuple[Asked, ...]
+    metric: str | None
+    calibrating: Calibrating
+    calibration: tuple[int, str] | None
+    protocol: Protocol = Protocol.STANDARD
+    criteria: Criteria = Criteria()
+    backends: Sequence[BackendChoice] | None = None
+    samples: int = 8
+    strict: bool = False
+    device: str = "cpu"
+    threads: int = 0
+    workers: int = 2
+    allow_tf32: bool = False
+
+
+def check_out(out: Path) -> None:
+    """Raise before any work for a folder that cannot be written, or that has something else in it.
+
+    Raises:
+        ResultError: it holds files, and no earlier shipment.
+        SSDDeployError: it cannot be written.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / KEPT_NAME).is_dir():
+        raise ResultError(f"{out}: has other files; name an empty folder, or one that ship began", arguments=("out",))
+    check_writable(out / JSON_NAME)
+
+
+def ship(
+    network: "SSD",
+    dataset: Dataset,
+    out: Path,
+    shipping: Shipping,
+    *,
+    show_progress: ShowProgress = no_progress,
+    on_turn: Callable[[int, int], object] = lambda done, total: None,
+) -> Certificate:
+    """Make everything, hold it against PyTorch, time it, and write the certificate.
+
+    Args:
+        network: float32.
+        dataset: the images that are scored; none of them is calibrated on.
+        out: the folder; what an interrupted run left in it is gone on with.
+
+    Raises:
+        ResultError, SSDDeployError: `out` cannot be written, see `check_out`.
+        BackendError: float32 cannot be exported or run here.
+        DatasetError, ImageError: there is nothing to compare on.
+    """
+    check_out(out)
+    out = out.resolve()
+    for folder in (out, *(path for path in out.rglob("*") if path.is_dir())):
+        remove_unfinished(folder)
+    asked, criteria = shipping.asked, shipping.criteria
+    forms = forms_of(asked)
+    engines = [(each, form) for each in asked for form in each.target.engines_of]
+    bundles = [each for each in asked if each.target.bundle is not None]
+    stages = Stages(out, total=2 * (len(forms) + len(engines)) + len(bundles) + 4)
+    places, absent = find_places(shipping.backends)
+    not_run = [NotRun(what=what, why=why) for what, _, why in (each.partition(": ") for each in absent)]
+
+    files = StagedFiles(network, shipping.calibrating.int8, shipping.calibration, stages)
+    models: list[Model] = []
+
+    # What was asked for and could not be made, other than what gains nothing.
+    missing: list[str] = []
+
+    def left_out(what: str, why: object, *, stages_less: int, is_missing: bool = True) -> None:
+        reason = files.named_shortly(str(why))
+        stages.leave_out(what, reason, stages_less)
+        not_run.append(NotRun(what=what, why=reason))
+        missing.extend([what] if is_missing else [])
+
+    for form in forms:
+        if form.target is not None and shipping.calibration is None:
+            left_out(str(form), shipping.calibrating.why_not, stages_less=2)
+            continue
+        try:
+            models.append(Model(path=files.path(form), form=form, what=str(form), made_of=files.made_of(form)))
+        except SSDDeployError as error:
+            if form == FLOAT:
+                raise
+            left_out(str(form), error, stages_less=1, is_missing=not form.steps)
+    of_onnx = {model.form: model for model in models}
+    for each, form in engines:
+        if form not in of_onnx:
+            left_out(f"{each} {form}", "the file that it is made of is not there", stages_less=2)
+            continue
+        try:
+            models.append(build_engine(stages, each, of_onnx[form]))
+        except SSDDeployError as error:
+            left_out(f"{each} {form}", error, stages_less=1)
+
+    row = choose_backend(network)
+    data = data_sha256(dataset)
+    runner = open_model(
+        row, network, RunOptions(device=shipping.device, batch_size=BATCH_SIZE, beside_readers=True, with_raw=True)
+    )
+    try:
+        judge = Judge(
+            runner, dataset, data, stages,
+            metric=shipping.metric, protocol=shipping.protocol, criteria=criteria, places=places,
+            samples=shipping.samples, workers=shipping.workers, allow_tf32=shipping.allow_tf32,
+            show_progress=show_progress,
+        )  # fmt: skip
+        judged: list[tuple[Model, Judged]] = []
+        for model in models:
+            name = _name(model.path, out)
+            try:
+                found = judge.judge(model)
+            except SSDDeployError as error:
+                left_out(name, error, stages_less=0)
+                continue
+            judged += [(model, each) for each in found.judged]
+            not_run += [NotRun(what=name, why=files.named_shortly(why)) for why in found.not_run]
+    finally:
+        runner.close()
+    reference = reference_check(judge.reference, BackendChoice(backend=row))
+
+    failed = {each.check.file for _, each in judged if each.check.verdict == FAIL}
+    for each in bundles:
+        half = of_onnx.get(HALF)
+        source = of_onnx[FLOAT] if half is None or _name(half.path, out) in failed else half
+        try:
+            write_bundle(stages, each, source)
+        except SSDDeployError as error:
+            left_out(str(each), error, stages_less=0)
+    samples = _samples(stages, judge)
+    checks, reference, chosen = _timed(
+        stages, network, judged, reference, shipping, [sample.path for sample in dataset.samples], on_turn
+    )
+    stages.begin("certificate")
+    stages.remove_older()
+
+    report = judge.reference.report
+    spec = network.spec
+    model_files = [
+        _model_file(model, [c for c in checks if c.file == _name(model.path, out)], not_run, out) for model in models
+    ]
+    known = {file.path for file in model_files}
+    other_files = [
+        parts.File(path=_name(path, out), sha256=sha256, size_bytes=path.stat().st_size, what=_what(path, out))
+        for path, sha256 in stages.files.items()
+        if _name(path, out) not in known
+    ]
+    verdict, text = _verdict(checks, model_files, missing if shipping.strict else [])
+    made = Certificate(
+        schema_version=SCHEMA_VERSION,
+        verdict=verdict,
+        verdict_text=text,
+        made_at=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        made_by=f"ssd-deploy {ssd_deploy.__version__}",
+        targets=list(map(str, asked)),
+        detector=parts.Detector(
+            network=spec.network,
+            class_names=list(spec.class_names),
+            input_size=list(spec.input_size),
+            weights=spec.weights,
+            weights_sha256=spec.weights_sha256,
+            postprocess=spec.postprocess,
+        ),
+        data=parts.Data(
+            name=dataset.name,
+            images=len(dataset.samples),
+            objects=sum(len(sample.ground_truth) for sample in dataset.samples),
+            sha256=data,
+            calibration=_calibration(shipping),
+            calibration_images=0 if shipping.calibration is None else shipping.calibration[0],
+            calibration_sha256="" if shipping.calibration is None else shipping.calibration[1],
+        ),
+        criteria=parts.Criteria(
+            text=_criteria(shipping, models, judge),
+            score_threshold=judge.threshold,
+            max_drop=criteria.max_drop,
+            strict=shipping.strict,
+        ),
+        metric="" if report is None else report.headline_name,
+        protocol="" if report is None else report.protocol_text,
+        reference=reference,
+        checks=checks,
+        files=sorted([*model_files, *other_files], key=lambda file: file.path),
+        fastest=chosen,
+        not_run=list(dict.fromkeys(not_run)),
+        spans={name: SPANS[name] for name in reference.latency or {}},
+        environment=dataclasses.asdict(describe_environment()),
+        samples=samples,
+        sample_changes=[
+            parts.SampleChanges(
+                file=each.check.file,
+                backend=each.check.backend,
+                changed=each.samples_changed,
+                total=each.samples_total,
+            )  # fmt: skip
+            for _, each in judged
+        ],
+    )
+    from ssd_deploy.ship.page import write_certificate_page
+
+    page = write_certificate_page(out / PAGE_NAME, made, [each for _, each in judged])
+    made = dataclasses.replace(
+        made,
+        files=[
+            *made.files,
+            parts.File(
+                path=PAGE_NAME,
+                sha256=sha256_of_file(page),
+                size_bytes=page.stat().st_size,
+                what="this certificate for people",
+            ),  # fmt: skip
+        ],
+    )
+    write_json(out / JSON_NAME, dataclasses.asdict(made))
+    return made
+
+
+def _samples(stages: Stages, judge: Judge) -> list[parts.Sample]:
+    """Copy the images that travel along, and return them with the reference's answers."""
+    chosen = [judge.dataset.samples[number] for number in judge.samples]
+    hashes = [sha256_of_file(sample.path) for sample in chosen]
+
+    def work() -> tuple[dict[str, Any], Sequence[Path]]:
+        copies = copy_images(chosen, stages.folder / SAMPLES_FOLDER)
+        return {"files": [_name(copy, stages.folder) for copy in copies]}, copies
+
+    names = stages.run("samples", hashes, work)["files"]
+    return [
+        parts.Sample(
+            file=name,
+            image_size=list(sample.image_size),
+            **dataclasses.asdict(Answer.of(judge.reference.detections[number])),
+        )
+        for name, sample, number in zip(names, chosen, judge.samples, strict=True)
+    ]
+
+
+def _timed(
+    stages: Stages,
+    network: "SSD",
+    judged: Sequence[tuple[Model, Judged]],
+    reference: parts.Check,
+    shipping: Shipping,
+    images: Sequence[Path],
+    on_turn: Callable[[int, int], object],
+) -> tuple[list[parts.Check], parts.Check, parts.Fastest | None]:
+    """Time everything that ran; return the checks and the reference with their times, and what is fastest."""
+    names = {id(each): f"{each.check.file} in {each.check.backend}" for _, each in judged}
+    runs = [
+        Runs(
+            name=REFERENCE, model=network, choice=BackendChoice(backend=choose_backend(network)), device=shipping.device
+        )
+    ]
+    for model, each in judged:
+        backend = each.check.backend.partition(":")[0]
+        choice = choice_of(backend, each.device, each.variants)
+        runs.append(Runs(name=names[id(each)], model=model.path, choice=choice, device=each.device))
+    hashes = [[run.name, sha256_of_file(run.model)] for run in runs if isinstance(run.model, Path)]
+    environment = describe_environment()
+    inputs = [
+        hashes, dataclasses.asdict(network.spec), dataclasses.asdict(SETTINGS), shipping.threads, shipping.device,
+        shipping.allow_tf32, environment.cpu, environment.cores, environment.gpu, list(map(str, images)),
+    ]  # fmt: skip
+
+    def work() -> tuple[dict[str, Any], Sequence[Path]]:
+        spans, skipped = time_all(
+            runs, images, threads=shipping.threads, allow_tf32=shipping.allow_tf32, on_turn=on_turn
+        )
+        for sentence in skipped:
+            log.warning("not timed: %s", sentence)
+        plain = {name: {span: dataclasses.asdict(each) for span, each in of.items()} for name, of in spans.items()}
+        return {"spans": plain}, []
+
+    found = stages.run("time", inputs, work)["spans"]
+    spans: dict[str, dict[str, parts.Latency]] = convert(found, dict[str, dict[str, parts.Latency]])
+    # Of the float32 file, in the first backend that took it.
+    base = next(
+        (spans[names[id(each)]] for model, each in judged if model.form == FLOAT and names[id(each)] in spans), None
+    )
+
+    def with_times(check: parts.Check, name: str) -> parts.Check:
+        own = spans.get(name)
+        times = None if own is None or base is None else base["network"].p50_ms / own["network"].p50_ms
+        return dataclasses.replace(check, latency=own, times_float32=times)
+
+    checks = [with_times(each.check, names[id(each)]) for _, each in judged]
+    trials = {}
+    for (model, each), check in zip(judged, checks, strict=True):
+        if check.verdict == PASS and check.latency is not None and check.times_float32 is not None:
+            candidate = Candidate(
+                form=model.form, choice=choice_of(each.check.backend.partition(":")[0], each.device, each.variants)
+            )
+            ms = check.latency["network"].p50_ms
+            trial = Trial(
+                candidate=candidate, runner=check.runner, precision=check.precision, threads=None, ms=ms,
+                float_ms=ms * check.times_float32, loss=each.loss,
+            )  # fmt: skip
+            trials[id(trial)] = (trial, check)
+    best = fastest([trial for trial, _ in trials.values()])
+    if best is None:
+        return checks, with_times(reference, REFERENCE), None
+    _, check = trials[id(best)]
+    running = Running(device=shipping.device, allow_tf32=shipping.allow_tf32, batch_size=BATCH_SIZE)
+    chosen = parts.Fastest(
+        file=check.file,
+        backend=check.backend,
+        p50_ms=best.ms,
+        times_float32=best.times_as_fast,
+        command=using(Named(words=(), file=None, arguments=()), Path(check.file), best.candidate, running),
+    )
+    return checks, with_times(reference, REFERENCE), chosen
+
+
+def _model_file(model: Model, checks: Sequence[parts.Check], not_run: Sequence[NotRun], out: Path) -> parts.File:
+    name = _name(model.path, out)
+    failed = [check for check in checks if check.verdict == FAIL]
+    verdict: parts.Verdict
+    if failed:
+        verdict, why = FAIL, "; ".join(f"{check.runner}: {check.text}" for check in failed)
+    elif checks:
+        verdict, why = PASS, "; ".join(f"{check.runner}: {check.text}" for check in checks)
+    else:
+        verdict, why = NOT_RUN, "; ".join(each.why for each in not_run if each.what == name)
+    return parts.File(
+        path=name,
+        sha256=sha256_of_file(model.path),
+        size_bytes=model.path.stat().st_size,
+        what=model.what,
+        precision=model.form.precision,
+        made_of="" if model.made_of is None else _name(model.made_of, out),
+        verdict=verdict,
+        why=why,
+    )
+
+
+def _verdict(
+    checks: Sequence[parts.Check], files: Sequence[parts.File], needed: Sequence[str]
+) -> tuple[parts.Verdict, str]:
+    """Return the verdict of all; `needed` is what is missing and had to be there."""
+    failed = [file.path for file in files if file.verdict == FAIL]
+    waiting = [file.path for file in files if file.verdict == NOT_RUN]
+    if failed:
+        return FAIL, f"{len(failed)} of {len(files)} model files failed: {', '.join(failed)}"
+    if needed:
+        return FAIL, f"not everything was made and run, which was asked for: {', '.join(needed)}"
+    text = f"{len(files) - len(waiting)} model files were run here in {len(checks)} ways, all within the limits"
+    return PASS, text + (f"; {len(waiting)} could not be run here" if waiting else "")
+
+
+def _criteria(shipping: Shipping, models: Sequence[Model], judge: Judge) -> list[str]:
+    """Say what had to be met, a sentence a precision."""
+    lines = []
+    for name in dict.fromkeys(model.form.precision for model in models):
+        limits = PRECISIONS.find(name).limits
+        if limits is None:
+            lines.append(f"{name} has to be equal to PyTorch but for rounding, stage by stage")
+            continue
+        drop = None if judge.metric is None else shipping.criteria.metric_limit(limits, judge.metric)
+        if drop is not None:
+            lines.append(f"{name} may lose {drop:g} points of the metric")
+        else:
+            changed = limits.changed if shipping.criteria.max_changed is None else shipping.criteria.max_changed
+            lines.append(f"{name}: {100 * changed:g} % of the detections may change")
+    return lines
+
+
+def _calibration(shipping: Shipping) -> str:
+    if shipping.calibration is None:
+        return ""
+    return shipping.calibrating.of_split or f"images of {shipping.calibrating.int8.calibration_data}"
+
+
+def _what(path: Path, out: Path) -> str:
+    return (
+        "an image to verify with"
+        if path.parent == out / SAMPLES_FOLDER
+        else f"part of {path.relative_to(out).parts[0]}"
+    )
+
+
+def _name(path: Path, out: Path) -> str:
+    return path.relative_to(out).as_posix()
