@@ -179,15 +179,13 @@ def test_a_graph_that_computes_something_else_is_not_written(model: Path, monkey
         graph.pixel_graph(load_exported(model))
 
 
-def test_a_graph_of_another_input_is_refused(model: Path) -> None:
+@pytest.mark.parametrize(("key", "value", "step"), [("input_kind", "uint8", "uint8"), ("batch_size", "4", "batch")])
+def test_results_of_steps_that_nvinfer_cannot_feed_are_refused(model: Path, key: str, value: str, step: str) -> None:
     from ssd_deploy.bundles.deepstream.graph import pixel_graph
 
     source = load_exported(model)
-    other = onnx.ModelProto()
-    other.CopyFrom(source.model)
-    other.graph.input[0].name = "frames"
-    with pytest.raises(ModelError, match="takes 'frames' instead of images"):
-        pixel_graph(dataclasses.replace(source, model=other))
+    with pytest.raises(ModelError, match=f"is a result of {step}, of which no bundle"):
+        pixel_graph(dataclasses.replace(source, metadata=source.metadata | {key: value}))
 
 
 def real_images(real_data: Path) -> list[Image]:
