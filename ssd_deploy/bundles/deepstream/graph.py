@@ -44,8 +44,8 @@ def pixel_graph(source: ExportedGraph) -> onnx.ModelProto:
     for step in steps_behind(source.metadata):
         if step not in FOLLOWS:
             raise ModelError(
-                f"{source.path}: is a result of {step}, of which no bundle for DeepStream is made; name the file that it was "
-                "made of"
+                f"{source.path}: is a result of {step}, of which no bundle for DeepStream is made; "
+                "name the file that it was made of"
             )
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
