@@ -10,8 +10,8 @@ from export.session import describe_exported, open_session, quiet_options
 from ssd_train.errors import ModelError
 from ssd_train.spec import DetectorSpec
 
-# What ONNX Runtime and TensorRT call a type -> what the KServe protocol does.
-KSERVE_TYPES = {
+# What ONNX Runtime and TensorRT call a type -> what servers do.
+SERVED_TYPES = {
     "tensor(float)": "FP32",
     "tensor(float16)": "FP16",
     "tensor(uint8)": "UINT8",
@@ -31,7 +31,7 @@ class Tensor:
 
     Attributes:
         name: in the file.
-        datatype: as the KServe protocol calls it, `FP32` for instance.
+        datatype: as Triton's configuration calls it behind `TYPE_`, and the KServe protocol too: `FP32` for instance.
         shape: with the batch in front; -1 for what is open.
     """
 
@@ -80,8 +80,8 @@ def read_contents(model: Path) -> Contents:
 
 
 def _tensor(model: Path, name: str, dtype: str, shape: Iterable[Any]) -> Tensor:
-    if dtype not in KSERVE_TYPES:
+    if dtype not in SERVED_TYPES:
         raise ModelError(f"{model}: {name} is of the type {dtype}, which no server takes; export the model again")
     # An open dimension is a name or nothing in ONNX.
     sizes = tuple(size if isinstance(size, int) else -1 for size in shape)
-    return Tensor(name=name, datatype=KSERVE_TYPES[dtype], shape=sizes)
+    return Tensor(name=name, datatype=SERVED_TYPES[dtype], shape=sizes)

@@ -20,7 +20,7 @@ from ssd_train.spec import INPUT_NAME
 
 # (height, width) of each picture.
 SIZES = Tensor(name="image_sizes", datatype="INT32", shape=(-1, 2))
-# A file's bytes.
+# A file's bytes, which the protocol calls BYTES and Triton's configuration so.
 PICTURES = Tensor(name="pictures", datatype="STRING", shape=(-1, 1))
 
 
