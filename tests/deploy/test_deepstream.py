@@ -355,5 +355,5 @@ def test_hostile_outputs_are_refused_with_a_line_each_and_give_nothing(program: 
 
 
 def test_the_parser_compiles_with_headers_that_lack_int64(bundle: Path, program: Path) -> None:
-    command = ["g++", "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-DBEFORE_DEEPSTREAM_9"]
+    command = ["g++", "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-DEARLIER_RELEASE"]
     subprocess.run([*command, f"-I{INCLUDES}", bundle / "nvdsparsebbox_ssd_deploy.cpp"], check=True)

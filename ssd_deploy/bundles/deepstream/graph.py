@@ -6,7 +6,7 @@ all channels, where a detector has a standard deviation for each. So the normali
     pixels (N, 3, H, W) -> Div 255 -> Sub mean -> Div std -> images -> the detector -> boxes, scores
                                                                                        labels -> Cast -> labels
 
-TensorRT 10 keeps int64 outputs as int64, which the nvinfer of the releases before DeepStream 9 has no name for.
+TensorRT 10 keeps int64 outputs as int64, for which earlier releases of nvinfer have no name.
 """
 
 import numpy as np
