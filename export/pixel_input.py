@@ -7,6 +7,7 @@ the Cast right behind an input of 8 bits.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from export.step import OnProgress, Rewritten
 from ssd_train.input_kinds import INPUT_KINDS
 from ssd_train.preprocess import network_input
 from ssd_train.spec import INPUT_NAME, DetectorSpec
+
+# Operator, constant beside its input, attributes.
+Operation = tuple[str, Any, dict[str, Any]]
 
 
 def rewrite(source: ExportedGraph, settings: Any, on_progress: OnProgress | None) -> Rewritten:
@@ -46,20 +50,32 @@ def with_pixel_input(model: onnx.ModelProto, spec: DetectorSpec) -> onnx.ModelPr
     graph.value_info.append(images)
     graph.input.remove(images)
     graph.input.append(taken)
-    # Operator, constant beside its input, attributes.
-    steps: list[tuple[str, Any, dict[str, Any]]] = [
+    steps: list[Operation] = [
         ("Cast", None, {"to": TensorProto.FLOAT}),
         ("Transpose", None, {"perm": [0, 3, 1, 2]}),
         ("Gather", np.array([2, 1, 0]), {"axis": 1}),
-        ("Div", np.float32(255), {}),
-        ("Sub", np.array(spec.mean, np.float32).reshape(1, 3, 1, 1), {}),
-        ("Div", np.array(spec.std, np.float32).reshape(1, 3, 1, 1), {}),
+        *normalisation(spec),
     ]
     if kind.order == "RGB":
         del steps[2]
-    nodes, value = [], kind.tensor
+    put_in_front(graph, kind.tensor, steps)
+    return copy
+
+
+def normalisation(spec: DetectorSpec) -> tuple[Operation, ...]:
+    """Return what makes normalised images of pixels (N, 3, H, W) from 0 to 255, in the order of `preprocess`."""
+    return (
+        ("Div", np.float32(255), {}),
+        ("Sub", np.array(spec.mean, np.float32).reshape(1, 3, 1, 1), {}),
+        ("Div", np.array(spec.std, np.float32).reshape(1, 3, 1, 1), {}),
+    )
+
+
+def put_in_front(graph: onnx.GraphProto, tensor: str, steps: Sequence[Operation]) -> None:
+    """Put operations that lead from a new input, `tensor`, to `images` in front of a graph, in place."""
+    nodes, value = [], tensor
     for index, (operator, constant, attributes) in enumerate(steps):
-        name = f"{kind.tensor}/{index}/{operator}"
+        name = f"{tensor}/{index}/{operator}"
         inputs = [value]
         if constant is not None:
             inputs.append(f"{name}/constant")
@@ -69,4 +85,3 @@ def with_pixel_input(model: onnx.ModelProto, spec: DetectorSpec) -> onnx.ModelPr
     nodes += graph.node
     del graph.node[:]
     graph.node.extend(nodes)
-    return copy

@@ -17,7 +17,7 @@
 
 namespace {
 
-// NvDsInferDataType of DeepStream 9 calls it INT64; headers before have no name for it.
+// DeepStream 9.1 calls it INT64; the headers of earlier releases have no name for it.
 constexpr int kInt64 = 4;
 
 // nvinfer leaves out a box that ends below the frame, and by the time it asks, two roundings may have put one there

@@ -1,5 +1,5 @@
 // The part of DeepStream's interface that a parser of boxes touches, written from its documentation: names, order and
-// types of the fields are those of `nvdsinfer.h` and `nvdsinfer_custom_impl.h`. BEFORE_DEEPSTREAM_9 leaves out what
+// types of the fields are those of `nvdsinfer.h` and `nvdsinfer_custom_impl.h`. EARLIER_RELEASE leaves out what
 // releases before had not.
 #pragma once
 
@@ -12,7 +12,7 @@ typedef enum {
   HALF = 1,
   INT8 = 2,
   INT32 = 3,
-#ifndef BEFORE_DEEPSTREAM_9
+#ifndef EARLIER_RELEASE
   INT64 = 4,
   UINT8 = 5,
 #endif
@@ -49,7 +49,7 @@ typedef struct {
   float width;
   float height;
   float detectionConfidence;
-#ifndef BEFORE_DEEPSTREAM_9
+#ifndef EARLIER_RELEASE
   float rotation_angle;
 #endif
 } NvDsInferObjectDetectionInfo;
