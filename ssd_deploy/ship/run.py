@@ -110,6 +110,8 @@ def ship(
     """
     check_out(out)
     out = out.resolve()
+    # From now on the folder is known as one of ours, whenever this is interrupted.
+    (out / KEPT_NAME).mkdir(parents=True, exist_ok=True)
     for folder in (out, *(path for path in out.rglob("*") if path.is_dir())):
         remove_unfinished(folder)
     asked, criteria = shipping.asked, shipping.criteria
@@ -402,7 +404,8 @@ def _verdict(
         return FAIL, f"{len(failed)} of {len(files)} model files failed: {', '.join(failed)}"
     if needed:
         return FAIL, f"not everything was made and run, which was asked for: {', '.join(needed)}"
-    text = f"{len(files) - len(waiting)} model files were run here in {len(checks)} ways, all within the limits"
+    ran = f"{len(files) - len(waiting)} model files were run here, in {len(checks)} pairs of file and backend"
+    text = f"{ran}, all within the limits"
     return PASS, text + (f"; {len(waiting)} could not be run here" if waiting else "")
 
 
