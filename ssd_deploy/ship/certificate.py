@@ -7,6 +7,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import msgspec
+
 from ssd_train.errors import ModelError
 from ssd_train.json_input import JSONError, convert, quoted, read_json
 from ssd_train.spec import PostprocessSettings
@@ -287,6 +289,11 @@ def read_certificate(folder: Path) -> Certificate:
     except JSONError as error:
         raise ModelError(f"{path}: {error}; ship the detector again, or use the version that wrote it") from error
     return certificate
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a certificate, as in `docs/certificate.schema.json`."""
+    return msgspec.json.schema(Certificate)
 
 
 def _check_consistent(certificate: Certificate) -> None:

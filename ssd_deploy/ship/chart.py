@@ -13,7 +13,11 @@ MARKERS = "osD^v<>Pph*X"
 
 def speed_chart(made: Certificate) -> str | None:
     """Return a PNG as a data URI; None where nothing was timed. Needs matplotlib."""
-    timed = [(check, ms) for check in [made.reference, *made.checks] if (ms := _ms(check)) is not None]
+    timed = [
+        (check, ms)
+        for check in [made.reference, *made.checks]
+        if (ms := _ms(check)) is not None and (check.metric is None) == (made.reference.metric is None)
+    ]
     if not timed:
         return None
     backends = list(dict.fromkeys(check.runner for check, _ in timed))
