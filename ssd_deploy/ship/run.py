@@ -92,32 +92,34 @@ def ship(
     # What was asked for and could not be made, other than what gains nothing.
     missing: list[str] = []
 
-    def left_out(what: str, why: object, *, stages_less: int, is_missing: bool = True) -> None:
+    def left_out(what: str, why: object, *, is_missing: bool = True) -> None:
         reason = files.named_shortly(str(why))
-        stages.leave_out(what, reason, stages_less)
+        log.info("left out: %s: %s", what, reason)
         not_run.append(NotRun(what=what, why=reason))
         missing.extend([what] if is_missing else [])
 
     for form in forms:
         if form.target is not None and shipping.calibration is None:
-            left_out(str(form), shipping.calibrating.why_not, stages_less=2)
+            left_out(str(form), shipping.calibrating.why_not)
             continue
         try:
             models.append(Model(path=files.path(form), form=form, what=str(form), made_of=files.made_of(form)))
         except SSDDeployError as error:
             if form == FLOAT:
                 raise
-            left_out(str(form), error, stages_less=1, is_missing=not form.steps)
+            left_out(str(form), error, is_missing=not form.steps)
     of_onnx = {model.form: model for model in models}
     for each, form in engines:
         if form not in of_onnx:
-            left_out(f"{each} {form}", "the file that it is made of is not there", stages_less=2)
+            left_out(f"{each} {form}", "the file that it is made of is not there")
             continue
         try:
             models.append(build_engine(stages, each, of_onnx[form]))
         except SSDDeployError as error:
-            left_out(f"{each} {form}", error, stages_less=1)
+            left_out(f"{each} {form}", error)
 
+    # The reference, each file, the samples, the times, the certificate.
+    stages.expect(1 + len(models) + len(bundles) + 3)
     row = choose_backend(network)
     data = data_sha256(dataset)
     runner = open_model(
@@ -136,7 +138,7 @@ def ship(
             try:
                 found = judge.judge(model)
             except (BackendError, ModelError) as error:
-                left_out(name, error, stages_less=0)
+                left_out(name, error)
                 continue
             judged += [(model, each) for each in found.judged]
             not_run += [NotRun(what=name, why=files.named_shortly(why)) for why in found.not_run]
@@ -151,7 +153,7 @@ def ship(
         try:
             write_bundle(stages, each, source)
         except SSDDeployError as error:
-            left_out(str(each), error, stages_less=0)
+            left_out(str(each), error)
     samples = _samples(stages, judge)
     checks, reference, chosen = _timed(
         stages, network, judged, reference, shipping, [sample.path for sample in dataset.samples], on_turn

@@ -1,23 +1,19 @@
 """One shipment of the packaged detector of shapes, interrupted in every stage; nobody writes into it."""
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from shipment import NETWORK, Command, Shipment
 from typer.testing import CliRunner
 
 from ssd_deploy.cli import app
 from ssd_deploy.ship import run, timing
 from ssd_deploy.ship.stages import Stages, Work
 from ssd_train.datasets.generated_files import write_shapes
-
-NETWORK = "ssd_300_mobilenet0.25_custom"
-
-Command = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -52,20 +48,6 @@ def command(shapes: Path) -> Command:
         return result.exit_code, result.output
 
     return run_command
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shipment:
-    """A finished folder, and the stages that it took, in the order in which each was interrupted first."""
-
-    folder: Path
-    stages: tuple[str, ...]
-    output: str
-
-    @property
-    def certificate(self) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads((self.folder / "certificate.json").read_text())
-        return loaded
 
 
 @pytest.fixture(scope="package")

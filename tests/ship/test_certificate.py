@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from browser import NEEDS_BROWSER, probe
-from conftest import Shipment
+from shipment import Shipment
 
 from ssd_deploy.ship.certificate import NotRun, json_schema, read_certificate
 from ssd_deploy.ship.page import write_certificate_page

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import NETWORK, Command, Shipment
+from shipment import INT8, NETWORK, Command, Shipment, spoil, stages_of
 
 from ssd_deploy import load_detector
 from ssd_deploy.ship.stages import KEPT_NAME
@@ -17,7 +17,6 @@ from ssd_train.files import sha256_of_file
 
 # What two runs of the same differ in.
 TIMES = ("latency", "times_float32", "made_at", "fastest")
-INT8 = f"cpu/{NETWORK}.int8.onnx"
 
 
 def without_times(value: Any) -> Any:
@@ -84,11 +83,10 @@ def test_the_answers_that_travel_along_are_those_of_pytorch(whole: Shipment) -> 
         assert found.labels.tolist() == sample["labels"]
 
 
-def test_a_second_run_does_nothing_again(whole: Shipment, tmp_path: Path, command: Command, caplog: Any) -> None:
+def test_a_second_run_does_nothing_again(whole: Shipment, tmp_path: Path, command: Command) -> None:
     folder = shutil.copytree(whole.folder, tmp_path / "out")
-    with caplog.at_level("INFO"):
-        code, _ = command(folder)
-    stages = [text for text in caplog.messages if text.startswith("stage ")]
+    code, output = command(folder)
+    stages = stages_of(output)
     assert code == 0
     assert [text for text in stages if not text.endswith(", as before")] == [stages[-1]]
     assert re.fullmatch(r"stage (\d+) of \1, \d+ s: certificate", stages[-1])
@@ -100,15 +98,6 @@ def test_a_file_that_was_changed_is_made_anew(whole: Shipment, tmp_path: Path, c
     code, _ = command(folder)
     assert code == 0
     assert sha256_of_file(folder / INT8) == sha256_of_file(whole.folder / INT8)
-
-
-def spoil(path: Path) -> None:
-    """Flip the signs of an int8 file's weights: a quantization that went wrong."""
-    model = onnx.load(path)
-    for tensor in model.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4:
-            tensor.raw_data = (-(onnx.numpy_helper.to_array(tensor) // 2)).tobytes()
-    onnx.save(model, path)
 
 
 def test_a_spoilt_file_fails_and_says_so_everywhere(whole: Shipment, tmp_path: Path, command: Command) -> None:
@@ -131,13 +120,10 @@ def test_a_spoilt_file_fails_and_says_so_everywhere(whole: Shipment, tmp_path: P
     assert "Do not use this folder" in page
 
 
-def test_other_limits_judge_again_and_make_nothing_again(
-    whole: Shipment, tmp_path: Path, command: Command, caplog: Any
-) -> None:
+def test_other_limits_judge_again_and_make_nothing_again(whole: Shipment, tmp_path: Path, command: Command) -> None:
     folder = shutil.copytree(whole.folder, tmp_path / "out")
-    with caplog.at_level("INFO"):
-        command(folder, "--max-drop", "100")
-    again = [text for text in caplog.messages if text.startswith("stage ") and not text.endswith(", as before")]
+    _, output = command(folder, "--max-drop", "100")
+    again = [text for text in stages_of(output) if not text.endswith(", as before")]
     assert all(": compare " in text for text in again[:-1])
     assert len(again) == 5
     made = json.loads((folder / "certificate.json").read_text())

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NETWORK, Shipment
-from test_ship import INT8, spoil
+from shipment import INT8, NETWORK, Shipment, spoil
 from typer.testing import CliRunner
 
 from ssd_deploy.backends import parse_backends
