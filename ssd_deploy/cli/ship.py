@@ -53,8 +53,9 @@ def ship(
     from ssd_deploy.describe import description_of
     from ssd_deploy.progress import image_progress, turn_progress
     from ssd_deploy.ship.certificate import JSON_NAME, PAGE_NAME, PASS
-    from ssd_deploy.ship.run import Shipping, check_out
+    from ssd_deploy.ship.run import check_out
     from ssd_deploy.ship.run import ship as run_ship
+    from ssd_deploy.ship.settings import Shipping
     from ssd_deploy.ship.targets import parse_targets
     from ssd_deploy.ship.text import certificate_text
     from ssd_deploy.text_table import output_width

@@ -7,8 +7,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import msgspec
+
 from ssd_train.errors import ModelError
-from ssd_train.json_input import JSONError, read_json
+from ssd_train.json_input import JSONError, convert, quoted, read_json
 from ssd_train.spec import PostprocessSettings
 
 # Raised where a field changes its meaning or goes away.
@@ -282,7 +284,30 @@ def read_certificate(folder: Path) -> Certificate:
         version = value.get("schema_version") if isinstance(value, dict) else None
         if version != SCHEMA_VERSION:
             raise JSONError(f"is not of version {SCHEMA_VERSION} of the schema")
-        certificate: Certificate = read_json(path, Certificate)
+        certificate: Certificate = convert(value, Certificate)
+        _check_consistent(certificate)
     except JSONError as error:
         raise ModelError(f"{path}: {error}; ship the detector again, or use the version that wrote it") from error
     return certificate
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a certificate, as in `docs/certificate.schema.json`."""
+    return msgspec.json.schema(Certificate)
+
+
+def _check_consistent(certificate: Certificate) -> None:
+    """Raise JSONError where values contradict each other that are computed with."""
+    classes = len(certificate.detector.class_names)
+    if len(certificate.detector.input_size) != 2:
+        raise JSONError("has an input size that is not (height, width)")
+    for sample in certificate.samples:
+        name = quoted(sample.file)
+        if len(sample.image_size) != 2 or min(sample.image_size) < 1:
+            raise JSONError(f"has an image_size of {name} that is not (height, width)")
+        if not len(sample.boxes) == len(sample.scores) == len(sample.labels):
+            raise JSONError(f"has other numbers of boxes, scores and labels for {name}")
+        if any(len(box) != 4 for box in sample.boxes):
+            raise JSONError(f"has boxes for {name} that are not four numbers")
+        if any(not 0 <= label < classes for label in sample.labels):
+            raise JSONError(f"has a label for {name} that is not in the class list")

@@ -13,7 +13,11 @@ MARKERS = "osD^v<>Pph*X"
 
 def speed_chart(made: Certificate) -> str | None:
     """Return a PNG as a data URI; None where nothing was timed. Needs matplotlib."""
-    timed = [(check, ms) for check in [made.reference, *made.checks] if (ms := _ms(check)) is not None]
+    timed = [
+        (check, ms)
+        for check in [made.reference, *made.checks]
+        if (ms := _ms(check)) is not None and (check.metric is None) == (made.reference.metric is None)
+    ]
     if not timed:
         return None
     backends = list(dict.fromkeys(check.runner for check, _ in timed))
@@ -41,18 +45,23 @@ def speed_chart(made: Certificate) -> str | None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     named = [(COLORS[number % len(COLORS)], "o", name) for number, name in enumerate(backends)]
-    named += [("#555555", MARKERS[number % len(MARKERS)], name or "PyTorch") for number, name in enumerate(files)]
+    named += [("#555555", MARKERS[number % len(MARKERS)], short_name(name, made)) for number, name in enumerate(files)]
     handles = [
         axes.plot([], [], marker, color=color, linestyle="", label=chart_label(name))[0]
         for color, marker, name in named
     ]
     if best is not None:
         handles += axes.plot([], [], "o", color="black", markersize=13, markerfacecolor="none", label="fastest allowed")
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     with temporary_folder() as folder:
         path = Path(folder) / "chart.png"
         save_figure(figure, path)
         return png_uri(path)
+
+
+def short_name(file: str, made: Certificate) -> str:
+    """Return a file's name without the network's, which they all have; that of the reference for an empty one."""
+    return file.replace(made.detector.network, "…") or "PyTorch"
 
 
 def _accuracy(check: Check) -> float:

@@ -13,6 +13,9 @@ from ssd_train.datasets.dataset import Dataset, Sample
 from ssd_train.detections import Detections
 from ssd_train.files import sha256_of_file, written_atomically
 
+# Where copies of images travel along.
+SAMPLES_FOLDER = "samples"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:

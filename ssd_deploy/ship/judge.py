@@ -26,6 +26,7 @@ from ssd_deploy.ship.files import Model
 from ssd_deploy.ship.images import Answer, choose_samples, plain
 from ssd_deploy.ship.stages import Stages
 from ssd_train.datasets.dataset import Dataset
+from ssd_train.errors import BackendError, ModelError
 from ssd_train.evaluation.evaluate import EvaluationReport, has_objects, score
 from ssd_train.files import sha256_of_file
 from ssd_train.json_input import convert
@@ -162,6 +163,13 @@ class Judge:
         return found
 
     def _judge(self, name: str, candidate: Candidate) -> Judged:
+        try:
+            return self._compared(name, candidate)
+        except (BackendError, ModelError) as error:
+            # It was opened: what answers with something that is no detections, or with none, has failed.
+            return _broken(name, candidate, str(error))
+
+    def _compared(self, name: str, candidate: Candidate) -> Judged:
         run = self._run(candidate.runner)
         comparison = compare(
             self.reference, run, self.dataset, self.criteria, batch_size=BATCH_SIZE, with_raw=candidate.has_raw
@@ -224,6 +232,35 @@ def reference_check(run: BackendRun, choice: BackendChoice) -> Check:
         stages=[],
         verdict=PASS,
         text="the reference",
+    )
+
+
+def _broken(name: str, candidate: Candidate, why: str) -> Judged:
+    """Return what is known of a file that did not answer with detections."""
+    place, runner = candidate.place, candidate.runner
+    return Judged(
+        check=Check(
+            file=name,
+            backend=str(choice_of(place.backend.name, place.device, place.variants)),
+            runner=runner.name,
+            precision=runner.spec.precision,
+            metric=None,
+            lost=None,
+            changed=0,
+            total=0,
+            agreement=None,
+            score_difference=0.0,
+            box_difference=0.0,
+            stages=[],
+            verdict=FAIL,
+            text=why,
+        ),
+        loss=Loss(value=100.0, is_allowed=False, text=why),
+        device=place.device,
+        variants=place.variants,
+        samples_changed=0,
+        samples_total=0,
+        pictures=(),
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_deploy.ship.certificate import FAIL, Certificate, Check, File
-from ssd_deploy.ship.chart import speed_chart
+from ssd_deploy.ship.chart import short_name, speed_chart
 from ssd_deploy.ship.judge import Judged
 from ssd_train.report.page import write_page
 from ssd_train.report.table import Column, SortableTable
@@ -17,8 +17,8 @@ PICTURES = 8
 MEANINGS = {
     "PASS": "Every file that could be run on this machine finds what the trained network finds in PyTorch, within the "
     "limits below. A file that is NOT RUN lies here too, but nothing is proven of it yet.",
-    "FAIL": "Do not use this folder as it is. Something that was asked for is missing, or finds something else than the "
-    "trained network does; the table says what.",
+    "FAIL": "Do not use this folder as it is. Something that was asked for is missing, or finds something else than "
+    "the trained network does; the table says what.",
 }
 
 
@@ -40,8 +40,7 @@ def write_certificate_page(path: Path, made: Certificate, judged: Sequence[Judge
         "checks": check_table(made),
         "waiting": waiting,
         "chart": speed_chart(made),
-        "pictures": _pictures(judged),
-        "has_changes": any(check.changed for check in made.checks),
+        "pictures": _pictures(made, judged),
         "files": _file_table(made),
         "stages": [(check, check.stages) for check in made.checks],
         "about_data": _about_data(made),
@@ -70,9 +69,9 @@ def check_table(made: Certificate) -> SortableTable:
         Column(title="times", form="number", about="as fast as the float32 file"),
     )
     rows = [_row("reference", made.reference, "PyTorch, the trained network")]
-    rows += [_row(check.verdict, check, check.file) for check in made.checks]
+    rows += [_row(check.verdict, check, short_name(check.file, made)) for check in made.checks]
     rows += [
-        [file.verdict, file.path, "–", file.precision, *8 * [None]]
+        [file.verdict, short_name(file.path, made), "–", file.precision, *8 * [None]]
         for file in made.files
         if file.verdict is not None and not _checks(made, file)
     ]
@@ -115,7 +114,7 @@ def _numbers(made: Certificate) -> list[tuple[str, str]]:
     return numbers
 
 
-def _pictures(judged: Sequence[Judged]) -> list[dict[str, str]]:
+def _pictures(made: Certificate, judged: Sequence[Judged]) -> list[dict[str, str]]:
     """Return pictures of changed detections, those of failed files first, the worst of each check before the next."""
     ordered = sorted(judged, key=lambda each: each.check.verdict != FAIL)
     rounds = max((len(each.pictures) for each in ordered), default=0)
@@ -125,7 +124,7 @@ def _pictures(judged: Sequence[Judged]) -> list[dict[str, str]]:
             if number < len(each.pictures):
                 picture = each.pictures[number]
                 # One change that several files have in common is shown once.
-                caption = f"{each.check.file} in {each.check.runner}. {picture.caption}"
+                caption = f"{short_name(each.check.file, made)} in {each.check.runner}. {picture.caption}"
                 chosen.setdefault(picture.caption, {"uri": picture.uri, "caption": caption})
     return list(chosen.values())[:PICTURES]
 

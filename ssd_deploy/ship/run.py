@@ -1,78 +1,42 @@
 """A network and images in, a folder with files and their certificate out."""
 
 import dataclasses
-import datetime
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ssd_deploy
 from ssd_deploy.backends import BackendChoice, RunOptions, choose_backend, open_model
 from ssd_deploy.benchmark.fastest.candidates import Candidate
 from ssd_deploy.benchmark.fastest.choose import Trial, fastest
 from ssd_deploy.benchmark.fastest.commands import Named, using
 from ssd_deploy.benchmark.fastest.forms import FLOAT
-from ssd_deploy.benchmark.fastest.run import Calibrating
 from ssd_deploy.benchmark.fastest.trials import Running
-from ssd_deploy.benchmark.measure import SPANS
-from ssd_deploy.parity.criteria import Criteria
 from ssd_deploy.parity.run import ShowProgress, find_places, no_progress
 from ssd_deploy.ship import certificate as parts
-from ssd_deploy.ship.certificate import FAIL, JSON_NAME, NOT_RUN, PAGE_NAME, PASS, SCHEMA_VERSION, Certificate, NotRun
+from ssd_deploy.ship.assemble import Outcome, assemble, name_in
+from ssd_deploy.ship.certificate import FAIL, JSON_NAME, PAGE_NAME, PASS, Certificate, NotRun
 from ssd_deploy.ship.files import Model, StagedFiles, build_engine, write_bundle
-from ssd_deploy.ship.images import Answer, copy_images, data_sha256
+from ssd_deploy.ship.images import SAMPLES_FOLDER, Answer, copy_images, data_sha256
 from ssd_deploy.ship.judge import BATCH_SIZE, Judge, Judged, choice_of, reference_check
+from ssd_deploy.ship.page import write_certificate_page
+from ssd_deploy.ship.settings import Shipping
 from ssd_deploy.ship.stages import KEPT_NAME, Stages
-from ssd_deploy.ship.targets import HALF, Asked, forms_of
+from ssd_deploy.ship.targets import HALF, forms_of
 from ssd_deploy.ship.timing import SETTINGS, Runs, time_all
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.environment import describe_environment
-from ssd_train.errors import ResultError, SSDDeployError
+from ssd_train.errors import BackendError, ModelError, ResultError, SSDDeployError
 from ssd_train.files import check_writable, remove_unfinished, sha256_of_file, write_json
 from ssd_train.json_input import convert
-from ssd_train.metrics.protocol import Protocol
-from ssd_train.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD
 
 log = logging.getLogger(__name__)
 
-SAMPLES_FOLDER = "samples"
-
 # What the row of the reference is called among the times.
 REFERENCE = "reference"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shipping:
-    """What is shipped, and how it is judged.
-
-    Attributes:
-        asked: the targets.
-        metric: scores the images; None without ground truth.
-        calibrating: images for int8.
-        calibration: number of these images and a hash of them; None without int8.
-        backends: those that judge; None for all that work here.
-        samples: images that travel along, so that the folder can be verified elsewhere.
-        strict: what did not run is a failure.
-        device: of the reference and of its times.
-    """
-
-    asked: tuple[Asked, ...]
-    metric: str | None
-    calibrating: Calibrating
-    calibration: tuple[int, str] | None
-    protocol: Protocol = Protocol.STANDARD
-    criteria: Criteria = Criteria()
-    backends: Sequence[BackendChoice] | None = None
-    samples: int = 8
-    strict: bool = False
-    device: str = "cpu"
-    threads: int = 0
-    workers: int = 2
-    allow_tf32: bool = False
 
 
 def check_out(out: Path) -> None:
@@ -110,6 +74,8 @@ def ship(
     """
     check_out(out)
     out = out.resolve()
+    # From now on the folder is known as one of ours, whenever this is interrupted.
+    (out / KEPT_NAME).mkdir(parents=True, exist_ok=True)
     for folder in (out, *(path for path in out.rglob("*") if path.is_dir())):
         remove_unfinished(folder)
     asked, criteria = shipping.asked, shipping.criteria
@@ -126,32 +92,34 @@ def ship(
     # What was asked for and could not be made, other than what gains nothing.
     missing: list[str] = []
 
-    def left_out(what: str, why: object, *, stages_less: int, is_missing: bool = True) -> None:
+    def left_out(what: str, why: object, *, is_missing: bool = True) -> None:
         reason = files.named_shortly(str(why))
-        stages.leave_out(what, reason, stages_less)
+        log.info("left out: %s: %s", what, reason)
         not_run.append(NotRun(what=what, why=reason))
         missing.extend([what] if is_missing else [])
 
     for form in forms:
         if form.target is not None and shipping.calibration is None:
-            left_out(str(form), shipping.calibrating.why_not, stages_less=2)
+            left_out(str(form), shipping.calibrating.why_not)
             continue
         try:
             models.append(Model(path=files.path(form), form=form, what=str(form), made_of=files.made_of(form)))
         except SSDDeployError as error:
             if form == FLOAT:
                 raise
-            left_out(str(form), error, stages_less=1, is_missing=not form.steps)
+            left_out(str(form), error, is_missing=not form.steps)
     of_onnx = {model.form: model for model in models}
     for each, form in engines:
         if form not in of_onnx:
-            left_out(f"{each} {form}", "the file that it is made of is not there", stages_less=2)
+            left_out(f"{each} {form}", "the file that it is made of is not there")
             continue
         try:
             models.append(build_engine(stages, each, of_onnx[form]))
         except SSDDeployError as error:
-            left_out(f"{each} {form}", error, stages_less=1)
+            left_out(f"{each} {form}", error)
 
+    # The reference, each file, the samples, the times, the certificate.
+    stages.expect(1 + len(models) + len(bundles) + 3)
     row = choose_backend(network)
     data = data_sha256(dataset)
     runner = open_model(
@@ -166,11 +134,11 @@ def ship(
         )  # fmt: skip
         judged: list[tuple[Model, Judged]] = []
         for model in models:
-            name = _name(model.path, out)
+            name = name_in(model.path, out)
             try:
                 found = judge.judge(model)
-            except SSDDeployError as error:
-                left_out(name, error, stages_less=0)
+            except (BackendError, ModelError) as error:
+                left_out(name, error)
                 continue
             judged += [(model, each) for each in found.judged]
             not_run += [NotRun(what=name, why=files.named_shortly(why)) for why in found.not_run]
@@ -181,11 +149,11 @@ def ship(
     failed = {each.check.file for _, each in judged if each.check.verdict == FAIL}
     for each in bundles:
         half = of_onnx.get(HALF)
-        source = of_onnx[FLOAT] if half is None or _name(half.path, out) in failed else half
+        source = of_onnx[FLOAT] if half is None or name_in(half.path, out) in failed else half
         try:
             write_bundle(stages, each, source)
         except SSDDeployError as error:
-            left_out(str(each), error, stages_less=0)
+            left_out(str(each), error)
     samples = _samples(stages, judge)
     checks, reference, chosen = _timed(
         stages, network, judged, reference, shipping, [sample.path for sample in dataset.samples], on_turn
@@ -193,70 +161,15 @@ def ship(
     stages.begin("certificate")
     stages.remove_older()
 
-    report = judge.reference.report
-    spec = network.spec
-    model_files = [
-        _model_file(model, [c for c in checks if c.file == _name(model.path, out)], not_run, out) for model in models
-    ]
-    known = {file.path for file in model_files}
-    other_files = [
-        parts.File(path=_name(path, out), sha256=sha256, size_bytes=path.stat().st_size, what=_what(path, out))
-        for path, sha256 in stages.files.items()
-        if _name(path, out) not in known
-    ]
-    verdict, text = _verdict(checks, model_files, missing if shipping.strict else [])
-    made = Certificate(
-        schema_version=SCHEMA_VERSION,
-        verdict=verdict,
-        verdict_text=text,
-        made_at=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        made_by=f"ssd-deploy {ssd_deploy.__version__}",
-        targets=list(map(str, asked)),
-        detector=parts.Detector(
-            network=spec.network,
-            class_names=list(spec.class_names),
-            input_size=list(spec.input_size),
-            weights=spec.weights,
-            weights_sha256=spec.weights_sha256,
-            postprocess=spec.postprocess,
+    made = assemble(
+        Outcome(
+            shipping=shipping, spec=network.spec, dataset=dataset, data_sha256=data, models=models,
+            judged=[each for _, each in judged], checks=checks, reference=reference, report=judge.reference.report,
+            threshold=judge.threshold, fastest=chosen, samples=samples, files=stages.files, not_run=not_run,
+            missing=missing,
         ),
-        data=parts.Data(
-            name=dataset.name,
-            images=len(dataset.samples),
-            objects=sum(len(sample.ground_truth) for sample in dataset.samples),
-            sha256=data,
-            calibration=_calibration(shipping),
-            calibration_images=0 if shipping.calibration is None else shipping.calibration[0],
-            calibration_sha256="" if shipping.calibration is None else shipping.calibration[1],
-        ),
-        criteria=parts.Criteria(
-            text=_criteria(shipping, models, judge),
-            score_threshold=judge.threshold,
-            max_drop=criteria.max_drop,
-            strict=shipping.strict,
-        ),
-        metric="" if report is None else report.headline_name,
-        protocol="" if report is None else report.protocol_text,
-        reference=reference,
-        checks=checks,
-        files=sorted([*model_files, *other_files], key=lambda file: file.path),
-        fastest=chosen,
-        not_run=list(dict.fromkeys(not_run)),
-        spans={name: SPANS[name] for name in reference.latency or {}},
-        environment=dataclasses.asdict(describe_environment()),
-        samples=samples,
-        sample_changes=[
-            parts.SampleChanges(
-                file=each.check.file,
-                backend=each.check.backend,
-                changed=each.samples_changed,
-                total=each.samples_total,
-            )  # fmt: skip
-            for _, each in judged
-        ],
-    )
-    from ssd_deploy.ship.page import write_certificate_page
-
+        out,
+    )  # fmt: skip
     page = write_certificate_page(out / PAGE_NAME, made, [each for _, each in judged])
     made = dataclasses.replace(
         made,
@@ -281,7 +194,7 @@ def _samples(stages: Stages, judge: Judge) -> list[parts.Sample]:
 
     def work() -> tuple[dict[str, Any], Sequence[Path]]:
         copies = copy_images(chosen, stages.folder / SAMPLES_FOLDER)
-        return {"files": [_name(copy, stages.folder) for copy in copies]}, copies
+        return {"files": [name_in(copy, stages.folder) for copy in copies]}, copies
 
     names = stages.run("samples", hashes, work)["files"]
     return [
@@ -368,74 +281,3 @@ def _timed(
         command=using(Named(words=(), file=None, arguments=()), Path(check.file), best.candidate, running),
     )
     return checks, with_times(reference, REFERENCE), chosen
-
-
-def _model_file(model: Model, checks: Sequence[parts.Check], not_run: Sequence[NotRun], out: Path) -> parts.File:
-    name = _name(model.path, out)
-    failed = [check for check in checks if check.verdict == FAIL]
-    verdict: parts.Verdict
-    if failed:
-        verdict, why = FAIL, "; ".join(f"{check.runner}: {check.text}" for check in failed)
-    elif checks:
-        verdict, why = PASS, "; ".join(f"{check.runner}: {check.text}" for check in checks)
-    else:
-        verdict, why = NOT_RUN, "; ".join(each.why for each in not_run if each.what == name)
-    return parts.File(
-        path=name,
-        sha256=sha256_of_file(model.path),
-        size_bytes=model.path.stat().st_size,
-        what=model.what,
-        precision=model.form.precision,
-        made_of="" if model.made_of is None else _name(model.made_of, out),
-        verdict=verdict,
-        why=why,
-    )
-
-
-def _verdict(
-    checks: Sequence[parts.Check], files: Sequence[parts.File], needed: Sequence[str]
-) -> tuple[parts.Verdict, str]:
-    """Return the verdict of all; `needed` is what is missing and had to be there."""
-    failed = [file.path for file in files if file.verdict == FAIL]
-    waiting = [file.path for file in files if file.verdict == NOT_RUN]
-    if failed:
-        return FAIL, f"{len(failed)} of {len(files)} model files failed: {', '.join(failed)}"
-    if needed:
-        return FAIL, f"not everything was made and run, which was asked for: {', '.join(needed)}"
-    text = f"{len(files) - len(waiting)} model files were run here in {len(checks)} ways, all within the limits"
-    return PASS, text + (f"; {len(waiting)} could not be run here" if waiting else "")
-
-
-def _criteria(shipping: Shipping, models: Sequence[Model], judge: Judge) -> list[str]:
-    """Say what had to be met, a sentence a precision."""
-    lines = []
-    for name in dict.fromkeys(model.form.precision for model in models):
-        limits = PRECISIONS.find(name).limits
-        if limits is None:
-            lines.append(f"{name} has to be equal to PyTorch but for rounding, stage by stage")
-            continue
-        drop = None if judge.metric is None else shipping.criteria.metric_limit(limits, judge.metric)
-        if drop is not None:
-            lines.append(f"{name} may lose {drop:g} points of the metric")
-        else:
-            changed = limits.changed if shipping.criteria.max_changed is None else shipping.criteria.max_changed
-            lines.append(f"{name}: {100 * changed:g} % of the detections may change")
-    return lines
-
-
-def _calibration(shipping: Shipping) -> str:
-    if shipping.calibration is None:
-        return ""
-    return shipping.calibrating.of_split or f"images of {shipping.calibrating.int8.calibration_data}"
-
-
-def _what(path: Path, out: Path) -> str:
-    return (
-        "an image to verify with"
-        if path.parent == out / SAMPLES_FOLDER
-        else f"part of {path.relative_to(out).parts[0]}"
-    )
-
-
-def _name(path: Path, out: Path) -> str:
-    return path.relative_to(out).as_posix()

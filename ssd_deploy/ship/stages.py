@@ -82,10 +82,9 @@ class Stages:
         elapsed = time.perf_counter() - self._start
         log.info("stage %d of %d, %.0f s: %s%s", self._number, self._total, elapsed, name, how)
 
-    def leave_out(self, name: str, why: str, stages_less: int) -> None:
-        """Tell of what cannot be made or run, and how many of the stages that were to come fall away with it."""
-        self._total -= stages_less
-        log.info("left out: %s: %s", name, why)
+    def expect(self, remaining: int) -> None:
+        """Note how many stages are still to come, where that was not known from the start."""
+        self._total = self._number + remaining
 
     def remove_older(self) -> None:
         """Remove the files of earlier runs that no stage of this one stands for; anything else stays."""

@@ -27,7 +27,7 @@ from ssd_deploy.ship.stages import KEPT_NAME
 from ssd_deploy.text_table import text_table
 from ssd_train.datasets.dataset import Dataset, Sample, make_ground_truth
 from ssd_train.detections import PaddedDetections
-from ssd_train.errors import ModelError, SSDDeployError
+from ssd_train.errors import BackendError, SSDDeployError
 from ssd_train.files import sha256_of_file
 from ssd_train.json_input import shown
 from ssd_train.metrics.protocol import Protocol
@@ -116,9 +116,13 @@ def verify(folder: Path, backends: Sequence[BackendChoice] | None = None) -> Ver
             with contextlib.ExitStack() as stack:
                 options = RunOptions(batch_size=1, beside_readers=True)
                 candidates = open_in_places(folder / file.path, places, options, stack, not_run)
-                runs += [_run(reference, dataset, candidate, file, certificate) for candidate in candidates]
-        except SSDDeployError as error:
-            (faults if isinstance(error, ModelError) else not_run).append(f"{shown(file.path)}: {error}")
+                for candidate in candidates:
+                    try:
+                        runs.append(_run(reference, dataset, candidate, file, certificate))
+                    except SSDDeployError as error:
+                        faults.append(f"{file.path}: {candidate.runner.name}: {error}")
+        except BackendError as error:
+            not_run.append(f"{file.path}: {error}")
     faults += [f"{run.file}: {run.runner}: {run.text}" for run in runs if not run.passed]
     return Verification(
         passed=not faults,
