@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forking import Forking, forking
 
 
 def pytest_collection_finish() -> None:
@@ -36,6 +37,13 @@ def real_data() -> Path:
     if not (folder / "coco_tiny").is_dir():
         pytest.skip(f"no test images in {folder}; set SSD_TEST_DATA to the folder with coco_tiny and bccd")
     return folder
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Forking]:
+    """Runs commands in processes of their own that need not start Python."""
+    with forking() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

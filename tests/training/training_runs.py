@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import safetensors
 import torch
+from forking import Running
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -123,16 +124,17 @@ def start(*command: object) -> "subprocess.Popen[str]":
     )
 
 
-def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]", limit_s: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str] | Running", limit_s: float = 120) -> None:
     """Return as soon as a condition holds; fail where the process ends before."""
+    is_forked = isinstance(process, Running)
     end = time.monotonic() + limit_s
     while not condition():
-        if process.poll() is not None:
-            raise AssertionError(f"the process ended with {process.returncode}: {process.communicate()}")
+        if process.has_ended() if is_forked else process.poll() is not None:
+            raise AssertionError(f"it has ended: {process.wait() if is_forked else process.communicate()}")
         if time.monotonic() > end:
             process.kill()
-            raise AssertionError(f"nothing happened for {limit_s} seconds: {process.communicate()}")
-        time.sleep(0.005)
+            raise AssertionError(f"nothing for {limit_s} s: {process.wait() if is_forked else process.communicate()}")
+        time.sleep(0.02)
 
 
 def is_filled(path: Path) -> bool:
