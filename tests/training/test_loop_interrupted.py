@@ -320,7 +320,7 @@ def test_a_folder_that_holds_a_training_is_left_alone_without_resume(copied: Pat
         ({"freeze": "stages=1"}, ("freeze none", "stages=1")),
         ({"limit": 6}, ("training images 5", "6")),
         ({"classes": "more.txt"}, ("classes", "hexagon")),
-        ({"network": "ssd_512_mobilenet1.0_custom"}, ("network ssd_300_mobilenet0.25_custom",)),
+        ({"network": "ssd_512_mobilenet1.0_custom"}, (f"network {NETWORK}",)),
         ({"ema": True}, ("ema False", "True")),
         ({"amp": "bf16"}, ("amp off", "bf16")),
         ({"flip": 0.25}, ("flip 0.5", "0.25")),

@@ -27,7 +27,7 @@ from ssd_train.training.loop import TrainingResult, train
 from ssd_train.training.run_folder import METRICS_NAME, MetricsWriter
 from ssd_train.weights.store import BEST_NAME, LAST_NAME
 
-NETWORK = "ssd_300_mobilenet0.25_custom"
+NETWORK = "ssd_128_mobilenet0.25_custom"
 # Of the generated data set in the order that a training of one's own data gives them.
 CLASSES = ("circle", "cross", "square", "star", "triangle")
 
