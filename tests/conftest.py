@@ -2,20 +2,30 @@
 
 import gc
 import os
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forking import Forking, forking
 
 
-def pytest_collection_finish() -> None:
-    """Leave all that is loaded by now out of collections of garbage, which take half a second with PyTorch's modules.
+# Modules that were loaded when garbage was last collected for good.
+_loaded = 0
 
-    A benchmark collects before every turn, and Python does by itself.
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Leave what is loaded by now out of collections of garbage, which take half a second with PyTorch's modules.
+
+    A benchmark collects before every turn, and Python does by itself. Exporting and compiling load many more modules.
     """
-    gc.collect()
-    gc.freeze()
+    global _loaded
+    if len(sys.modules) > _loaded + 100:
+        _loaded = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -36,6 +46,13 @@ def real_data() -> Path:
     if not (folder / "coco_tiny").is_dir():
         pytest.skip(f"no test images in {folder}; set SSD_TEST_DATA to the folder with coco_tiny and bccd")
     return folder
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Forking]:
+    """Runs commands in processes of their own that need not start Python."""
+    with forking() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

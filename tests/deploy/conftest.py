@@ -1,6 +1,7 @@
 """One small network with random weights, exported once, and tiny data sets whose score is known."""
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from tiny_data import Annotated, Image, blocks, write_coco, write_voc
 from typer.testing import CliRunner
 
+from ssd_deploy.benchmark import measure
 from ssd_deploy.cli import app
 from ssd_train import build_network
 from ssd_train.detections import Detections
@@ -29,6 +31,14 @@ def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No engine of a test lands in the user's cache, nor comes from there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSD_DEPLOY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_turns() -> Iterator[None]:
+    """`benchmark` times one call in every turn, and not calls for half a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "BenchmarkSettings", functools.partial(measure.BenchmarkSettings, turn_seconds=0))
         yield
 
 

@@ -366,18 +366,18 @@ def test_export_writes_the_options_into_the_graph_and_its_description(strict_mod
 
 
 def test_export_for_the_cpu_writes_winograds_file_and_this_machines(run_cli: Run, tmp_path: Path) -> None:
-    # Other tests trace this network too.
-    network = ("--network", "ssd_300_vgg16_atrous_voc", "--weights", "random")
-    code, output = run_cli("export", *network, "--winograd", "--optimize-for-cpu", "--out", tmp_path)
+    # Another test traces this network too.
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    name = "ssd_160x96_vgg16_atrous_custom"
+    network = ("--network", name, "--weights", "random", "--classes", tmp_path / "classes.txt")
+    code, output = run_cli("export", *network, "--winograd", "--optimize-for-cpu", "--out", tmp_path / "out")
     assert code == 0, output
-    stem = "ssd_300_vgg16_atrous_voc.fp32"
-    names = [f"{stem}.onnx", f"{stem}.winograd.onnx", f"{stem}.winograd.cpu.onnx"]
-    assert [line for line in output.splitlines() if line.startswith("/")] == [str(tmp_path / name) for name in names]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    files = [tmp_path / "out" / f"{name}.fp32{step}.onnx" for step in ("", ".winograd", ".winograd.cpu")]
+    assert [line for line in output.splitlines() if line.startswith("/")] == list(map(str, files))
+    assert sorted((tmp_path / "out").iterdir()) == sorted(files)
     cv2.imwrite(str(tmp_path / "noise.png"), np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
-    for name in names[1:]:
-        code, output = run_cli("parity", *network, "--model", tmp_path / name, "--images", tmp_path)
-        assert code == 0, output
+    code, output = run_cli("parity", *network, *files[1:], "--images", tmp_path)
+    assert code == 0, output
 
 
 @pytest.mark.parametrize(

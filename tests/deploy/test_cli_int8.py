@@ -26,11 +26,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_export_calibrates_and_every_command_takes_the_file(run_cli: Run, data: Path, tmp_path: Path) -> None:
     code, output = run_cli(
         "export", *NETWORK, "--precision", "int8", "--calibration-data", data / "JPEGImages",
-        "--calibration-images", 60, "--calibration-method", "minmax", "--out", tmp_path,
+        "--calibration-images", 10, "--calibration-method", "minmax", "--out", tmp_path,
     )  # fmt: skip
     assert code == 0, output
     model = tmp_path / f"{NAME}.int8.onnx"
-    assert str(model) in output.splitlines() and "calibrated on 60 images (minmax)" in output
+    assert str(model) in output.splitlines() and "calibrated on 10 images (minmax)" in output
     metadata = {entry.key: entry.value for entry in onnx.load(model).metadata_props}
     assert (metadata["calibration_method"], metadata["int8_target"]) == ("minmax", "portable")
 
@@ -69,7 +69,7 @@ def test_an_int8_file_for_this_cpu_is_written_beside_the_portable_one(run_cli: R
 def test_parity_compares_three_precisions_in_one_table(run_cli: Run, data: Path, tmp_path: Path) -> None:
     code, output = run_cli(
         "parity", *NETWORK, "--precision", "fp32,fp16,int8", "--calibration-data", data / "JPEGImages",
-        "--calibration-images", 20, "--images", data / "JPEGImages", "--limit", 40, "--json", tmp_path / "parity.json",
+        "--calibration-images", 10, "--images", data / "JPEGImages", "--limit", 40, "--json", tmp_path / "parity.json",
         "--backends", "onnxruntime",
     )  # fmt: skip
     # Ten pictures have 34 detections, of which int8 may lose 3; these have 125, where one more decides nothing.

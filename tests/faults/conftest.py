@@ -1,21 +1,13 @@
-"""A detector, data and pictures for all commands, made once, and the server that runs them."""
+"""A detector, data and pictures for all commands, made once."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from commands import NETWORK, Material
-from forking import Forking, forking
 
 from ssd_train.datasets.generated_files import write_shapes
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Forking]:
-    with forking() as started:
-        yield started
 
 
 @pytest.fixture(scope="session")

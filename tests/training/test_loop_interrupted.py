@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from forking import Ended, Forking, Running
 from training_runs import (
     EPOCH_ENDS,
     NETWORK,
@@ -28,7 +28,6 @@ from training_runs import (
     run_cli,
     small_config,
     small_options,
-    start,
     tensors,
     train_here,
     wait_until,
@@ -251,30 +250,30 @@ def test_a_training_killed_at_any_moment_goes_on_to_the_same_weights_and_metrics
 # --- Killed and stopped from outside --------------------------------------------------------------------------
 
 
-def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+def ended(process: Running) -> Ended:
     """Wait for a process that was told to end; none of those that it started may outlive it."""
-    printed, errors = process.communicate(timeout=120)
+    found = process.wait()
     end = time.monotonic() + 30
     while processes_of(process.pid) and time.monotonic() < end:
         time.sleep(0.1)
     assert not processes_of(process.pid), "loading processes are left"
-    return process.returncode, printed, errors
+    return found
 
 
 def test_kill_9_before_and_after_the_first_checkpoint_costs_nothing_but_time(
-    unbroken: Run, shapes: Path, tmp_path: Path
+    unbroken: Run, shapes: Path, server: Forking, tmp_path: Path
 ) -> None:
     options = small_options(shapes, tmp_path, resume="auto")
-    process = start("-m", "ssd_train", *options)
+    process = server.start("train", *options)
     wait_until(lambda: is_filled(tmp_path / "augmented.jpg"), process)
     process.kill()
-    assert ended(process)[0] == -signal.SIGKILL
+    assert ended(process).code == 128 + signal.SIGKILL
     assert not (tmp_path / "last.ckpt").exists() and not (tmp_path / "best.safetensors").exists()
 
-    process = start("-m", "ssd_train", *small_options(shapes, tmp_path, resume="auto", workers=2))
+    process = server.start("train", *small_options(shapes, tmp_path, resume="auto", workers=2), quick=True)
     wait_until(lambda: is_filled(tmp_path / "last.ckpt"), process)
     process.kill()
-    assert ended(process)[0] == -signal.SIGKILL
+    assert ended(process).code == 128 + signal.SIGKILL
     assert EPOCH_ENDS[0] <= read_checkpoint(tmp_path / "last.ckpt")["position"]["step"] < EPOCH_ENDS[2]
 
     code, output = run_cli("train", *options)
@@ -283,13 +282,13 @@ def test_kill_9_before_and_after_the_first_checkpoint_costs_nothing_but_time(
 
 
 def test_sigterm_and_ctrl_c_save_say_so_and_end_with_the_shells_exit_codes(
-    unbroken: Run, shapes: Path, tmp_path: Path
+    unbroken: Run, shapes: Path, server: Forking, tmp_path: Path
 ) -> None:
     options, long = (small_options(shapes, tmp_path, resume="auto", workers=2, epochs=epochs) for epochs in (3, 40))
     stopped_after = []
     for which, send in ((signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)):
         (tmp_path / "metrics.jsonl").unlink(missing_ok=True)
-        process = start("-m", "ssd_train", *long)
+        process = server.start("train", *long, quick=True)
         wait_until(lambda: is_filled(tmp_path / "metrics.jsonl"), process)
         # Ctrl-C reaches the loading processes too, which are needed for the steps up to the checkpoint.
         send(process.pid, which)
@@ -321,7 +320,7 @@ def test_a_folder_that_holds_a_training_is_left_alone_without_resume(copied: Pat
         ({"freeze": "stages=1"}, ("freeze none", "stages=1")),
         ({"limit": 6}, ("training images 5", "6")),
         ({"classes": "more.txt"}, ("classes", "hexagon")),
-        ({"network": "ssd_512_mobilenet1.0_custom"}, ("network ssd_300_mobilenet0.25_custom",)),
+        ({"network": "ssd_512_mobilenet1.0_custom"}, (f"network {NETWORK}",)),
         ({"ema": True}, ("ema False", "True")),
         ({"amp": "bf16"}, ("amp off", "bf16")),
         ({"flip": 0.25}, ("flip 0.5", "0.25")),

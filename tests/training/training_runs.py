@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import safetensors
 import torch
+from forking import Running
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -26,7 +27,7 @@ from ssd_train.training.loop import TrainingResult, train
 from ssd_train.training.run_folder import METRICS_NAME, MetricsWriter
 from ssd_train.weights.store import BEST_NAME, LAST_NAME
 
-NETWORK = "ssd_300_mobilenet0.25_custom"
+NETWORK = "ssd_128_mobilenet0.25_custom"
 # Of the generated data set in the order that a training of one's own data gives them.
 CLASSES = ("circle", "cross", "square", "star", "triangle")
 
@@ -123,16 +124,17 @@ def start(*command: object) -> "subprocess.Popen[str]":
     )
 
 
-def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]", limit_s: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str] | Running", limit_s: float = 120) -> None:
     """Return as soon as a condition holds; fail where the process ends before."""
+    is_forked = isinstance(process, Running)
     end = time.monotonic() + limit_s
     while not condition():
-        if process.poll() is not None:
-            raise AssertionError(f"the process ended with {process.returncode}: {process.communicate()}")
+        if process.has_ended() if is_forked else process.poll() is not None:
+            raise AssertionError(f"it has ended: {process.wait() if is_forked else process.communicate()}")
         if time.monotonic() > end:
             process.kill()
-            raise AssertionError(f"nothing happened for {limit_s} seconds: {process.communicate()}")
-        time.sleep(0.005)
+            raise AssertionError(f"nothing for {limit_s} s: {process.wait() if is_forked else process.communicate()}")
+        time.sleep(0.02)
 
 
 def is_filled(path: Path) -> bool:

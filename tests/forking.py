@@ -42,6 +42,10 @@ class Running(NamedTuple):
         code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         return Ended(code, *printed)
 
+    def has_ended(self) -> bool:
+        """Whether there is only its end left to ask for (Linux)."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
     def kill(self) -> None:
         # It may have ended, but it is not waited for, so its number is still its own.
         os.kill(self.pid, signal.SIGKILL)
@@ -52,7 +56,7 @@ class Forking:
 
     def __init__(self) -> None:
         self._folder = tempfile.mkdtemp(prefix="faults-")
-        root = HERE.parents[2]
+        root = HERE.parents[1]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(root)}
         self._process = subprocess.Popen(
             [sys.executable, str(HERE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
