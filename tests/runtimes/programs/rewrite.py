@@ -1,0 +1,36 @@
+"""An ONNX file through a tool that rewrites it: rewrite.py TOOL SOURCE TARGET."""
+
+import sys
+from collections.abc import Callable
+
+import onnx
+
+
+def slimmed(model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxslim
+
+    return onnxslim.slim(model)
+
+
+def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxsim
+
+    result, is_same = onnxsim.simplify(model)
+    assert is_same
+    return result
+
+
+def in_the_newest_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    from onnx import version_converter
+
+    return version_converter.convert_version(model, onnx.defs.onnx_opset_version())
+
+
+TOOLS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
+    "onnxslim": slimmed,
+    "onnxsim": simplified,
+    "version converter": in_the_newest_opset,
+}
+
+tool, source, target = sys.argv[1:]
+onnx.save(TOOLS[tool](onnx.load(source)), target)
