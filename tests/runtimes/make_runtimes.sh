@@ -17,7 +17,7 @@ cd "$(dirname "$0")"
 # Folder -> packages in it. None brings what it depends on: the environment has that, but for an older NumPy.
 packages=(
     "onnxruntime-oldest onnxruntime==1.21.0"
-    "onnxruntime-ir8 onnxruntime==1.15.0 numpy==1.26.4"
+    "onnxruntime-opset17 onnxruntime==1.15.0 numpy==1.26.4"
     "opencv-oldest opencv-python-headless==4.10.0.84"
     "ncnn ncnn==1.0.20261020 pnnx==20261020"
     "simplifiers onnxslim==0.1.98 onnxsim==0.8.1 colorama==0.4.6"

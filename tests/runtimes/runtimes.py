@@ -29,7 +29,23 @@ OUTPUTS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "box_offsets": (np.float32, (-1, 4)),
 }
 
+# Kinds of files: precision, then what else sets it apart. The int8 ones without `cpu` are of the portable target.
+FILES = (
+    "fp32",
+    "fp16",
+    "int8",
+    "int8-cpu",
+    "fp32-uint8",
+    "fp16-uint8",
+    "int8-uint8",
+    "int8-cpu-uint8",
+    "fp32-batch",
+    "fp32-raw",
+)
+
 Outputs = dict[str, NDArray[Any]]
+# A file, the name of its input, its input.
+Input = tuple[Path, str, NDArray[Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,14 +55,16 @@ class Runtime:
     Attributes:
         program: in the folder `programs`, and what follows the cases on its command line.
         packages: folder of `.runtimes` that comes first on Python's path; None for what the environment has.
-        files: those that are run; None for all.
-        faults: file -> what the runtime does to it. A test fails where that is no longer so.
+        files: those that are run.
+        faults: file -> what the runtime is known to get wrong, on some CPUs or on all.
+        least_major: of its releases, the first that runs the files.
     """
 
     program: tuple[str, ...]
     packages: str | None = None
-    files: tuple[str, ...] | None = None
+    files: tuple[str, ...] = FILES
     faults: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    least_major: int = 0
 
     def command(self, cases: Path) -> list[str]:
         name, *arguments = self.program
@@ -72,11 +90,11 @@ class Answers:
     by_file: Mapping[str, Outputs | str]
 
 
-def run(runtime: Runtime, inputs: Mapping[str, tuple[Path, str, NDArray[Any]]], folder: Path) -> Answers:
+def run(runtime: Runtime, inputs: Mapping[str, Input], folder: Path) -> Answers:
     """Run files in one process of a runtime.
 
     Args:
-        inputs: name of a file -> the file, the name of its input, its input.
+        inputs: by names of files.
         folder: for what goes to and fro.
     """
     cases = []
@@ -109,19 +127,21 @@ def _read(path: Path, count: int) -> NDArray[Any]:
     return np.fromfile(path, dtype).reshape(count, *shape)
 
 
-DETECTING = ("fp32", "fp16", "int8", "int8-cpu")
-
 # Of the environment, hence the newest that could be installed; what the others are held against.
 REFERENCE = "ONNX Runtime, newest"
+
+_OPENCV_FAULT = "its 8-bit depthwise convolution leaves the last values of some planes at zero"
 
 RUNTIMES: dict[str, Runtime] = {
     REFERENCE: Runtime(program=("run_onnxruntime.py",)),
     "ONNX Runtime, oldest": Runtime(program=("run_onnxruntime.py",), packages="onnxruntime-oldest"),
+    "ONNX Runtime, opset 17": Runtime(program=("run_onnxruntime.py",), packages="onnxruntime-opset17"),
     "OpenVINO": Runtime(program=("run_openvino.py",)),
-    "OpenCV 5": Runtime(
-        program=("run_opencv.py",),
-        faults={"int8": "its 8-bit depthwise convolution leaves the last values of some planes at zero"},
+    "OpenCV": Runtime(
+        program=("run_opencv.py",), least_major=5, faults={"int8": _OPENCV_FAULT, "int8-uint8": _OPENCV_FAULT}
     ),
+    "OpenCV, oldest": Runtime(program=("run_opencv.py",), packages="opencv-oldest", files=("fp32-raw",)),
+    "ncnn": Runtime(program=("run_ncnn.py",), packages="ncnn", files=("fp32-raw",)),
     "onnxruntime-node": Runtime(program=("run_javascript.cjs", "onnxruntime-node")),
     "onnxruntime-web": Runtime(program=("run_javascript.cjs", "onnxruntime-web")),
 }
