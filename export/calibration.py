@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, TensorsData, create_calibrator
 
 from export.quantize_options import METHODS, USUAL_IMAGES, check_count, image_files
@@ -17,7 +16,7 @@ from ssd_train.captured_stdout import captured_stdout
 from ssd_train.datasets.generated import draw_picture
 from ssd_train.errors import DatasetError, ImageError
 from ssd_train.files import sha256_of_file
-from ssd_train.preprocess import load_image, preprocess
+from ssd_train.preprocess import Images, load_image, preprocess
 from ssd_train.spec import INPUT_NAME, DetectorSpec
 from ssd_train.temporary import temporary_folder
 
@@ -99,7 +98,7 @@ def calibrate(
     log.info("calibrating on %d images (%s)", len(images), method)
     spreads: list[float] = []
 
-    def loaded() -> Iterator[NDArray[np.float32]]:
+    def loaded() -> Iterator[Images]:
         for done, path in enumerate(images, start=1):
             image = load_image(path)
             spreads.append(float(image.std(axis=(0, 1)).max()))
@@ -114,7 +113,7 @@ def calibrate(
     return ranges
 
 
-def _measure(network: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], method: str) -> TensorsData:
+def _measure(network: onnx.ModelProto, inputs: Iterable[Images], method: str) -> TensorsData:
     calibrator_method, options = METHODS[method]
     with temporary_folder() as folder:
         path = folder / "network.onnx"
@@ -137,10 +136,10 @@ def _measure(network: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], me
 
 
 class _OneImage(CalibrationDataReader):
-    def __init__(self, image: NDArray[np.float32]) -> None:
+    def __init__(self, image: Images) -> None:
         self._feeds = [{INPUT_NAME: image[None]}]
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, Images] | None:
         return self._feeds.pop() if self._feeds else None
 
 

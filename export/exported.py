@@ -4,14 +4,16 @@ Every reader of an ONNX file comes through `read_exported`, so that each refuses
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from export.metadata_entry import KEY_FIELD, METADATA_FIELD, VALUE_FIELD
 from export.protobuf import DAMAGED, Field, fields
 from ssd_train.errors import ModelError
+from ssd_train.input_kinds import INPUT_KINDS
 from ssd_train.json_input import quoted
-from ssd_train.spec import INPUT_NAME, RAW_NAMES, DetectorSpec
+from ssd_train.spec import RAW_NAMES, DetectorSpec
 
 AGAIN = "export the model again with `ssd-deploy export`"
 
@@ -19,7 +21,11 @@ AGAIN = "export the model again with `ssd-deploy export`"
 _GRAPH = 7
 _INPUTS, _OUTPUTS, _VALUES = 11, 12, 13
 _NAME, _TYPE = 1, 2
-_TENSOR, _SHAPE, _DIMENSION, _SIZE = 1, 2, 1, 1
+_TENSOR, _ELEMENT, _SHAPE, _DIMENSION, _SIZE = 1, 1, 2, 1, 1
+
+# Inputs by their names, with what onnx.proto3 calls their types.
+_ELEMENTS = {"float32": 1, "uint8": 2}
+_DTYPES = {kind.tensor: kind.dtype for kind in INPUT_KINDS.values()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +50,7 @@ def read_exported(model: Path | bytes, name: str) -> Exported:
         data = memoryview(model if isinstance(model, bytes) else model.read_bytes())
         found = list(fields(data))
         entries = [_texts(field) for field in found if field.number == METADATA_FIELD]
-        shapes = {name: shape for field in found if field.number == _GRAPH for name, shape in _shapes(field)}
+        values = [value for field in found if field.number == _GRAPH for value in _values(field)]
     except OSError as error:
         raise ModelError(f"{name}: cannot be read ({error.strerror}); check the file") from error
     except UnicodeDecodeError as error:
@@ -53,7 +59,7 @@ def read_exported(model: Path | bytes, name: str) -> Exported:
         raise ModelError(f"{name}: is not a usable ONNX file ({error}); make one with `ssd-deploy export`") from error
     metadata = as_metadata(entries, name)
     spec = DetectorSpec.from_metadata(metadata, name)
-    _check_graph(spec, shapes, name)
+    _check_graph(spec, values, name)
     return Exported(metadata=metadata, spec=spec)
 
 
@@ -67,13 +73,36 @@ def as_metadata(entries: Iterable[tuple[str, str]], name: str) -> dict[str, str]
     return metadata
 
 
-def _check_graph(spec: DetectorSpec, shapes: dict[str, tuple[int, ...]], name: str) -> None:
-    images, logits = shapes.get(INPUT_NAME, ()), shapes.get(RAW_NAMES[0], ())
-    if len(images) == 4 and images[1:] != (3, *spec.input_size):
-        raise ModelError(
-            f"{name}: says that its input is 3 x {' x '.join(map(str, spec.input_size))}, but its graph takes "
-            f"{' x '.join(map(str, images[1:]))}; {AGAIN}"
-        )
+class _Value(NamedTuple):
+    """An input, an output or an inner value: its type by number, its shape with 0 for an open dimension."""
+
+    name: str
+    is_input: bool
+    element: int
+    shape: tuple[int, ...]
+
+
+def _check_graph(spec: DetectorSpec, values: Sequence[_Value], name: str) -> None:
+    wanted = spec.input
+    for value in values:
+        if not value.is_input or value.name not in _DTYPES:
+            continue
+        if value.name != wanted.tensor or value.element not in (0, _ELEMENTS[wanted.dtype]):
+            raise ModelError(
+                f"{name}: says that it takes {wanted.tensor} of {wanted.dtype}, but its graph takes {value.name} of "
+                f"{_called(value.element)}; {AGAIN}"
+            )
+        if len(value.shape) == 4 and value.shape[1:] != spec.image_shape:
+            raise ModelError(
+                f"{name}: says that its input is {' x '.join(map(str, spec.image_shape))}, but its graph takes "
+                f"{' x '.join(map(str, value.shape[1:]))}; {AGAIN}"
+            )
+        if spec.batch_size is not None and value.shape[:1] not in ((), (spec.batch_size,)):
+            raise ModelError(
+                f"{name}: says that it takes {spec.batch_size} images a call, but its graph takes "
+                f"{value.shape[0] or 'any number'}; {AGAIN}"
+            )
+    logits = next((value.shape for value in values if value.name == RAW_NAMES[0]), ())
     # The raw predictions have a column for the background too.
     if len(logits) == 3 and logits[2] > 0 and logits[2] != len(spec.class_names) + 1:
         raise ModelError(
@@ -86,20 +115,27 @@ def _texts(entry: Field) -> tuple[str, str]:
     return texts.get(KEY_FIELD, ""), texts.get(VALUE_FIELD, "")
 
 
-def _shapes(graph: Field) -> Iterable[tuple[str, tuple[int, ...]]]:
-    """Yield name and shape of inputs, outputs and inner values that are looked at; an open dimension is 0."""
+def _called(element: int) -> str:
+    return next((name for name, number in _ELEMENTS.items() if number == element), f"type {element}")
+
+
+def _values(graph: Field) -> Iterable[_Value]:
+    """Yield inputs, outputs and inner values that are looked at."""
     for value in fields(graph.content):
         if value.number in (_INPUTS, _OUTPUTS, _VALUES):
             parts = {field.number: field.content for field in fields(value.content)}
             name = bytes(parts.get(_NAME, b"")).decode(errors="replace")
-            if name in (INPUT_NAME, *RAW_NAMES):
-                yield name, tuple(_sizes(parts.get(_TYPE, memoryview(b""))))
+            if name in (*_DTYPES, *RAW_NAMES):
+                tensor = _inner(parts.get(_TYPE, memoryview(b"")), _TENSOR)
+                element = next((field.value for field in fields(tensor) if field.number == _ELEMENT), 0)
+                yield _Value(name, value.number == _INPUTS, element, tuple(_sizes(_inner(tensor, _SHAPE))))
 
 
-def _sizes(kind: memoryview) -> Iterable[int]:
-    message = kind
-    for number in (_TENSOR, _SHAPE):
-        message = next((field.content for field in fields(message) if field.number == number), memoryview(b""))
+def _inner(message: memoryview, number: int) -> memoryview:
+    return next((field.content for field in fields(message) if field.number == number), memoryview(b""))
+
+
+def _sizes(message: memoryview) -> Iterable[int]:
     for dimension in fields(message):
         if dimension.number == _DIMENSION:
             yield next((field.value for field in fields(dimension.content) if field.number == _SIZE), 0)

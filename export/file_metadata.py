@@ -21,12 +21,25 @@ from ssd_train.metadata import TextEntries
 INT8_KEY = "int8_target"
 CPU_GRAPH_KEY = "cpu_graph_for"
 WINOGRAD_KEY = "winograd"
-_STEP_OF = {INT8_KEY: "int8", WINOGRAD_KEY: "winograd", CPU_GRAPH_KEY: "cpu"}
+INPUT_KEY, OUTPUTS_KEY, BATCH_KEY, OPSET_KEY = "input_kind", "outputs", "batch_size", "opset"
+# What every file is written in at least; nothing in a graph needs more, and more runtimes read that.
+LEAST_OPSET = 17
+# Those whose step is called as their value is.
+_NAMED_BY_VALUE = (INPUT_KEY, OUTPUTS_KEY)
+_STEP_OF = {
+    INT8_KEY: "int8",
+    WINOGRAD_KEY: "winograd",
+    INPUT_KEY: "input",
+    OUTPUTS_KEY: "outputs",
+    BATCH_KEY: "batch",
+    OPSET_KEY: "opset",
+    CPU_GRAPH_KEY: "cpu",
+}
 
 
 def steps_behind(metadata: Mapping[str, str]) -> list[str]:
     """Return the names of the steps (see `export.steps`) that a file with this metadata went through."""
-    return [name for key, name in _STEP_OF.items() if key in metadata]
+    return [metadata[key] if key in _NAMED_BY_VALUE else name for key, name in _STEP_OF.items() if key in metadata]
 
 
 class Int8Target(enum.StrEnum):

@@ -11,10 +11,11 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from export.exported import read_exported
+from export.one_file import check_one_file
 from export.session import open_session
 from ssd_train.errors import ModelError, first_line
-from ssd_train.json_input import quoted
-from ssd_train.spec import INPUT_NAME, RAW_NAMES, DetectorSpec
+from ssd_train.preprocess import Images
+from ssd_train.spec import RAW_NAMES, DetectorSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,18 +46,13 @@ def graph_of_bytes(data: bytes, path: Path) -> ExportedGraph:
     except DecodeError as error:
         raise ModelError(f"{path}: is not a usable ONNX file ({error}); make one with `ssd-deploy export`") from error
     exported = read_exported(data, str(path))
-    elsewhere = next((value for value in model.graph.initializer if value.data_location == value.EXTERNAL), None)
-    if elsewhere is not None:
-        raise ModelError(
-            f"{path}: keeps {quoted(elsewhere.name)} in another file, and a model is one file here; make one with "
-            "`ssd-deploy export`"
-        )
+    check_one_file(data, str(path))
     return ExportedGraph(path=path, model=model, metadata=exported.metadata, spec=exported.spec)
 
 
 def check_sound(graph: ExportedGraph) -> None:
     """Raise ModelError where a graph is damaged or has no raw predictions, before anything is made of it."""
-    _raw_values(graph.model, str(graph.path))
+    raw_values(graph.model, str(graph.path))
     try:
         onnx.checker.check_model(graph.model)
     except (onnx.checker.ValidationError, ValueError) as error:
@@ -67,7 +63,7 @@ def check_sound(graph: ExportedGraph) -> None:
 
 def network_only(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph from images to raw predictions, without decode and NMS."""
-    return onnx.utils.Extractor(model).extract_model([INPUT_NAME], list(RAW_NAMES))
+    return onnx.utils.Extractor(model).extract_model([value.name for value in model.graph.input], list(RAW_NAMES))
 
 
 def network_nodes(model: onnx.ModelProto) -> set[str]:
@@ -97,29 +93,32 @@ def with_raw_outputs(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
     A ModelError calls the graph by `name` where it has none.
     """
-    values = _raw_values(model, name)
+    values = raw_values(model, name)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    copy.graph.output.extend(values)
+    given = {value.name for value in model.graph.output}
+    copy.graph.output.extend(value for value in values if value.name not in given)
     return copy
 
 
-def _raw_values(model: onnx.ModelProto, name: str) -> list[onnx.ValueInfoProto]:
-    values = {value.name: value for value in model.graph.value_info}
+def raw_values(model: onnx.ModelProto, name: str) -> list[onnx.ValueInfoProto]:
+    """Return names and shapes of the raw predictions; a ModelError calls the graph by `name` where they are missing."""
+    values = {value.name: value for value in [*model.graph.value_info, *model.graph.output]}
     missing = [raw for raw in RAW_NAMES if raw not in values]
     if missing:
         raise ModelError(f"{name}: has no inner value {', '.join(missing)}; export it again with `ssd-deploy export`")
     return [values[raw] for raw in RAW_NAMES]
 
 
-def open_graph(model: onnx.ModelProto, outputs: Sequence[str]) -> Callable[[NDArray[np.float32]], list[Any]]:
+def open_graph(model: onnx.ModelProto, outputs: Sequence[str]) -> Callable[[Images], list[Any]]:
     """Return a function from images to values of a graph on the CPU; it raises ModelError where that does not run."""
     name = model.graph.name or "the graph"
     session = open_session(model.SerializeToString(), name)
+    (taken,) = (value.name for value in session.get_inputs())
 
-    def run(images: NDArray[np.float32]) -> list[Any]:
+    def run(images: Images) -> list[Any]:
         try:
-            return session.run(list(outputs), {INPUT_NAME: images})
+            return session.run(list(outputs), {taken: images})
         except Exception as error:  # ONNX Runtime's exceptions share no narrower base
             raise ModelError(
                 f"{name}: ONNX Runtime failed to run it ({first_line(error)}); export it again with `ssd-deploy export`"
@@ -145,14 +144,31 @@ class Difference:
         return cls(largest=float(apart.max()) / spread, rms=float(np.sqrt(np.mean(apart**2))) / spread)
 
 
+def some_images(spec: DetectorSpec) -> Images:
+    """Return noise as a detector takes it, the same each time: two images, or as many as it is fixed to."""
+    shape = (spec.batch_size or 2, *spec.image_shape)
+    random = np.random.default_rng(0)
+    return (
+        random.integers(0, 256, shape, np.uint8)
+        if spec.input.is_8_bit
+        else random.normal(size=shape).astype(np.float32)
+    )
+
+
 def differences(
-    made: onnx.ModelProto, source: onnx.ModelProto, outputs: Sequence[str], images: NDArray[np.float32]
+    made: onnx.ModelProto,
+    source: onnx.ModelProto,
+    outputs: Sequence[str],
+    images: Images,
+    images_of_made: Images | None = None,
 ) -> dict[str, Difference]:
     """Run two graphs on the CPU; returns how far `made` is from `source` in each output.
 
     Args:
+        images_of_made: the same images as `made` takes them; None for as they are.
         outputs: `OUTPUT_NAMES`, or `RAW_NAMES`, for which decode and NMS are not run.
     """
     graphs = [network_only(each) if set(outputs) <= set(RAW_NAMES) else each for each in (source, made)]
-    expected, got = (open_graph(graph, outputs)(images) for graph in graphs)
+    batches = (images, images if images_of_made is None else images_of_made)
+    expected, got = (open_graph(graph, outputs)(batch) for graph, batch in zip(graphs, batches, strict=True))
     return {name: Difference.between(theirs, ours) for name, theirs, ours in zip(outputs, expected, got, strict=True)}

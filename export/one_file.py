@@ -2,6 +2,7 @@
 
 from export.protobuf import DAMAGED, fields
 from ssd_train.errors import ModelError
+from ssd_train.json_input import quoted
 
 # Where tensors are, by the numbers of onnx.proto3: kind of message -> field -> kind of message in it.
 _INNER = {
@@ -14,7 +15,7 @@ _INNER = {
     # Not followed further: of a tensor it is asked where its values are.
     "tensor": {},
 }
-_EXTERNAL_DATA, _DATA_LOCATION, _EXTERNAL = 13, 14, 1
+_NAME, _EXTERNAL_DATA, _DATA_LOCATION, _EXTERNAL = 8, 13, 14, 1
 
 
 def check_one_file(content: bytes, name: str) -> None:
@@ -28,17 +29,19 @@ def check_one_file(content: bytes, name: str) -> None:
     try:
         while waiting:
             kind, message = waiting.pop()
-            for field in fields(message):
-                is_outside = field.number == _EXTERNAL_DATA or (field.number, field.value) == (
-                    _DATA_LOCATION,
-                    _EXTERNAL,
-                )
-                if kind == "tensor" and is_outside:
-                    raise ModelError(
-                        f"{name}: keeps weights in another file, and a model is one file here; make one with "
-                        "`ssd-deploy export`"
-                    )
-                if field.number in _INNER[kind]:
-                    waiting.append((_INNER[kind][field.number], field.content))
+            if kind == "tensor":
+                _check_inside(message, name)
+            inner = _INNER[kind]
+            waiting += [(inner[field.number], field.content) for field in fields(message) if field.number in inner]
     except DAMAGED as error:
         raise ModelError(f"{name}: is not a usable ONNX file ({error}); make one with `ssd-deploy export`") from error
+
+
+def _check_inside(tensor: memoryview, name: str) -> None:
+    found = list(fields(tensor))
+    if any(each.number == _EXTERNAL_DATA or (each.number, each.value) == (_DATA_LOCATION, _EXTERNAL) for each in found):
+        called = next((bytes(each.content).decode(errors="replace") for each in found if each.number == _NAME), "")
+        raise ModelError(
+            f"{name}: keeps {quoted(called) if called else 'weights'} in another file, and a model is one file here; "
+            "make one with `ssd-deploy export`"
+        )

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.graph import Difference, open_graph, with_raw_outputs
+from export.opset import TRACED_OPSET, lowered
 from ssd_train.errors import ModelError
 from ssd_train.files import written_atomically
 from ssd_train.networks.detector import Detector
@@ -27,9 +28,6 @@ from ssd_train.precisions import PRECISIONS
 from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec, PostprocessSettings
 
 log = logging.getLogger(__name__)
-
-# What the exporter writes by itself; another number would mean a conversion after the fact.
-OPSET = 18
 
 # The largest difference between PyTorch's detections and the file's, in pixels and in score; and the share of them that
 # may have another partner, since softmax differs in its last bit and the last bit decides which of two equal candidates
@@ -70,7 +68,7 @@ def export_onnx(network: SSD, out_dir: Path, *, settings: PostprocessSettings = 
             f"{spec.network}: cannot be exported in {spec.precision}; use {exported}", arguments=("precision",)
         )
     log.info("%s: tracing it in %s", spec.network, spec.precision)
-    model = _traced(detector, spec)
+    model = lowered(_traced(detector, spec))
     # The raw predictions become inner values, whose names and shapes stay known.
     for output in [output for output in model.graph.output if output.name in RAW_NAMES]:
         model.graph.value_info.append(output)
@@ -100,7 +98,7 @@ def _traced(detector: Detector, spec: DetectorSpec) -> onnx.ModelProto:
                 (images,),
                 dynamo=True,
                 verbose=False,
-                opset_version=OPSET,
+                opset_version=TRACED_OPSET,
                 input_names=[INPUT_NAME],
                 output_names=[*OUTPUT_NAMES, *RAW_NAMES],
                 dynamic_shapes=({0: torch.export.Dim("N", min=1)},),

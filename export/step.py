@@ -18,13 +18,13 @@ from export.file_metadata import steps_behind
 from ssd_train.errors import ModelError
 from ssd_train.files import written_atomically
 from ssd_train.requirements import require
+from ssd_train.spec import RAW, RAW_NAMES
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
-    from numpy.typing import NDArray
 
     from export.graph import ExportedGraph
+    from ssd_train.preprocess import Images
 
 log = logging.getLogger(__name__)
 
@@ -81,14 +81,16 @@ class Rewritten:
     Attributes:
         model: the new graph; None where there is nothing to gain.
         metadata: entries that the file gets beside, or in the place of, its source's.
-        images: what to compare it with its source on, (N, 3, S, S); None for noise.
+        images: what to compare it with its source on, as the source takes them; None for noise.
+        images_of_made: the same images as the new graph takes them; None for as they are.
         notes: see `StepResult`.
         report: model's path without its suffix -> further files, written beside it.
     """
 
     model: "onnx.ModelProto | None"
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
-    images: "NDArray[np.float32] | None" = None
+    images: "Images | None" = None
+    images_of_made: "Images | None" = None
     notes: tuple[str, ...] = ()
     report: Callable[[Path], tuple[Path, ...]] | None = None
 
@@ -104,12 +106,14 @@ class OnnxStep:
         takes: the only precision of a source; None for any.
         gives: precision of the result; None for the source's.
         follows: names of the steps whose results it takes; every other step's are refused.
-        compared: names of the values that have to be like the source's.
+        compared: names of the values that have to be like the source's; of a source without detections its own outputs.
         error: field of `graph.Difference` that is looked at.
         allowed: the most that it may be; 0 for equal to the last bit.
         advice: what to do where it is more, the end of a sentence, and `arguments`, the settings that it is about.
         only_standard_operators: ONNX's checker knows what is in its files.
         check: see `ExportStep`.
+        settings: those that it always has; None for those that it is given.
+        ending: settings -> what names of its files end with; None for its name.
     """
 
     name: str
@@ -124,19 +128,23 @@ class OnnxStep:
     arguments: tuple[str, ...] = ()
     only_standard_operators: bool = True
     check: Callable[[Any], None] = lambda settings: None
+    settings: Any = None
+    ending: Callable[[Any], str] | None = None
 
     def __post_init__(self) -> None:
         if not self.compared:
             raise ValueError(f"the export step {self.name} is checked on nothing")
 
-    def path_for(self, source: Path, out_dir: Path) -> Path:
+    def path_for(self, source: Path, out_dir: Path, settings: Any = None) -> Path:
         """Return what the step calls the file that it makes of another."""
-        return out_dir / f"{source.stem.removesuffix(f'.{self.takes}' if self.gives else '')}.{self.name}.onnx"
+        ending = self.name if self.ending is None else self.ending(settings)
+        return out_dir / f"{source.stem.removesuffix(f'.{self.takes}' if self.gives else '')}.{ending}.onnx"
 
     def apply(
         self, source: Path, out_dir: Path, settings: Any = None, *, on_progress: OnProgress | None = None
     ) -> StepResult:
         """See `ExportStep.apply`."""
+        settings = settings if self.settings is None else self.settings
         self.check(settings)
         require("onnx", "export", f"The export step {self.name}")
         from export.graph import check_sound, load_exported
@@ -148,7 +156,7 @@ class OnnxStep:
         rewritten: Rewritten = importlib.import_module(self.module).rewrite(graph, settings, on_progress)
         if rewritten.model is None:
             return StepResult(path=None, notes=rewritten.notes)
-        path = self.path_for(source, out_dir)
+        path = self.path_for(source, out_dir, settings)
         checked = self._write(rewritten.model, rewritten, graph, path)
         files = rewritten.report(path.with_suffix("")) if rewritten.report is not None else ()
         return StepResult(path=path, checked=checked, notes=rewritten.notes, files=files)
@@ -165,10 +173,9 @@ class OnnxStep:
 
     def _write(self, model: "onnx.ModelProto", rewritten: Rewritten, source: "ExportedGraph", path: Path) -> str:
         """Check a rewritten graph and write it; returns what was checked."""
-        import numpy as np
         import onnx
 
-        from export.graph import differences
+        from export.graph import differences, some_images
 
         precision = {"precision": self.gives} if self.gives else {}
         onnx.helper.set_model_props(model, source.metadata | precision | rewritten.metadata)
@@ -177,9 +184,9 @@ class OnnxStep:
         log.info("%s: checking it against %s", path.name, source.path.name)
         images, noise = rewritten.images, ""
         if images is None:
-            images = np.random.default_rng(0).normal(size=(2, 3, *source.spec.input_size)).astype(np.float32)
-            noise = " of noise"
-        found = differences(model, source.model, self.compared, images)
+            images, noise = some_images(source.spec), " of noise"
+        compared = RAW_NAMES if source.spec.outputs == RAW else self.compared
+        found = differences(model, source.model, compared, images, rewritten.images_of_made)
         errors = {name: getattr(difference, self.error) for name, difference in found.items()}
         for name, error in errors.items():
             if not error <= self.allowed:

@@ -67,7 +67,7 @@ def with_winograd(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of a float32 graph in which every convolution that gains by it is computed by Winograd's algorithm.
 
     Those are convolutions of 3x3 with stride and dilation 1 whose input has a known height and width. Convolutions of
-    one input share its transform. The graph is one of `export_onnx`: opset 18, without subgraphs.
+    one input share its transform. The graph is one of `export_onnx`: without subgraphs.
     """
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)

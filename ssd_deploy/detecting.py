@@ -31,6 +31,7 @@ from ssd_train.ending_signals import held, let_through, raise_noted
 from ssd_train.errors import ResultError, SSDDeployError
 from ssd_train.evaluation.loop import Found
 from ssd_train.files import remove_unfinished
+from ssd_train.preprocess import Images
 from ssd_train.thresholds import Keeping, nothing_found
 
 _log = logging.getLogger(__name__)
@@ -265,7 +266,7 @@ class _Detecting:
             on_progress=progress,
         )
 
-    def _timed_network(self, images: NDArray[np.float32]) -> PaddedDetections:
+    def _timed_network(self, images: Images) -> PaddedDetections:
         raise_noted()
         start = time.perf_counter()
         answer = self._detector.runner.run(images)

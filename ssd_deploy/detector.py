@@ -27,6 +27,7 @@ from ssd_train.evaluation.loop import detect_images
 from ssd_train.image_input import Color, OneImage, check_color
 from ssd_train.paths import user_path
 from ssd_train.pixel_limit import max_pixels as pixel_limit
+from ssd_train.preprocess import Images
 from ssd_train.spec import DetectorSpec, PostprocessSettings
 from ssd_train.thresholds import Keeping, keeping, nothing_found
 from ssd_train.weights.load import SHAPES, stored_weights
@@ -270,7 +271,7 @@ class Detector:
         highest = max(found.scores.tolist(), default=None)
         logger.log(level, "%s: nothing found; %s", name, nothing_found(highest, kept, in_python=True))
 
-    def _run(self, images: NDArray[np.float32]) -> PaddedDetections:
+    def _run(self, images: Images) -> PaddedDetections:
         # Also in the middle of what a generator gives.
         self._check_open()
         return self.runner.run(images)

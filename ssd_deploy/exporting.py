@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Names of export steps with their settings.
+Changes = Sequence[tuple[str, Any]]
+
 
 def export_files(
     network: "SSD",
@@ -33,6 +36,7 @@ def export_files(
     precisions: Sequence[str],
     settings: PostprocessSettings,
     int8: QuantizeOptions,
+    changes: Changes,
     keeps_onnx: bool,
     winograd: bool,
     optimize: bool,
@@ -42,20 +46,62 @@ def export_files(
 
     Args:
         keeps_onnx: the ONNX files are wanted, and not only engines made of them.
-        winograd, optimize: see `rewrite_for_cpu`.
+        changes: see `change`; what they are made of is not kept.
+        winograd, optimize: see `rewrite`.
         engines: flavour -> how to build; see `engine_settings`.
 
     Raises:
         BackendError, ModelError, SSDDeployError: as `export_network` and `run_step`; what was written before stays.
     """
     with temporary_folder() as unseen:
-        made = export_precisions(network, precisions, settings, int8, out_dir if keeps_onnx else unseen)
-        files = [each.path for each in made if each.path is not None]
-        results = made if keeps_onnx else [keep_reports(each, out_dir) for each in made]
-        for file in files:
+        folder = out_dir if keeps_onnx else unseen
+        made = export_precisions(network, precisions, settings, int8, unseen if changes else folder)
+        results = made if keeps_onnx and not changes else [keep_reports(each, out_dir) for each in made]
+        files = []
+        for file in [each.path for each in made if each.path is not None]:
             # Its rounding is part of an fp16 or int8 graph.
-            results += rewrite_for_cpu(file, out_dir, winograd=winograd and ".fp32." in file.name, optimize=optimize)
+            is_float = ".fp32." in file.name
+            rewritten = rewrite(file, folder, changes=changes, winograd=winograd and is_float, optimize=optimize)
+            files.append(changed_file(file, rewritten, changes))
+            results += rewritten if keeps_onnx else []
         return [*results, *build_engines(files, out_dir, engines)]
+
+
+def rewrite_file(
+    file: Path,
+    out_dir: Path,
+    *,
+    changes: Changes,
+    keeps_onnx: bool,
+    winograd: bool,
+    optimize: bool,
+    engines: Mapping[str, EngineSettings],
+) -> list[StepResult]:
+    """Write what is asked for of an exported file; see `export_files`."""
+    with temporary_folder() as unseen:
+        folder = out_dir if keeps_onnx else unseen
+        results = rewrite(file, folder, changes=changes, winograd=winograd, optimize=optimize)
+        built = build_engines([changed_file(file, results, changes)], out_dir, engines)
+        return [*(results if keeps_onnx else []), *built]
+
+
+def change(file: Path, folder: Path, changes: Changes) -> list[StepResult]:
+    """Apply steps to an exported file one after another; returns the last one's result, or none without steps.
+
+    Args:
+        changes: names of steps with their settings.
+    """
+    results: list[StepResult] = []
+    with temporary_folder() as unseen:
+        for index, (name, settings) in enumerate(changes):
+            results = [run_step(name, file, folder if index == len(changes) - 1 else unseen, settings)]
+            file = results[0].path or file
+    return results
+
+
+def changed_file(file: Path, rewritten: Sequence[StepResult], changes: Changes) -> Path:
+    """Return which of the results of `rewrite` an engine is built of: the file itself, as it was changed."""
+    return (rewritten[0].path if changes else None) or file
 
 
 def build_engines(files: Sequence[Path], out_dir: Path, engines: Mapping[str, EngineSettings]) -> list[StepResult]:
@@ -87,14 +133,20 @@ def run_step(name: str, source: Path, out_dir: Path, settings: Any = None) -> St
     return result
 
 
-def rewrite_for_cpu(file: Path, out_dir: Path, *, winograd: bool, optimize: bool) -> list[StepResult]:
-    """Make the files for CPUs that are asked for; the CPU's own graph is made of Winograd's, where there is one."""
-    results = []
+def rewrite(file: Path, out_dir: Path, *, changes: Changes, winograd: bool, optimize: bool) -> list[StepResult]:
+    """Make of a file what is asked for: itself as it is changed, and files for CPUs that are changed alike.
+
+    The CPU's own graph is made of Winograd's, where there is one.
+    """
+    results = change(file, out_dir, changes)
+    last = changed_file(file, results, changes)
     if winograd:
-        results.append(run_step("winograd", file, out_dir))
-        file = results[-1].path or file
+        with temporary_folder() as unseen:
+            made = run_step("winograd", file, unseen if changes else out_dir)
+            results += [made] if made.path is None or not changes else change(made.path, out_dir, changes)
+        last = results[-1].path or last
     if optimize:
-        results.append(run_step("cpu", file, out_dir))
+        results.append(run_step("cpu", last, out_dir))
     return results
 
 

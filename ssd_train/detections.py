@@ -35,6 +35,10 @@ class PaddedDetections(NamedTuple):
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
 
+    def first(self, count: int) -> "PaddedDetections":
+        """Return those of the first images."""
+        return PaddedDetections(self.boxes[:count], self.scores[:count], self.labels[:count])
+
 
 class Detections(DetectionRows):
     """What was found in one image, best first: a sequence of `Detection`, as pictures and in other programs' formats.

@@ -28,6 +28,9 @@ from ssd_train.picture_header import (
 from ssd_train.pixel_limit import check_pixels
 from ssd_train.spec import DetectorSpec
 
+# What a detector takes: a batch, or one image of it, as `DetectorSpec.input` has them.
+Images = NDArray[np.float32 | np.uint8]
+
 REDUCED_DECODING = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -187,15 +190,16 @@ def interpolation_for(image_size: tuple[int, int], input_size: tuple[int, int]) 
     return cv2.INTER_LINEAR
 
 
-def preprocess(image: NDArray[np.uint8], spec: DetectorSpec) -> NDArray[np.float32]:
-    """Resize and normalise one image; the aspect ratio is not kept.
+def preprocess(image: NDArray[np.uint8], spec: DetectorSpec) -> Images:
+    """Resize one image, and normalise it where the detector does not do so itself; the aspect ratio is not kept.
 
     Args:
         image: (H, W, 3) RGB uint8, any size.
-        spec: gives input size, mean and std.
+        spec: gives kind and size of the input, mean and std.
 
     Returns:
-        (3, input height, input width) float32, contiguous.
+        (3, input height, input width) float32, or the resized pixels (input height, input width, 3) uint8 in the
+        order that `spec.input` names; contiguous.
 
     Raises:
         ImageError: `image` is not such an array.
@@ -203,11 +207,26 @@ def preprocess(image: NDArray[np.uint8], spec: DetectorSpec) -> NDArray[np.float
     image = checked_image(image)
     height, width = spec.input_size
     resized = cv2.resize(image, (width, height), interpolation=interpolation_for(image.shape[:2], spec.input_size))
-    pixels = np.empty((3, height, width), np.float32)
+    if not spec.input.is_8_bit:
+        return normalised(np.asarray(resized, np.uint8), spec)
+    return np.asarray(resized if spec.input.order == "RGB" else cv2.cvtColor(resized, cv2.COLOR_RGB2BGR), np.uint8)
+
+
+def network_input(image: Images, spec: DetectorSpec) -> NDArray[np.float32]:
+    """Return what the network in a detector gets of an image that the detector is given, (3, H, W) float32."""
+    if not spec.input.is_8_bit:
+        return np.asarray(image, np.float32)
+    pixels = np.asarray(image, np.uint8)
+    return normalised(pixels if spec.input.order == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1]), spec)
+
+
+def normalised(pixels: NDArray[np.uint8], spec: DetectorSpec) -> NDArray[np.float32]:
+    """Normalise RGB pixels (H, W, 3) uint8 by mean and std of `spec`; returns (3, H, W) float32, contiguous."""
+    planes = np.empty((3, *pixels.shape[:2]), np.float32)
     # A plane at a time: NumPy's loops over an innermost axis of 3 take eight times as long.
-    for plane, values, mean, std in zip(cv2.split(resized), pixels, spec.mean, spec.std, strict=True):
+    for plane, values, mean, std in zip(cv2.split(pixels), planes, spec.mean, spec.std, strict=True):
         # The order of operations decides the last bits: divide, subtract, divide, all in float32.
         np.divide(plane, np.float32(255), out=values)
         values -= np.float32(mean)
         values /= np.float32(std)
-    return pixels
+    return planes

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssd_train.errors import SpecError
+from ssd_train.input_kinds import FLOAT, INPUT_KINDS, InputKind
 from ssd_train.json_input import quoted, shown
 from ssd_train.metadata import TextEntries
 from ssd_train.options import check_ranges, option
@@ -24,13 +25,20 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # The only resize rule there is; named in the metadata so that a file says which it was trained for.
 GLUONCV_RESIZE = "opencv: cubic if both sides grow, area if both shrink, else linear"
 
-# Names in an exported file. The raw predictions are inner values, there for parity checks.
-INPUT_NAME = "images"
+# Names in an exported file. The raw predictions are inner values, there for parity checks. A file of 8-bit pixels has
+# another input (see `INPUT_KINDS`), and makes this of it.
+INPUT_NAME = INPUT_KINDS[FLOAT].tensor
 OUTPUT_NAMES = ("boxes", "scores", "labels")
 RAW_NAMES = ("cls_logits", "box_offsets")
 
 # Past any network, and so far that a batch of one image still fits a memory.
 MAX_INPUT_SIDE = 2**14
+
+# Past any memory, and what a reader may be told to fill up to.
+MOST_FIXED_BATCH = 1024
+
+# What a file gives: detections, or the raw predictions that they are decoded from.
+DETECTIONS, RAW = "detections", "raw"
 
 # With these a normalised pixel stays far inside float32.
 MOST_STATISTIC, LEAST_STD = 1e3, 1e-6
@@ -122,6 +130,9 @@ class DetectorSpec:
         weights_sha256: SHA-256 of that file, or of the tensors where there is no file.
         versions: package versions that made the artifact.
         working_thresholds: None where none were saved.
+        input_kind: row of `INPUT_KINDS` that the detector takes.
+        batch_size: the only number of images that a call takes; None for any.
+        outputs: `detections`, or `raw` for a file whose detections somebody else decodes.
 
     Raises:
         SpecError: no classes, a repeated class name, or a size, mean or std that makes no sense.
@@ -139,13 +150,16 @@ class DetectorSpec:
     weights_sha256: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     working_thresholds: WorkingThresholds | None = None
+    input_kind: str = FLOAT
+    batch_size: int | None = None
+    outputs: str = DETECTIONS
 
     def __post_init__(self) -> None:
         check_class_names(self.class_names)
         for name, text in (("network", self.network), ("precision", self.precision)):
             if not isinstance(text, str) or not _FILE_NAME.fullmatch(text):
                 raise SpecError(f"{name} {quoted(text)} is no name that a file could have")
-        if len(self.input_size) != 2 or not all(_is_side(side) for side in self.input_size):
+        if len(self.input_size) != 2 or not all(_is_count(side, MAX_INPUT_SIDE) for side in self.input_size):
             raise SpecError(f"input size {quoted(self.input_size)} is not (height, width) in pixels")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != 3 or not all(_is_number(value) for value in values):
@@ -161,6 +175,12 @@ class DetectorSpec:
             )
         if not re.fullmatch(r"|[0-9a-f]{64}", self.weights_sha256):
             raise SpecError(f"weights_sha256 {quoted(self.weights_sha256)} is no SHA-256")
+        if self.input_kind not in INPUT_KINDS:
+            raise SpecError(f"input_kind {quoted(self.input_kind)} is not {' or '.join(INPUT_KINDS)}")
+        if self.batch_size is not None and not _is_count(self.batch_size, MOST_FIXED_BATCH):
+            raise SpecError(f"batch_size {quoted(self.batch_size)} is no number from 1 to {MOST_FIXED_BATCH}")
+        if self.outputs not in (DETECTIONS, RAW):
+            raise SpecError(f"outputs {quoted(self.outputs)} are not {DETECTIONS} or {RAW}")
         object.__setattr__(self, "weights", _valid(self.weights))
         for text in (*self.versions, *self.versions.values()):
             if _valid(text) != text:
@@ -170,12 +190,30 @@ class DetectorSpec:
         if unknown:
             raise SpecError(f"there are working thresholds for {quoted_names(unknown)}, which are no classes")
 
+    @property
+    def input(self) -> InputKind:
+        """What the detector takes."""
+        return INPUT_KINDS[self.input_kind]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of one image as the detector takes it."""
+        return self.input.image_shape(self.input_size)
+
+    @property
+    def file_stem(self) -> str:
+        """What names of files say of a detector: network, precision, and what is unusual of input and outputs."""
+        unusual = (
+            self.input_kind if self.input_kind != FLOAT else "",
+            self.outputs if self.outputs != DETECTIONS else "",
+            f"batch{self.batch_size}" if self.batch_size is not None else "",
+        )
+        return ".".join((self.network, self.precision, *filter(None, unusual)))
+
     def to_metadata(self) -> dict[str, str]:
         """Return flat text entries: plain text stays as it is, everything else is JSON."""
-        flat = dataclasses.asdict(self)
+        flat = without_usual(dataclasses.asdict(self))
         flat |= flat.pop("postprocess")
-        if self.working_thresholds is None:
-            del flat["working_thresholds"]
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
 
     @classmethod
@@ -194,8 +232,8 @@ class DetectorSpec:
             settings = PostprocessSettings(**{key: read.value(key, kind) for key, kind in _POSTPROCESS.items()})
             values: dict[str, Any] = {key: read.value(key, kind) for key, kind in _JSON_ENTRIES.items()}
             values |= {key: read.text(key) for key in _TEXT_ENTRIES}
-            if "working_thresholds" in read:
-                values["working_thresholds"] = read.value("working_thresholds", WorkingThresholds)
+            values |= {key: read.text(key) for key in ("input_kind", "outputs") if key in read}
+            values |= {key: read.value(key, kind) for key, kind in _OPTIONAL_JSON.items() if key in read}
             return cls(postprocess=settings, **values)
         except SpecError as error:
             raise read.unusable(str(error)) from error
@@ -210,7 +248,16 @@ _JSON_ENTRIES = {
     "std": tuple[float, float, float],
     "versions": dict[str, str],
 }
+_OPTIONAL_JSON = {"working_thresholds": WorkingThresholds, "batch_size": int}
 _POSTPROCESS = typing.get_type_hints(PostprocessSettings)
+
+# What a description leaves out where it is as usual, so that it reads as it did before there was a choice.
+_USUAL = {"working_thresholds": None, "input_kind": FLOAT, "batch_size": None, "outputs": DETECTIONS}
+
+
+def without_usual(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a description's plain values without those that are as usual and that files do not write then."""
+    return {key: value for key, value in plain.items() if key not in _USUAL or value != _USUAL[key]}
 
 
 def check_class_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
@@ -248,8 +295,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -_FAR < value < _FAR
 
 
-def _is_side(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_INPUT_SIDE
+def _is_count(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 def quoted_names(class_names: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ from export.file_metadata import Int8Target, Quantization, check_runs_here
 from export.session import describe_exported
 from ssd_train.errors import BackendError, ModelError
 from ssd_train.files import sha256_of_file, written_atomically
-from ssd_train.spec import OUTPUT_NAMES, DetectorSpec
+from ssd_train.spec import OUTPUT_NAMES, RAW, RAW_NAMES, DetectorSpec
 
 # Warnings that an engine's JSON keeps; a graph may cause one for each of its nodes.
 MOST_WARNINGS = 20
@@ -69,6 +69,11 @@ def build_engine(
     check_options(options, flavour, gpu)
     trt = load_bindings(flavour)
     spec = read_spec(onnx)
+    if spec.batch_size is not None:
+        # The file leaves no choice.
+        options = dataclasses.replace(
+            options, min_batch=spec.batch_size, opt_batch=spec.batch_size, max_batch=spec.batch_size
+        )
     if options.allow_tf32 and spec.precision == "fp32":
         spec = dataclasses.replace(spec, precision="tf32")
     request = EngineRequest(
@@ -79,7 +84,7 @@ def build_engine(
         flavour=flavour,
         version=trt.__version__,
         gpu=gpu,
-        outputs=tuple(outputs),
+        outputs=RAW_NAMES if spec.outputs == RAW else tuple(outputs),
     )
     cache = cache or default_cache()
     engine = find_engine(cache, request)

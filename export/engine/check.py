@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from export.engine.file import AGAIN, EngineInfo, read_info
 from export.engine.flavours import FLAVOURS
 from ssd_train.errors import BackendError, ModelError
-from ssd_train.spec import INPUT_NAME
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -101,29 +100,30 @@ def read_tensors(trt: Any, engine: "trt.ICudaEngine") -> dict[str, EngineTensor]
 
 def check_tensors(path: Path, info: EngineInfo, tensors: Mapping[str, EngineTensor], outputs: tuple[str, ...]) -> None:
     """Raise ModelError where tensors are not a detector's, or batch sizes not those of `info`."""
-    if sorted(tensors) != sorted((INPUT_NAME, *outputs)):
+    if sorted(tensors) != sorted((info.spec.input.tensor, *outputs)):
         raise ModelError(
-            f"{path}: the engine has the tensors {', '.join(sorted(tensors))} instead of {INPUT_NAME}, "
+            f"{path}: the engine has the tensors {', '.join(sorted(tensors))} instead of {info.spec.input.tensor}, "
             f"{', '.join(outputs)}; {AGAIN}"
         )
     kept = info.spec.postprocess.max_detections
     # Of one image; None where the description does not say (the number of anchors).
     wanted: dict[str, tuple[int | None, ...]] = {
-        INPUT_NAME: (3, *info.spec.input_size),
+        info.spec.input.tensor: info.spec.image_shape,
         "boxes": (kept, 4),
         "scores": (kept,),
         "labels": (kept,),
         "cls_logits": (None, len(info.spec.class_names) + 1),
         "box_offsets": (None, 4),
     }
+    dtypes = {"labels": "INT64", info.spec.input.tensor: "UINT8" if info.spec.input.is_8_bit else "FLOAT"}
     batches = (info.options.min_batch, info.options.max_batch)
     for name, tensor in tensors.items():
-        dtype = "INT64" if name == "labels" else "FLOAT"
+        dtype = dtypes.get(name, "FLOAT")
         fits = len(tensor.shape) == len(wanted[name]) + 1 and all(
             size in (None, found) and found > 0 for size, found in zip(wanted[name], tensor.shape[1:], strict=True)
         )
         fits = fits and tensor.shape[0] in (-1, info.options.max_batch)
-        if not fits or tensor.dtype != dtype or tensor.is_input != (name == INPUT_NAME):
+        if not fits or tensor.dtype != dtype or tensor.is_input != (name == info.spec.input.tensor):
             text = ", ".join("any" if size is None else str(size) for size in wanted[name])
             raise ModelError(
                 f"{path}: the engine's {'input' if tensor.is_input else 'output'} {name} is {tensor.dtype} of shape "

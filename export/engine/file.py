@@ -15,7 +15,7 @@ from ssd_train.errors import BackendError, ModelError
 from ssd_train.files import write_json
 from ssd_train.json_input import JSONError, convert, read_json, shown
 from ssd_train.options import check_ranges, option
-from ssd_train.spec import DetectorSpec
+from ssd_train.spec import DetectorSpec, without_usual
 
 # Past any GPU; TensorRT itself would take nonsense, or fail with the number of bytes.
 MOST_IMAGES = 65536
@@ -146,7 +146,7 @@ def info_path(engine: Path) -> Path:
 
 def engine_name(spec: DetectorSpec, flavour: str) -> str:
     """Return the file name of an engine, for instance `ssd_300_vgg16_atrous_voc.fp16.tensorrt.engine`."""
-    return f"{spec.network}.{spec.precision}.{flavour}.engine"
+    return f"{spec.file_stem}.{flavour}.engine"
 
 
 def write_info(engine: Path, info: EngineInfo) -> None:
@@ -182,6 +182,4 @@ def read_info(engine: Path) -> EngineInfo:
 def _plain(info: EngineInfo) -> Any:
     """Return a description as JSON holds it."""
     plain = json.loads(json.dumps(dataclasses.asdict(info) | {"options": info.options.built_with()}))
-    if info.spec.working_thresholds is None:
-        del plain["spec"]["working_thresholds"]
-    return plain
+    return plain | {"spec": without_usual(plain["spec"])}

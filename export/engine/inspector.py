@@ -15,7 +15,7 @@ from export.engine.file import BuildOptions
 from ssd_train.errors import BackendError
 from ssd_train.json_input import parse_leniently
 from ssd_train.precisions import PRECISIONS
-from ssd_train.spec import INPUT_NAME, DetectorSpec
+from ssd_train.spec import DetectorSpec
 
 # Type of weights or of a tensor -> precision; the first that fits. TensorRT calls bfloat16 BFloat16, BF16 and BFP16.
 TYPES = (
@@ -58,7 +58,7 @@ def read_layers(trt: Any, plan: bytes, spec: DetectorSpec, options: BuildOptions
         raise BackendError(f"TensorRT {trt.__version__} cannot load the engine that it built: {messages.last_errors()}")
     inspector = engine.create_engine_inspector()
     context = engine.create_execution_context()
-    if context is not None and context.set_input_shape(INPUT_NAME, (options.opt_batch, 3, *spec.input_size)):
+    if context is not None and context.set_input_shape(spec.input.tensor, (options.opt_batch, *spec.image_shape)):
         # Formats of a dynamic engine are known for a shape only.
         inspector.execution_context = context
     layers: dict[str, Any] = parse_leniently(inspector.get_engine_information(trt.LayerInformationFormat.JSON))

@@ -13,7 +13,7 @@ from export.engine.bindings import Messages, load_bindings, make_logger, startin
 from export.engine.cache import EngineRequest, load_timing_cache, save_timing_cache
 from export.engine.file import BuildOptions, TensorInfo
 from ssd_train.errors import BackendError, ModelError
-from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, DetectorSpec
+from ssd_train.spec import OUTPUT_NAMES, DetectorSpec
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -139,8 +139,8 @@ def configure_builder(
     # Without it the inspector cannot say in what precision a layer computes.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     profile = builder.create_optimization_profile()
-    image = (3, *spec.input_size)
-    profile.set_shape(INPUT_NAME, (options.min_batch, *image), (options.opt_batch, *image), (options.max_batch, *image))
+    sizes = (options.min_batch, options.opt_batch, options.max_batch)
+    profile.set_shape(spec.input.tensor, *((size, *spec.image_shape) for size in sizes))
     if config.add_optimization_profile(profile) < 0:
         raise BackendError(f"TensorRT refuses a profile of {options.min_batch} to {options.max_batch} images")
     return config

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, ModelError
-from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, DetectorSpec
+from ssd_train.preprocess import Images
+from ssd_train.spec import OUTPUT_NAMES, RAW, RAW_NAMES, DetectorSpec
 
 
 class RawPredictions(NamedTuple):
@@ -35,11 +36,12 @@ class Runner(Protocol):
     spec: DetectorSpec
     max_batch_size: int | None
 
-    def run(self, images: NDArray[np.float32]) -> PaddedDetections:
+    def run(self, images: Images) -> PaddedDetections:
         """Detect in a batch.
 
         Args:
-            images: (N, 3, H, W) float32, N at least 1, as `preprocess` makes them. Not modified.
+            images: N images, at least 1, as `preprocess` makes them: (N, 3, H, W) float32 unless `spec` says otherwise.
+                Not modified.
 
         Returns:
             N images' detections on the CPU, in memory that stays valid after the next call.
@@ -49,7 +51,7 @@ class Runner(Protocol):
         """
         ...
 
-    def run_raw(self, images: NDArray[np.float32]) -> RawPredictions:
+    def run_raw(self, images: Images) -> RawPredictions:
         """Return what the network predicts before decoding, for parity checks; like `run` otherwise."""
         ...
 
@@ -69,7 +71,7 @@ class DeviceTimed(Protocol):
 
     device_clock: str | None
 
-    def device_times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
+    def device_times_ms(self, images: Images, runs: int) -> list[float]:
         """Return the times of `runs` computations by `device_clock`, in milliseconds.
 
         A computation is network, decode and NMS, from the input in the GPU's memory to the detections
@@ -89,24 +91,39 @@ def check_model_file(path: Path) -> None:
         raise ModelError(f"{path}: there is no such model file; make one with `ssd-deploy export`")
 
 
-def check_values(inputs: Set[str], outputs: Set[str], name: str) -> None:
-    """Raise ModelError unless an ONNX file takes and gives what an exported one does; errors call it by `name`."""
-    if inputs != {INPUT_NAME} or not outputs >= set(OUTPUT_NAMES):
+def check_detects(spec: DetectorSpec, name: str) -> None:
+    """Raise ModelError where a model gives raw predictions alone; errors call it by `name`."""
+    if spec.outputs == RAW:
         raise ModelError(
-            f"{name}: has inputs {sorted(inputs)} and outputs {sorted(outputs)} instead of {INPUT_NAME} -> "
+            f"{name}: gives {' and '.join(RAW_NAMES)} for others to decode, and no detections; name the file that it "
+            "was made of"
+        )
+
+
+def check_values(inputs: Set[str], outputs: Set[str], spec: DetectorSpec, name: str) -> None:
+    """Raise ModelError unless an ONNX file takes and gives what an exported one does; errors call it by `name`."""
+    check_detects(spec, name)
+    if inputs != {spec.input.tensor} or not outputs >= set(OUTPUT_NAMES):
+        raise ModelError(
+            f"{name}: has inputs {sorted(inputs)} and outputs {sorted(outputs)} instead of {spec.input.tensor} -> "
             f"{', '.join(OUTPUT_NAMES)}; export it again with `ssd-deploy export`"
         )
 
 
-def check_images(images: NDArray[np.float32], spec: DetectorSpec, max_batch_size: int | None) -> None:
+def check_images(images: Images, spec: DetectorSpec, max_batch_size: int | None) -> None:
     """Raise BackendError unless a batch has the dtype, shape and size that a runner takes."""
-    height, width = spec.input_size
-    if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != (3, height, width):
+    if images.dtype != spec.input.dtype or images.shape[1:] != spec.image_shape:
         raise BackendError(
-            f"{spec.network} takes float32 images of shape (N, 3, {height}, {width}), "
+            f"{spec.network} takes {spec.input.dtype} images of shape (N, {', '.join(map(str, spec.image_shape))}), "
             f"but got {images.dtype} of shape {images.shape}"
         )
     count = len(images)
     if count == 0 or (max_batch_size is not None and count > max_batch_size):
         limit = "any number from 1" if max_batch_size is None else f"1 to {max_batch_size}"
         raise BackendError(f"{spec.network}: a batch of {count} images, but this backend takes {limit} a call")
+
+
+def filled(images: Images, least: int | None) -> Images:
+    """Repeat the last image of a batch that is smaller than a model takes: the last of a data set may be."""
+    missing = (least or 0) - len(images)
+    return images if missing <= 0 else np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])

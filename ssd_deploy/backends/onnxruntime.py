@@ -7,22 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from export.exported import read_exported
 from export.file_metadata import check_runs_here
 from export.session import open_session, quiet_options
 from ssd_deploy.backends import onnxruntime_options as options_of
-from ssd_deploy.backends.base import RawPredictions, check_images, check_model_file, check_values
+from ssd_deploy.backends.base import RawPredictions, check_images, check_model_file, check_values, filled
 from ssd_deploy.backends.onnxruntime_bound import BoundSession
 from ssd_deploy.backends.recordings import Recordings, Way
 from ssd_deploy.backends.row import IN_MEMORY, RunOptions
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, ModelError, first_line
+from ssd_train.preprocess import Images
 from ssd_train.requirements import require
-from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES
+from ssd_train.spec import OUTPUT_NAMES, RAW_NAMES
 
 # Batch sizes that have a session of their own, with a copy of the weights each.
 MOST_SESSIONS = 4
@@ -50,7 +49,7 @@ class OnnxRuntimeRunner:
         BackendError: the device does not exist or does not work here, or a variant does not fit it.
     """
 
-    max_batch_size: int | None = None
+    max_batch_size: int | None
     device_clock: str | None
 
     def __init__(
@@ -74,6 +73,7 @@ class OnnxRuntimeRunner:
         self._identity = _identity(model)
         exported = read_exported(model, self._called)
         self.spec = exported.spec
+        self.max_batch_size = self.spec.batch_size
         self._providers = functools.partial(
             options_of.provider_list,
             device,
@@ -89,7 +89,7 @@ class OnnxRuntimeRunner:
         check_runs_here(exported.metadata, self._called, onnxruntime.__version__, on_cpu=provider == "cpu")
         inputs = {value.name for value in self._session.get_inputs()}
         outputs = {value.name for value in self._session.get_outputs()}
-        check_values(inputs, outputs, self._called)
+        check_values(inputs, outputs, self.spec, self._called)
         # A report says what was computed in; the TensorRT provider has no switch against TF32.
         if self.spec.precision == "fp32" and (provider == "tensorrt" or (provider == "cuda" and allow_tf32)):
             self.spec = dataclasses.replace(self.spec, precision="tf32")
@@ -118,19 +118,19 @@ class OnnxRuntimeRunner:
         if with_raw:
             self._open_raw()
 
-    def run(self, images: NDArray[np.float32]) -> PaddedDetections:
+    def run(self, images: Images) -> PaddedDetections:
         """See `Runner.run`."""
-        check_images(images, self.spec, self.max_batch_size)
-        return self._in_order((self._recordings.run if self._recordings else self._run), images)
+        run = self._recordings.run if self._recordings else self._run
+        return self._in_order(run, self._checked(images)).first(len(images))
 
-    def run_raw(self, images: NDArray[np.float32]) -> RawPredictions:
+    def run_raw(self, images: Images) -> RawPredictions:
         """See `Runner.run_raw`. Needs the onnx package, since the raw values are no outputs of the file.
 
         Raises:
             ModelError: the file was replaced since it was opened, or has no such values.
         """
-        check_images(images, self.spec, self.max_batch_size)
-        return RawPredictions(*self._in_order(self._call, self._open_raw(), RAW_NAMES, images))
+        found = self._in_order(self._call, self._open_raw(), RAW_NAMES, self._checked(images))
+        return RawPredictions(*(values[: len(images)] for values in found))
 
     def _open_raw(self) -> Any:
         """Return the session that gives out the raw predictions; it reads the file once more."""
@@ -146,12 +146,12 @@ class OnnxRuntimeRunner:
             )
         return self._raw_session
 
-    def device_times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
+    def device_times_ms(self, images: Images, runs: int) -> list[float]:
         """See `DeviceTimed.device_times_ms`; nodes that ONNX Runtime puts on the CPU are part of the time."""
-        check_images(images, self.spec, self.max_batch_size)
+        batch = self._checked(images)
         if self.device_clock is None:
             raise BackendError(f"{self.name} uses no GPU, so there is no time on one; open it on the device cuda")
-        return self._in_order((self._recordings.times_ms if self._recordings else self._times_ms), images, runs)
+        return self._in_order((self._recordings.times_ms if self._recordings else self._times_ms), batch, runs)
 
     def close(self) -> None:
         """See `Runner.close`."""
@@ -160,6 +160,11 @@ class OnnxRuntimeRunner:
             self._worker.shutdown()
         self._session = self._raw_session = self._spare = None
 
+    def _checked(self, images: Images) -> Images:
+        """Return a batch of a size that the file takes."""
+        check_images(images, self.spec, self.max_batch_size)
+        return filled(images, self.spec.batch_size)
+
     def _in_order(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do work on the one thread that belongs to the runner, if it has one; otherwise here."""
         return work(*arguments) if self._worker is None else self._worker.submit(work, *arguments).result()
@@ -167,10 +172,10 @@ class OnnxRuntimeRunner:
     def _open(self, variants: tuple[str, ...]) -> Any:
         return open_session(self._model, self._called, self._options, self._providers(variants=variants))
 
-    def _run(self, images: NDArray[np.float32]) -> PaddedDetections:
+    def _run(self, images: Images) -> PaddedDetections:
         return PaddedDetections(*self._call(self._session, OUTPUT_NAMES, images))
 
-    def _times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
+    def _times_ms(self, images: Images, runs: int) -> list[float]:
         bound = BoundSession(self._session, images.shape, self._place, self._called)
         try:
             return bound.times_ms(images, runs)
@@ -183,7 +188,7 @@ class OnnxRuntimeRunner:
                 f"{self._called}: was replaced or removed since it was opened, so {what} another model's; open it again"
             )
 
-    def _record(self, variants: tuple[str, ...], images: NDArray[np.float32]) -> BoundSession:
+    def _record(self, variants: tuple[str, ...], images: Images) -> BoundSession:
         """Return a session of its own for a batch size, which has captured its CUDA graph if it is to have one."""
         session, self._spare = self._spare or self._open(variants), None
         self._check_unchanged("a CUDA graph would be")
@@ -192,9 +197,9 @@ class OnnxRuntimeRunner:
         recording.run(images[:, :, ::-1])
         return recording
 
-    def _call(self, session: Any, names: tuple[str, ...], images: NDArray[np.float32]) -> list[Any]:
+    def _call(self, session: Any, names: tuple[str, ...], images: Images) -> list[Any]:
         try:
-            return session.run(names, {INPUT_NAME: images})
+            return session.run(names, {self.spec.input.tensor: images})
         except Exception as error:  # ONNX Runtime's exceptions share no narrower base
             raise BackendError(f"{self._called}: ONNX Runtime failed to run it ({first_line(error)})") from error
 

@@ -15,12 +15,17 @@ from numpy.typing import NDArray
 from ssd_deploy.backends.cuda_open import open_device
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, first_line
-from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES
+from ssd_train.preprocess import Images
+from ssd_train.spec import OUTPUT_NAMES
 
-DTYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+DTYPES: dict[str, Any] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(uint8)": np.dtype(np.uint8),
+}
 
 # An array in page-locked memory, and what gives it back.
-Staging = tuple[NDArray[np.float32], Callable[[], None]]
+Staging = tuple[NDArray[Any], Callable[[], None]]
 
 
 class BoundSession:
@@ -32,10 +37,10 @@ class BoundSession:
 
     Args:
         session: of an exported file.
-        shape: (N, 3, H, W) of the batches.
+        shape: of the batches.
         device: where the values lie: ONNX Runtime's name and number, `("cuda", 0)`.
         called: what errors call the file.
-        staging: shape, number of a GPU -> page-locked memory to copy from, or None for the caller's own.
+        staging: shape, type, number of a GPU -> page-locked memory to copy from, or None for the caller's own.
 
     Raises:
         BackendError: there is no memory for the values, or the file's outputs have no fixed size.
@@ -48,33 +53,34 @@ class BoundSession:
         device: tuple[str, int],
         called: str,
         *,
-        staging: Callable[[tuple[int, ...], int], Staging | None] | None = None,
+        staging: Callable[[tuple[int, ...], np.dtype[Any], int], Staging | None] | None = None,
     ) -> None:
         self._called = called
         self._session = session
         with self._sentences():
             self._binding = session.io_binding()
             # Held by names: the binding alone does not keep the memory alive.
-            self._input = _value(shape, np.float32, device)
+            (images,) = session.get_inputs()
+            self._input = _value(shape, DTYPES[images.type], device)
             self._outputs = {
                 output.name: _value((shape[0], *output.shape[1:]), DTYPES[output.type], device)
                 for output in session.get_outputs()
                 if output.name in OUTPUT_NAMES
             }
-            self._binding.bind_ortvalue_input(INPUT_NAME, self._input)
+            self._binding.bind_ortvalue_input(images.name, self._input)
             for name, value in self._outputs.items():
                 self._binding.bind_ortvalue_output(name, value)
         take = staging or page_locked
-        self._staging = take(shape, device[1]) if device[0] == "cuda" or staging else None
+        self._staging = take(shape, DTYPES[images.type], device[1]) if device[0] == "cuda" or staging else None
 
-    def run(self, images: NDArray[np.float32]) -> PaddedDetections:
+    def run(self, images: Images) -> PaddedDetections:
         """Detect in a batch of the one size; the answer is in new arrays."""
         self._load(images)
         self._compute()
         with self._sentences():
             return PaddedDetections(*(np.array(self._outputs[name].numpy()) for name in OUTPUT_NAMES))
 
-    def times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
+    def times_ms(self, images: Images, runs: int) -> list[float]:
         """Return the times of `runs` computations in milliseconds by the host's clock, without the copies."""
         self._load(images)
         times_ms = []
@@ -91,7 +97,7 @@ class BoundSession:
         self._binding = self._session = self._input = self._staging = None
         self._outputs = {}
 
-    def _load(self, images: NDArray[np.float32]) -> None:
+    def _load(self, images: Images) -> None:
         """Copy a batch into the input, through page-locked memory where there is some."""
         if self._staging is None:
             source = np.ascontiguousarray(images)
@@ -115,12 +121,12 @@ class BoundSession:
             raise BackendError(f"{self._called}: ONNX Runtime failed to run it ({first_line(error)})") from error
 
 
-def page_locked(shape: tuple[int, ...], number: int) -> Staging | None:
+def page_locked(shape: tuple[int, ...], dtype: np.dtype[Any], number: int) -> Staging | None:
     """Return memory that a GPU reads without a copy in between; None where no CUDA package for Python gives any."""
     try:
         device = open_device(number)
         with device.current():
-            array = device.host_array(shape, np.float32)
+            array = device.host_array(shape, dtype)
     except BackendError:
         return None
 

@@ -18,13 +18,14 @@ from openvino import opset13
 from export.exported import read_exported
 from export.file_metadata import CPU_GRAPH_KEY
 from export.one_file import check_one_file
-from ssd_deploy.backends.base import RawPredictions, check_images, check_model_file, check_values
+from ssd_deploy.backends.base import RawPredictions, check_images, check_model_file, check_values, filled
 from ssd_deploy.backends.openvino_ties import keep_order_of_ties
 from ssd_deploy.backends.row import IN_MEMORY, RunOptions
 from ssd_train.cpus import default_threads
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, ModelError, first_line
-from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES
+from ssd_train.preprocess import Images
+from ssd_train.spec import OUTPUT_NAMES, RAW_NAMES, DetectorSpec
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class OpenVINORunner:
         BackendError: the precision does not fit the file, or this CPU does not compute in it.
     """
 
-    max_batch_size: int | None = None
+    max_batch_size: int | None
 
     def __init__(self, model: Path | bytes, *, precision: str = "fp32", threads: int = 0) -> None:
         self._called = IN_MEMORY if isinstance(model, bytes) else str(model)
@@ -66,6 +67,7 @@ class OpenVINORunner:
         exported = read_exported(content, self._called)
         check_one_file(content, self._called)
         self.spec = exported.spec
+        self.max_batch_size = self.spec.batch_size
         if CPU_GRAPH_KEY in exported.metadata:
             raise ModelError(
                 f"{self._called}: was rewritten for ONNX Runtime on one CPU; name the file that it was made of"
@@ -79,7 +81,7 @@ class OpenVINORunner:
                 )
             self.spec = dataclasses.replace(self.spec, precision=precision)
         core = openvino.Core()
-        network, postprocess = _cut(_read(core, content, self._called), self._called)
+        network, postprocess = _cut(_read(core, content, self.spec, self._called), self._called)
         settings = {
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads or default_threads(),
@@ -115,12 +117,12 @@ class OpenVINORunner:
         # A request serves one call at a time; each thread that calls takes one, or makes one more.
         self._free: list[_Requests] = []
 
-    def run(self, images: NDArray[np.float32]) -> PaddedDetections:
+    def run(self, images: Images) -> PaddedDetections:
         """See `Runner.run`. Calls of several threads are computed one after the other."""
         check_images(images, self.spec, self.max_batch_size)
         return PaddedDetections(*self._call(images, OUTPUT_NAMES))
 
-    def run_raw(self, images: NDArray[np.float32]) -> RawPredictions:
+    def run_raw(self, images: Images) -> RawPredictions:
         """See `Runner.run_raw`."""
         check_images(images, self.spec, self.max_batch_size)
         return RawPredictions(*self._call(images, RAW_NAMES))
@@ -130,17 +132,18 @@ class OpenVINORunner:
         self._free.clear()
         self._network = self._postprocess = None
 
-    def _call(self, images: NDArray[np.float32], names: tuple[str, ...]) -> list[NDArray[Any]]:
+    def _call(self, images: Images, names: tuple[str, ...]) -> list[NDArray[Any]]:
         try:
             requests = self._free.pop()
         except IndexError:
             requests = _Requests(self._network.create_infer_request(), self._postprocess.create_infer_request())
         try:
-            found = requests.infer(np.ascontiguousarray(images), names)
+            batch = np.ascontiguousarray(filled(images, self.spec.batch_size))
+            found = requests.infer({self.spec.input.tensor: batch}, names)
         except Exception as error:  # OpenVINO's exceptions share no narrower base
             raise BackendError(f"{self._called}: OpenVINO failed to run it ({_reason(error)})") from error
         self._free.append(requests)
-        return found
+        return [values[: len(images)] for values in found]
 
 
 class _Requests:
@@ -149,10 +152,10 @@ class _Requests:
     def __init__(self, network: Any, postprocess: Any) -> None:
         self._network, self._postprocess = network, postprocess
 
-    def infer(self, images: NDArray[np.float32], names: tuple[str, ...]) -> list[NDArray[Any]]:
-        """Return copies of the outputs `names`, which are all raw predictions or all detections."""
+    def infer(self, images: dict[str, Images], names: tuple[str, ...]) -> list[NDArray[Any]]:
+        """Return copies of the outputs `names`, all raw predictions or all detections, for a batch by its name."""
         last = self._network
-        last.infer({INPUT_NAME: images}, share_inputs=True)
+        last.infer(images, share_inputs=True)
         if names != RAW_NAMES:
             last = self._postprocess
             for name in RAW_NAMES:
@@ -188,7 +191,7 @@ def _content(path: Path) -> bytes:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); check the file") from error
 
 
-def _read(core: Any, content: bytes, name: str) -> Any:
+def _read(core: Any, content: bytes, spec: DetectorSpec, name: str) -> Any:
     """Read an ONNX file; from memory, since OpenVINO cannot be told every file name."""
     try:
         model = core.read_model(content)
@@ -197,7 +200,7 @@ def _read(core: Any, content: bytes, name: str) -> Any:
             f"{name}: is not a usable ONNX file ({_reason(error)}); make one with `ssd-deploy export`"
         ) from error
     inputs, outputs = ({each for value in side for each in value.names} for side in (model.inputs, model.outputs))
-    check_values(inputs, outputs, name)
+    check_values(inputs, outputs, spec, name)
     keep_order_of_ties(model)
     return model
 

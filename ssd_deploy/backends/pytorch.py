@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ssd_deploy.backends.base import CUDA_EVENTS, RawPredictions, check_images
@@ -21,6 +19,7 @@ from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, first_line
 from ssd_train.networks.detector import Detector
 from ssd_train.networks.ssd import SSD
+from ssd_train.preprocess import Images
 from ssd_train.spec import PostprocessSettings
 
 # Versions of one function that torch.compile keeps. Its own limit of 8 counts all networks of a process
@@ -100,14 +99,14 @@ class TorchRunner:
         self._recordings = self._make_recordings() if on_gpu and cuda_graph is not False else None
 
     @torch.inference_mode()
-    def run(self, images: NDArray[np.float32]) -> PaddedDetections:
+    def run(self, images: Images) -> PaddedDetections:
         """See `Runner.run`."""
         check_images(images, self.spec, self.max_batch_size)
         with self._errors_of_a_call(len(images)):
             return self._run(images) if self._recordings is None else self._recordings.run(images)
 
     @torch.inference_mode()
-    def run_raw(self, images: NDArray[np.float32]) -> RawPredictions:
+    def run_raw(self, images: Images) -> RawPredictions:
         """See `Runner.run_raw`; runs what a CUDA graph records, without the graph."""
         check_images(images, self.spec, self.max_batch_size)
         with self._errors_of_a_call(len(images)):
@@ -115,7 +114,7 @@ class TorchRunner:
             return RawPredictions(cls_logits.cpu().numpy(), box_offsets.cpu().numpy())
 
     @torch.inference_mode()
-    def device_times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
+    def device_times_ms(self, images: Images, runs: int) -> list[float]:
         """See `DeviceTimed.device_times_ms` and `torch_graphs.times_ms`."""
         check_images(images, self.spec, self.max_batch_size)
         if self.device_clock is None:
@@ -131,16 +130,16 @@ class TorchRunner:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _run(self, images: NDArray[np.float32]) -> PaddedDetections:
+    def _run(self, images: Images) -> PaddedDetections:
         outputs = self._detect(self._on_device(images))
         on_gpu = self.device.type == "cuda"
         return PaddedDetections(*(to_host(outputs) if on_gpu else (output.numpy() for output in outputs)))
 
-    def _times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
+    def _times_ms(self, images: Images, runs: int) -> list[float]:
         on_device = self._on_device(images)
         return times_ms(lambda: self._detect(on_device), self.device, runs)
 
-    def _on_device(self, images: NDArray[np.float32]) -> Tensor:
+    def _on_device(self, images: Images) -> Tensor:
         if self.device.type == "cuda":
             return page_locked(images).to(self.device, non_blocking=True, memory_format=self.memory_format)
         # A copy: arrays from other libraries may be read-only, which PyTorch does not support.
@@ -153,7 +152,7 @@ class TorchRunner:
     def _make_recordings(self) -> Recordings:
         pool = torch.cuda.graph_pool_handle()
 
-        def capture(images: NDArray[np.float32]) -> TorchGraph:
+        def capture(images: Images) -> TorchGraph:
             return TorchGraph(self._detect, images.shape, self.device, self.memory_format, pool)
 
         way = Way(name="a CUDA graph", record=capture)

@@ -13,17 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ssd_deploy.backends.answers import describe_difference
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import SSDDeployError, first_line
+from ssd_train.preprocess import Images
 from ssd_train.spec import DetectorSpec
 
 log = logging.getLogger(__name__)
 
-Images = NDArray[np.float32]
 
 # The call with a batch size at which it is recorded. The last, smaller batch of a data set comes once a pass.
 RECORDED_AT_CALL = 3

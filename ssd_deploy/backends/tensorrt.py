@@ -7,13 +7,11 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from export.engine.bindings import load_bindings
 from export.engine.check import check_gpu, check_version, read_plan
 from export.engine.file import AGAIN, BuildOptions, EngineInfo, is_engine, read_info
-from ssd_deploy.backends.base import CUDA_EVENTS, RawPredictions, check_images
+from export.exported import read_exported
+from ssd_deploy.backends.base import CUDA_EVENTS, RawPredictions, check_detects, check_images
 from ssd_deploy.backends.cuda_device import CudaDevice
 from ssd_deploy.backends.cuda_open import device_index, open_device
 from ssd_deploy.backends.row import RunOptions
@@ -21,6 +19,7 @@ from ssd_deploy.backends.tensorrt_session import EngineSession
 from ssd_deploy.engines import engine_for
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, ModelError
+from ssd_train.preprocess import Images
 from ssd_train.spec import OUTPUT_NAMES, RAW_NAMES
 
 
@@ -68,17 +67,17 @@ class TensorRTRunner:
         self._session = self._open(path, info, plan, OUTPUT_NAMES, cuda_graph)
         self._finalizer = weakref.finalize(self, self._sessions.close)
 
-    def run(self, images: NDArray[np.float32]) -> PaddedDetections:
+    def run(self, images: Images) -> PaddedDetections:
         """See `Runner.run`."""
         with self._lock:
             return PaddedDetections(*self._checked(images).run(images))
 
-    def run_raw(self, images: NDArray[np.float32]) -> RawPredictions:
+    def run_raw(self, images: Images) -> RawPredictions:
         """See `Runner.run_raw`. Needs the second engine."""
         with self._lock:
             return RawPredictions(*self._checked(images, raw=True).run(images))
 
-    def device_times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
+    def device_times_ms(self, images: Images, runs: int) -> list[float]:
         """See `DeviceTimed.device_times_ms`."""
         with self._lock:
             return self._checked(images).times_ms(images, runs)
@@ -88,7 +87,7 @@ class TensorRTRunner:
         with self._lock:
             self._finalizer()
 
-    def _checked(self, images: NDArray[np.float32], *, raw: bool = False) -> EngineSession:
+    def _checked(self, images: Images, *, raw: bool = False) -> EngineSession:
         """Return what computes a batch, when it is one that it takes."""
         if not self._finalizer.alive:
             raise BackendError(f"{self._path}: the runner was closed; open the engine again")
@@ -122,6 +121,7 @@ class TensorRTRunner:
 def _read(path: Path) -> tuple[EngineInfo, bytes]:
     """Return the description and the plan of an engine that the installed TensorRT runs."""
     info, plan = read_plan(path)
+    check_detects(info.spec, str(path))
     check_version(path, info, load_bindings(info.flavour).__version__)
     return info, plan
 
@@ -150,6 +150,8 @@ def open_runner(flavour: str, model: Any, options: RunOptions) -> TensorRTRunner
     cuda_graph = "cuda-graph" in options.variants
     if is_engine(model):
         return TensorRTRunner(model, cuda_graph=cuda_graph, device=device)
+    # Before minutes go into an engine.
+    check_detects(read_exported(model, str(model)).spec, str(model))
     build = BuildOptions(opt_batch=options.batch_size, max_batch=options.batch_size, allow_tf32=options.allow_tf32)
     engine_of = functools.partial(engine_for, model, build, flavour=flavour, device_index=index)
     path, raw = engine_of().path, engine_of(outputs=RAW_NAMES).path if options.with_raw else None

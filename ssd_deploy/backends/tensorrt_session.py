@@ -17,15 +17,20 @@ from export.engine.bindings import Messages, make_logger
 from export.engine.check import check_tensors, read_tensors
 from export.engine.file import AGAIN, EngineInfo
 from export.engine.flavours import FLAVOURS
+from ssd_deploy.backends.base import filled
 from ssd_deploy.backends.cuda_device import CudaDevice
 from ssd_train.errors import BackendError
-from ssd_train.spec import INPUT_NAME
+from ssd_train.preprocess import Images
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 # How an engine's types are called -> NumPy's.
-DTYPES: dict[str, np.dtype[Any]] = {"FLOAT": np.dtype(np.float32), "INT64": np.dtype(np.int64)}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "FLOAT": np.dtype(np.float32),
+    "INT64": np.dtype(np.int64),
+    "UINT8": np.dtype(np.uint8),
+}
 
 
 class Buffer(NamedTuple):
@@ -68,6 +73,7 @@ class EngineSession:
         self._path = path
         self._info = info
         self._device = device
+        self._input = info.spec.input.tensor
         self._outputs = outputs
         self._cuda_graph = cuda_graph
         self._messages = Messages()
@@ -104,9 +110,9 @@ class EngineSession:
                 f"max_batch {count}, or send smaller batches"
             )
 
-    def run(self, images: NDArray[np.float32]) -> list[NDArray[Any]]:
+    def run(self, images: Images) -> list[NDArray[Any]]:
         """Return the outputs for a checked batch, in new arrays."""
-        wanted, images = len(images), self._filled(images)
+        wanted, images = len(images), filled(images, self._info.options.min_batch)
         buffers = [self._buffers[name] for name in self._outputs]
         with self._at_work():
             self._compute(self._prepare(images))
@@ -115,14 +121,9 @@ class EngineSession:
             self._device.synchronize(self._stream)
             return [host[:wanted].copy() for host, _ in buffers]
 
-    def _filled(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Repeat the last image of a batch that is smaller than the engine takes: the last of a data set may be."""
-        missing = self._info.options.min_batch - len(images)
-        return images if missing <= 0 else np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
-
-    def times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
+    def times_ms(self, images: Images, runs: int) -> list[float]:
         """Return the times of `runs` computations on the GPU in milliseconds, without the copies."""
-        images = self._filled(images)
+        images = filled(images, self._info.options.min_batch)
         times = []
         with self._at_work(), contextlib.ExitStack() as events:
             start, end = self._device.create_event(), self._device.create_event()
@@ -200,7 +201,7 @@ class EngineSession:
                 del self._contexts[key]
                 raise self._failed(f"TensorRT refuses the address of {name}")
 
-    def _prepare(self, images: NDArray[np.float32]) -> int:
+    def _prepare(self, images: Images) -> int:
         """Set the batch size and queue the copy of the images to the GPU; returns the key of the context."""
         count = len(images)
         # A context must not change after a graph was captured from it, so that each batch size has its own.
@@ -211,13 +212,13 @@ class EngineSession:
             self._batches.pop(key, None)
             self._set_batch(key, count)
             self._batches[key] = count
-        buffer = self._buffers[INPUT_NAME]
+        buffer = self._buffers[self._input]
         np.copyto(buffer.host[:count], images)
         self._device.copy_to_device(buffer.address, buffer.host[:count], self._stream)
         return key
 
     def _set_batch(self, key: int, count: int) -> None:
-        if not self._contexts[key].set_input_shape(INPUT_NAME, (count, *self._buffers[INPUT_NAME].host.shape[1:])):
+        if not self._contexts[key].set_input_shape(self._input, (count, *self._buffers[self._input].host.shape[1:])):
             raise self._failed(f"TensorRT refuses a batch of {count} images")
         try:
             missing = self._contexts[key].infer_shapes()

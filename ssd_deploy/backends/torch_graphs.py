@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssd_train.detections import PaddedDetections
+from ssd_train.preprocess import Images
 
 # Runs before a CUDA graph is captured, as PyTorch's manual does: libraries choose their algorithms and
 # allocate in the first ones, which a capture forbids.
@@ -48,14 +49,14 @@ class TorchGraph:
         self._graph, self._outputs = captured(work, device, pool)
 
     @torch.inference_mode()
-    def run(self, images: NDArray[np.float32]) -> PaddedDetections:
+    def run(self, images: Images) -> PaddedDetections:
         """Detect in a batch of the one size."""
         self._load(images)
         self._graph.replay()
         return PaddedDetections(*to_host(self._outputs))
 
     @torch.inference_mode()
-    def times_ms(self, images: NDArray[np.float32], runs: int) -> list[float]:
+    def times_ms(self, images: Images, runs: int) -> list[float]:
         """Return the times of `runs` replays by the GPU's clock."""
         self._load(images)
         return times_ms(self._graph.replay, self._device, runs)
@@ -65,7 +66,7 @@ class TorchGraph:
         for name in ("_graph", "_images", "_outputs"):
             vars(self).pop(name, None)
 
-    def _load(self, images: NDArray[np.float32]) -> None:
+    def _load(self, images: Images) -> None:
         self._images.copy_(page_locked(images), non_blocking=True)
 
 
@@ -92,7 +93,7 @@ def captured(work: Callable[[], T], device: torch.device, pool: Any = None) -> t
     return graph, outputs
 
 
-def page_locked(images: NDArray[np.float32]) -> Tensor:
+def page_locked(images: Images) -> Tensor:
     """Copy an array into page-locked memory, which a GPU reads by itself. PyTorch keeps such memory for the next."""
     tensor = torch.empty(images.shape, pin_memory=True)
     np.copyto(tensor.numpy(), images)

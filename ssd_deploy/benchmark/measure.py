@@ -24,7 +24,7 @@ from ssd_deploy.benchmark.measurements import Latency, Measured, Measurement, Pr
 from ssd_deploy.detector import Detector
 from ssd_train.environment import Memory, memory_in_use
 from ssd_train.errors import BackendError, ImageError
-from ssd_train.preprocess import load_image, preprocess
+from ssd_train.preprocess import Images, load_image, preprocess
 from ssd_train.spec import DetectorSpec
 
 HOST_CLOCK = "host clock"
@@ -35,7 +35,7 @@ SPANS = {
     "device": "the clock named in the row; the same without the transfers, from the GPU's memory to the GPU's memory",
     "end to end": f"{HOST_CLOCK}; image files -> decode, pre-process, the network span, scale -> boxes in image pixels",
     "decode": f"{HOST_CLOCK}; image files (cached by the system) -> RGB pixels, one after another",
-    "preprocess": f"{HOST_CLOCK}; RGB pixels -> resized, normalised, stacked; one after another",
+    "preprocess": f"{HOST_CLOCK}; RGB pixels -> resized, normalised (where no file does that), stacked; one by one",
 }
 
 # Files beyond these are not used: they would have to be held in memory.
@@ -141,7 +141,7 @@ def measure(
                     reason = f"batch {batch_size} is over the {limit} images that it takes a call"
                     skipped.append(f"{contender.label}: {reason}")
                     continue
-                key = (spec.input_size, spec.mean, spec.std, spec.resize)
+                key = (spec.input_kind, spec.input_size, spec.mean, spec.std, spec.resize)
                 if key not in batches:
                     batches[key] = _Batch(files, batch_size, spec)
                 before = memory_in_use()
@@ -209,7 +209,7 @@ class _Batch:
     def load(self) -> list[NDArray[np.uint8]]:
         return [load_image(file) for file in self.files]
 
-    def preprocess(self) -> NDArray[np.float32]:
+    def preprocess(self) -> Images:
         return np.stack([preprocess(image, self.spec) for image in self.pixels])
 
     def take_turn(self, settings: BenchmarkSettings) -> None:

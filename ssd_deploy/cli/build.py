@@ -10,7 +10,7 @@ import typer
 
 from export.engine.file import BuildOptions
 from export.engine.flavours import FLAVOURS, TENSORRT
-from export.file_metadata import Int8Target
+from export.file_metadata import LEAST_OPSET, Int8Target
 from export.quantize_options import QuantizeOptions
 from ssd_deploy.backends import AUTO
 from ssd_deploy.cli.options import ModelArgument, OneModel, check_calibrated, loaded, refuse
@@ -18,11 +18,12 @@ from ssd_train.command_line import Result
 from ssd_train.command_options import parse_list
 from ssd_train.cpus import Computing
 from ssd_train.datasets.layouts import LAYOUTS
+from ssd_train.input_kinds import FLOAT, INPUT_KINDS
 from ssd_train.options import option
 from ssd_train.pixel_limit import ReadingPictures
 from ssd_train.precisions import PRECISIONS
 from ssd_train.printable import joined
-from ssd_train.spec import PostprocessSettings
+from ssd_train.spec import DETECTIONS, MOST_FIXED_BATCH, RAW, PostprocessSettings
 
 if TYPE_CHECKING:
     from export.step import StepResult
@@ -64,9 +65,35 @@ class Exporting(Out):
     winograd: bool = option(
         False, "fp32: write one more ONNX file, with Winograd's convolutions: faster on a CPU, takes more memory."
     )
+    input_kind: str = option(
+        FLOAT,
+        "What the ONNX file takes: normalised float32, or 8-bit pixels, which it then normalises itself.",
+        names=("--input",),
+        choices=tuple(INPUT_KINDS),
+    )
+    outputs: str = option(
+        DETECTIONS, "What the ONNX file gives: detections, or raw predictions to decode.", choices=(DETECTIONS, RAW)
+    )
+    batch_size: int | None = option(
+        None,
+        "Images of every call, fixed in the ONNX file; without it any number.",
+        least=1,
+        most=MOST_FIXED_BATCH,
+    )
+    opset: int | None = option(None, f"ONNX's opset of the ONNX file; without it {LEAST_OPSET}.", least=LEAST_OPSET)
     optimize_for_cpu: bool = option(
         False, "Write one more ONNX file, for this CPU and ONNX Runtime alone: opens faster, takes less memory."
     )
+
+    def changes(self) -> list[tuple[str, int | None]]:
+        """Return the export steps that change what a file takes and gives, with their settings."""
+        asked = (
+            (self.input_kind, None, self.input_kind != FLOAT),
+            (self.outputs, None, self.outputs != DETECTIONS),
+            ("batch", self.batch_size, self.batch_size is not None),
+            ("opset", self.opset, self.opset not in (None, LEAST_OPSET)),
+        )
+        return [(name, settings) for name, settings, is_asked in asked if is_asked]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +123,8 @@ def export(
 ) -> Result:
     """Write one ONNX file with decode and NMS inside, checked against PyTorch, and TensorRT engines of it."""
     source = named.source(name)
-    rewrites = exporting.winograd or exporting.optimize_for_cpu
+    changes = exporting.changes()
+    rewrites = exporting.winograd or exporting.optimize_for_cpu or changes
     usual_format = ONNX if source.file is None or rewrites else TENSORRT
     formats = parse_list(exporting.format or usual_format, (ONNX, *FLAVOURS), "--format")
     exported = [row.name for row in PRECISIONS.values() if row.in_file]
@@ -121,16 +149,23 @@ def export(
         make.STEPS["int8"].check(int8)
     engines = {flavour: make.engine_settings(building, flavour) for flavour in flavoured.names(formats)}
     if source.file is not None:
-        results = make.rewrite_for_cpu(
-            source.file, exporting.out, winograd=exporting.winograd, optimize=exporting.optimize_for_cpu
+        results = make.rewrite_file(
+            source.file,
+            exporting.out,
+            changes=changes,
+            keeps_onnx=ONNX in formats,
+            winograd=exporting.winograd,
+            optimize=exporting.optimize_for_cpu,
+            engines=engines,
         )
-        return _result([*results, *make.build_engines([source.file], exporting.out, engines)])
+        return _result(results)
     results = make.export_files(
         loaded(source),
         exporting.out,
         precisions=precisions,
         settings=thresholds,
         int8=int8,
+        changes=changes,
         keeps_onnx=ONNX in formats,
         winograd=exporting.winograd,
         optimize=exporting.optimize_for_cpu,

@@ -22,7 +22,7 @@ from ssd_train.evaluation.loop import run_detector
 from ssd_train.metrics.agreement import agreement_ap
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.precisions import PRECISIONS
-from ssd_train.preprocess import preprocess
+from ssd_train.preprocess import Images, network_input, preprocess
 
 # Raw predictions are compared on this many images, since each costs both sides another forward pass.
 RAW_IMAGES = 16
@@ -151,7 +151,7 @@ def run_backend(
     """Run one backend over a data set through the evaluation loop, with the time that its calls take."""
     times_ms: list[float] = []
 
-    def timed(images: NDArray[np.float32]) -> PaddedDetections:
+    def timed(images: Images) -> PaddedDetections:
         start = time.perf_counter()
         answer = runner.run(images)
         times_ms.append((time.perf_counter() - start) * 1e3 / len(images))
@@ -272,8 +272,13 @@ def _input_and_raw_stages(
         ours, theirs = (
             np.stack([preprocess(image, runner.spec) for image in images]) for runner in (reference, candidate)
         )
-        worst_input = max(worst_input, _largest_difference(ours, theirs))
-        if ours.shape != theirs.shape:
+        # Of a file that takes 8-bit pixels what it makes of them.
+        expected, got = (
+            np.stack([network_input(image, runner.spec) for image in batch])
+            for runner, batch in ((reference, ours), (candidate, theirs))
+        )
+        worst_input = max(worst_input, _largest_difference(expected, got))
+        if expected.shape != got.shape:
             worst_raw = dict.fromkeys(worst_raw, math.inf)
             break
         if with_raw:

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from ssd_train.datasets.dataset import Sample
 from ssd_train.detections import PADDING, Detections, PaddedDetections
 from ssd_train.errors import BackendError, DatasetError, ImageError
-from ssd_train.preprocess import errors_of, preprocess
+from ssd_train.preprocess import Images, errors_of, preprocess
 from ssd_train.spec import DetectorSpec
 
-Predict = Callable[[NDArray[np.float32]], PaddedDetections]
+Predict = Callable[[Images], PaddedDetections]
 Item = TypeVar("Item")
 
 
@@ -40,8 +40,8 @@ class Found(Generic[Item]):
     detections: Detections
 
 
-# A network input (3, H, W), its image's (height, width), and the image itself, empty unless it is kept.
-_Loaded = tuple[NDArray[np.float32], tuple[int, int], NDArray[np.uint8]]
+# A detector's input, its image's (height, width), and the image itself, empty unless it is kept.
+_Loaded = tuple[Images, tuple[int, int], NDArray[np.uint8]]
 # Stands for an image that is not kept, or not loaded yet.
 NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
@@ -69,7 +69,7 @@ def detect_images(
     Args:
         items: what images are loaded from; none is fine. They are taken as they are needed, so there may be any number.
         load: item -> (H, W, 3) RGB uint8; called in threads.
-        run: (N, 3, H, W) float32, N from 1 to `batch_size` -> padded detections of N images, in
+        run: N images as `preprocess` makes them, N from 1 to `batch_size` -> padded detections of N images, in
             network-input pixels. Its arrays need not outlive the next call, and neither does what it is given.
         spec: gives pre-processing, input size and class list.
         name_of: what errors call an item.
@@ -100,7 +100,7 @@ def detect_images(
     look_ahead = max(batch_size, workers) + 1
     with contextlib.closing(_in_threads(items, prepare, workers, look_ahead, is_ready)) as waiting:
         done, is_over = 0, False
-        inputs: NDArray[np.float32] | None = None
+        inputs: Images | None = None
         while not is_over:
             batch, tensors, start = [], [], done
             for item, loaded in itertools.islice(waiting, batch_size):
@@ -116,7 +116,7 @@ def detect_images(
                     batch.append((item, image_size, image))
             if batch:
                 if inputs is None:
-                    inputs = np.empty((batch_size, *tensors[0].shape), np.float32)
+                    inputs = np.empty((batch_size, *tensors[0].shape), tensors[0].dtype)
                 # Into the same memory each time: fresh pages would cost more than the copy does.
                 stacked = np.stack(tensors, out=inputs[: len(tensors)])
                 tensors.clear()  # their memory is not needed twice

@@ -8,6 +8,10 @@ from numpy.typing import NDArray
 
 from ssd_train.networks.config import NetworkConfig
 
+# How anchor-relative offsets were scaled for training: the variances of the authors' Caffe release.
+CENTER_VARIANCE = 0.1
+SIZE_VARIANCE = 0.2
+
 # Below it, what lies at an image's edge could not be matched.
 LEAST_COVERED_SHARE = 0.9
 

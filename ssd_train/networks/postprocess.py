@@ -18,11 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ssd_train.detections import PADDING
+from ssd_train.networks.anchors import CENTER_VARIANCE, SIZE_VARIANCE
 from ssd_train.spec import PostprocessSettings
-
-# How anchor-relative offsets were scaled for training: the variances of the authors' Caffe release.
-CENTER_VARIANCE = 0.1
-SIZE_VARIANCE = 0.2
 
 # A guard that no trained network reaches: centres 16 anchors away, boxes of e^32 anchors across. It keeps every finite
 # input free of infinities, in the areas of the IoU too.

@@ -4,19 +4,18 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.detections import Detections, PaddedDetections
 from ssd_train.errors import BackendError, ImageError, OwnPartError, SSDDeployError
 from ssd_train.evaluation.evaluate import EvaluationReport, score
-from ssd_train.evaluation.loop import run_detector
+from ssd_train.evaluation.loop import Predict, run_detector
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.networks.detector import Detector
 from ssd_train.networks.ssd import SSD
+from ssd_train.preprocess import Images
 from ssd_train.training.batches import Batch
 from ssd_train.training.metric_logger import MetricLogger
 from ssd_train.training.processes import Processes
@@ -149,13 +148,11 @@ def validate(
     return score(dataset, detections, network.spec, metric=metric, protocol=Protocol.STANDARD), detections
 
 
-def _predict(
-    network: SSD, device: torch.device, on_predictions: OnPredictions | None
-) -> Callable[[NDArray[np.float32]], PaddedDetections]:
+def _predict(network: SSD, device: torch.device, on_predictions: OnPredictions | None) -> Predict:
     detector = Detector(network)
 
     @torch.inference_mode()
-    def predict(images: NDArray[np.float32]) -> PaddedDetections:
+    def predict(images: Images) -> PaddedDetections:
         output = detector(torch.from_numpy(images).to(device))
         if on_predictions is not None:
             on_predictions(output.cls_logits, output.box_offsets)

@@ -6,7 +6,7 @@ Dimension letters: N images, M objects of the fullest image, A anchors, C classe
 import torch
 from torch import Tensor
 
-from ssd_train.networks.postprocess import CENTER_VARIANCE, SIZE_VARIANCE
+from ssd_train.networks.anchors import CENTER_VARIANCE, SIZE_VARIANCE
 
 MATCH_IOU_THRESHOLD = 0.5
 

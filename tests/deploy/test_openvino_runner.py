@@ -250,7 +250,7 @@ def short(graph: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (external, "keeps weights in another file, and a model is one file here"),
+        (external, "keeps '.+' in another file, and a model is one file here"),
         (unknown, "is not a usable ONNX file .No conversion rule found for operations: Nonsense"),
         (no_raw, "has no inner value cls_logits; export it again"),
         (short, "is not a usable ONNX file .The size of the initializer"),

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from export.graph import network_nodes
-from export.onnx import OPSET, export_onnx
+from export.onnx import export_onnx
+from export.opset import TRACED_OPSET
 from ssd_train import build_network
 from ssd_train.networks.anchors import generate_anchors
 from ssd_train.networks.postprocess import Postprocess
@@ -46,7 +47,7 @@ def exported_alone(anchors: torch.Tensor, num_classes: int) -> onnx.ModelProto:
         (torch.zeros(2, len(anchors), num_classes + 1), torch.zeros(2, len(anchors), 4)),
         dynamo=True,
         verbose=False,
-        opset_version=OPSET,
+        opset_version=TRACED_OPSET,
         input_names=list(RAW_NAMES),
         output_names=list(OUTPUT_NAMES),
         dynamic_shapes=({0: batch}, {0: batch}),

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export import cpu_graph, quantize, winograd
+from export import cpu_graph, fixed_batch, opset, pixel_input, quantize, raw_outputs, winograd
 from export.file_metadata import CPU_GRAPH_KEY, INT8_KEY, WINOGRAD_KEY
 from export.graph import Difference, ExportedGraph
 from export.onnx import export_onnx
@@ -22,7 +22,17 @@ from ssd_train import build_network
 from ssd_train.errors import BackendError, DatasetError, ModelError
 
 NETWORK = "ssd_300_mobilenet0.25_custom"
-MODULES = {"int8": quantize, "winograd": winograd, "cpu": cpu_graph}
+MODULES = {
+    "int8": quantize,
+    "winograd": winograd,
+    "cpu": cpu_graph,
+    "uint8": pixel_input,
+    "uint8-bgr": pixel_input,
+    "raw": raw_outputs,
+    "batch": fixed_batch,
+    "opset": opset,
+}
+SETTINGS = {"batch": 3, "opset": 21}
 ONNX_STEPS = {name: step for name, step in STEPS.items() if isinstance(step, OnnxStep)}
 
 
@@ -40,7 +50,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def settings_of(name: str, pictures: Path) -> Any:
-    return QuantizeOptions(calibration_data=pictures) if name == "int8" else None
+    return QuantizeOptions(calibration_data=pictures) if name == "int8" else SETTINGS.get(name)
 
 
 def perturbed(model: onnx.ModelProto, change: float) -> onnx.ModelProto:
@@ -54,8 +64,11 @@ def perturbed(model: onnx.ModelProto, change: float) -> onnx.ModelProto:
     return copy
 
 
-# Twice its own deviation for int8; a hundredth for float32; and for bit-equality a few steps of float32's.
-@pytest.mark.parametrize(("name", "change"), [("int8", -1), ("winograd", 1.01), ("cpu", 1.00001)])
+# Twice its own deviation for int8; a hundredth for float32; and for (almost) bit-equality a few steps of float32's.
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("int8", -1), ("winograd", 1.01), *((name, 1.00001) for name in MODULES if name not in ("int8", "winograd"))],
+)
 def test_a_step_whose_result_computes_something_else_is_refused(
     name: str, change: float, float_file: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +101,8 @@ def test_a_result_with_nan_is_refused(
         ("int8", CPU_GRAPH_KEY, "cpu"),
         ("winograd", CPU_GRAPH_KEY, "cpu"),
         ("cpu", CPU_GRAPH_KEY, "cpu"),
+        ("uint8", CPU_GRAPH_KEY, "cpu"),
+        ("batch", CPU_GRAPH_KEY, "cpu"),
     ],
 )
 def test_a_step_does_not_take_what_another_has_rewritten(
@@ -125,11 +140,19 @@ def test_a_source_that_is_no_model_is_one_sentence(
 
 
 def test_files_are_named_after_their_source_and_the_step() -> None:
-    names = {name: step.path_for(Path("in/net.fp32.onnx"), Path("out")) for name, step in ONNX_STEPS.items()}
+    names = {
+        name: step.path_for(Path("in/net.fp32.onnx"), Path("out"), SETTINGS.get(name))
+        for name, step in ONNX_STEPS.items()
+    }
     assert {name: str(path) for name, path in names.items()} == {
         "int8": "out/net.int8.onnx",
         "winograd": "out/net.fp32.winograd.onnx",
         "cpu": "out/net.fp32.cpu.onnx",
+        "uint8": "out/net.fp32.uint8.onnx",
+        "uint8-bgr": "out/net.fp32.uint8-bgr.onnx",
+        "raw": "out/net.fp32.raw.onnx",
+        "batch": "out/net.fp32.batch3.onnx",
+        "opset": "out/net.fp32.opset21.onnx",
     }
     assert ONNX_STEPS["int8"].path_for(Path("mine.onnx"), Path()) == Path("mine.int8.onnx")
 

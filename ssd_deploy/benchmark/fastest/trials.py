@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ssd_deploy.backends import BackendChoice, RunOptions
 from ssd_deploy.benchmark.fastest.candidates import Candidate, other_threads
@@ -19,7 +18,7 @@ from ssd_deploy.benchmark.measure import BenchmarkSettings, Contender, measure, 
 from ssd_deploy.benchmark.measurements import Measurement
 from ssd_deploy.benchmark.sources import device_of, open_contender
 from ssd_train.errors import BackendError, SSDDeployError, first_line
-from ssd_train.preprocess import load_image, preprocess
+from ssd_train.preprocess import Images, load_image, preprocess
 from ssd_train.spec import DetectorSpec
 
 log = logging.getLogger(__name__)
@@ -196,5 +195,5 @@ def _other_candidates(trial: Trial, device: str) -> list[Candidate]:
     return [dataclasses.replace(trial.candidate, threads=number) for number in other_threads(trial.threads)]
 
 
-def _batch(image: Path, spec: DetectorSpec, size: int) -> NDArray[np.float32]:
+def _batch(image: Path, spec: DetectorSpec, size: int) -> Images:
     return np.stack([preprocess(load_image(image), spec)] * size)
