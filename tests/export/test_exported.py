@@ -1,6 +1,6 @@
 """What a file says of itself is held against its graph, and broken files are one sentence, without onnx being run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,16 @@ def with_spec(**changes: object) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def with_pixels(
+    element: int = TensorProto.UINT8, shape: Sequence[str | int] = ("N", 16, 24, 3), **changes: object
+) -> bytes:
+    """A file whose graph takes 8-bit pixels; nothing of it is run."""
+    model = onnx.load_from_string(with_spec(**changes))
+    del model.graph.input[:]
+    model.graph.input.append(helper.make_tensor_value_info("images_uint8", element, shape))
+    return bytes(model.SerializeToString())
+
+
 def with_entry(key: bytes, value: bytes) -> bytes:
     return bytes(tiny_model().SerializeToString()) + with_length(14, with_length(1, key) + with_length(2, value))
 
@@ -65,6 +75,27 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "too few classes": (lambda: with_spec(class_names=("a",)), "names 1 classes, but its graph tells 2 apart"),
     "too many classes": (lambda: with_spec(class_names=("a", "b", "c")), "names 3 classes, but its graph tells 2"),
     "another input": (lambda: with_spec(input_size=(24, 16)), "input is 3 x 24 x 16, but its graph takes 3 x 16 x 24"),
+    "an unknown input": (lambda: with_entry(b"input_kind", b"int4"), "input_kind 'int4' is not float32 or uint8"),
+    "an input that is no text in its place": (lambda: with_entry(b"input_kind", b""), "input_kind '' is not"),
+    "pixels in words alone": (
+        lambda: with_spec(input_kind="uint8"),
+        "takes images_uint8 of uint8, but its graph takes images",
+    ),
+    "floats in words alone": (lambda: with_pixels(input_kind="float32"), "its graph takes images_uint8 of uint8"),
+    "pixels of another type": (
+        lambda: with_pixels(TensorProto.INT8, input_kind="uint8"),
+        "images_uint8 of uint8, but its graph takes images_uint8 of type 3",
+    ),
+    "pixels in planes": (
+        lambda: with_pixels(shape=["N", 3, 16, 24], input_kind="uint8"),
+        "its input is 16 x 24 x 3, but its graph takes 3 x 16 x 24",
+    ),
+    "another batch": (lambda: with_spec(batch_size=4), "takes 4 images a call, but its graph takes any number"),
+    "no batch": (lambda: with_entry(b"batch_size", b"0"), "batch_size 0 is no number from 1 to 1024"),
+    "a huge batch": (lambda: with_entry(b"batch_size", b"9" * 30), "metadata cannot be used"),
+    "a batch that is no number": (lambda: with_entry(b"batch_size", b"many"), "batch_size is 'many'"),
+    "a batch that is true": (lambda: with_entry(b"batch_size", b"true"), "metadata cannot be used"),
+    "unknown outputs": (lambda: with_entry(b"outputs", b"masks"), "outputs 'masks' are not detections or raw"),
     "an entry twice": (lambda: with_entry(b"std", b"[1, 1, 1]"), "two entries 'std'"),
     "a value that is no UTF-8": (lambda: with_entry(b"x", b"\xff"), "metadata cannot be used"),
     "a key that is no UTF-8": (lambda: with_entry(b"\xff", b"x"), "metadata cannot be used"),
@@ -88,6 +119,12 @@ def test_a_file_that_contradicts_itself_or_is_broken_is_one_sentence(
     for read in (describe_exported, load_exported):
         with pytest.raises(ModelError):
             read(path)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint8-bgr"])
+def test_a_file_of_pixels_is_read(kind: str) -> None:
+    spec = read_exported(with_pixels(input_kind=kind), "a.onnx").spec
+    assert (spec.input_kind, spec.input.tensor, spec.image_shape) == (kind, "images_uint8", (16, 24, 3))
 
 
 def test_no_byte_that_changes_is_a_traceback(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Engines of the stand-in at work: answers, batches, CUDA graphs, threads, a thousand lives, errors inside."""
 
+import dataclasses
 import os
 import resource
 import threading
@@ -18,6 +19,8 @@ from onnx import helper, numpy_helper
 from tiny_detector import SPEC, WEIGHTS, answer, batch, write_tiny
 
 from export.engine.build import BuiltEngine
+from export.fixed_batch import with_batch
+from export.pixel_input import with_pixel_input
 from ssd_deploy.backends import BACKENDS, RunOptions
 from ssd_deploy.backends.cuda_device import CudaDevice
 from ssd_deploy.backends.tensorrt import TensorRTRunner
@@ -58,6 +61,29 @@ def test_every_batch_size_is_answered_as_numpy_computes(
     times = runner.device_times_ms(batch(2), 3)
     assert len(times) == 3 and min(times) > 0
     assert_answers(runner, batch(3, 99))
+
+
+def test_an_engine_of_pixels_gets_them_as_they_are(
+    build: Callable[..., BuiltEngine], tmp_path: Path, open_engine: Open, cuda_graph: bool
+) -> None:
+    spec = dataclasses.replace(SPEC, mean=(0, 0, 0), std=(1, 1, 1), input_kind="uint8", batch_size=3)
+
+    def taking_pixels(model: onnx.ModelProto) -> None:
+        model.CopyFrom(with_batch(with_pixel_input(model, spec), 3))
+        helper.set_model_props(model, spec.to_metadata())
+
+    # The file's own number of images takes the place of what is asked for.
+    built = build(write_tiny(tmp_path / "pixels.onnx", taking_pixels), max_batch=8)
+    assert (built.info.options.min_batch, built.info.options.max_batch) == (3, 3)
+    runner = open_engine(built.path, cuda_graph=cuda_graph)
+    assert runner.max_batch_size == 3
+    for seed, count in enumerate((3, 1, 2)):
+        pixels = np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), np.uint8)
+        found, expected = runner.run(pixels), answer((pixels / np.float32(255)).transpose(0, 3, 1, 2))
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
+    with pytest.raises(BackendError, match=r"takes uint8 images of shape \(N, 16, 16, 3\)"):
+        runner.run(batch(1))
 
 
 @pytest.mark.usefixtures("needs_graphs")

@@ -17,7 +17,12 @@ from tensorrt.enumerations import DataType, LayerInformationFormat, TensorIOMode
 from tensorrt.network import Dims, INetworkDefinition
 from tensorrt.plan_file import VERSION, PlanHeader, read_plan
 
-NUMPY = {DataType.FLOAT: np.dtype(np.float32), DataType.INT64: np.dtype(np.int64), DataType.HALF: np.dtype(np.float16)}
+NUMPY = {
+    DataType.FLOAT: np.dtype(np.float32),
+    DataType.INT64: np.dtype(np.int64),
+    DataType.HALF: np.dtype(np.float16),
+    DataType.UINT8: np.dtype(np.uint8),
+}
 
 # What TensorRT asks of a tensor's address.
 ALIGNMENT = 256
