@@ -72,7 +72,7 @@ def inputs(files: Mapping[str, Path], pictures: list[Path]) -> dict[str, Input]:
     """Each file with the pictures as it takes them."""
 
     def of_file(path: Path) -> Input:
-        spec = read_exported(path).spec
+        spec = read_exported(path, path.name).spec
         images = np.stack([preprocess(load_image(picture), spec) for picture in pictures[:PICTURES]])
         return path, spec.input.tensor, images
 

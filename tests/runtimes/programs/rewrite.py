@@ -6,6 +6,10 @@ from collections.abc import Callable
 import onnx
 
 
+# What the oldest ONNX Runtime that this project allows knows; onnx itself is often ahead of every runtime.
+NEWER_OPSET = 22
+
+
 def slimmed(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnxslim
 
@@ -20,16 +24,16 @@ def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def in_the_newest_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+def in_a_newer_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnx import version_converter
 
-    return version_converter.convert_version(model, onnx.defs.onnx_opset_version())
+    return version_converter.convert_version(model, NEWER_OPSET)
 
 
 TOOLS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
     "onnxslim": slimmed,
     "onnxsim": simplified,
-    "version converter": in_the_newest_opset,
+    "version converter": in_a_newer_opset,
 }
 
 tool, source, target = sys.argv[1:]
