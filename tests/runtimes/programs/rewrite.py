@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import onnx
 
-
 # What the oldest ONNX Runtime that this project allows knows; onnx itself is often ahead of every runtime.
 NEWER_OPSET = 22
 
