@@ -5,6 +5,7 @@ ORACLE_PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 BINDINGS := .bindings
+RUNTIMES := .runtimes
 DEMO_NETWORK := ssd_300_mobilenet0.25_custom
 DEMO_MODEL := .demo/$(DEMO_NETWORK).fp32.onnx
 
@@ -23,8 +24,8 @@ PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist works
 
 ORACLE_REFERENCE := ORACLE_PYTHON=$(ORACLE_PYTHON) bash tests/oracle/make_reference.sh
 
-.PHONY: install demo demo-model quick test test-engines test-engines-ci test-gpu test-oracle oracle-reference faults \
-	fuzz fuzz-ci lint types light clean
+.PHONY: install demo demo-model quick test test-engines test-engines-ci test-gpu test-oracle oracle-reference \
+	test-runtimes faults fuzz fuzz-ci lint types light clean
 
 install: $(VENV)/installed
 
@@ -57,7 +58,8 @@ quick: $(VENV)/installed
 
 test: $(VENV)/installed $(BINDINGS)/made
 	$(BIN)/python -m pytest -q -m alone tests/deploy/test_benchmark.py tests/deploy/test_detecting.py
-	$(PARALLEL) --ignore tests/oracle --ignore tests/faults -m "not alone and not engines and not gpu"
+	$(PARALLEL) --ignore tests/oracle --ignore tests/faults --ignore tests/runtimes \
+		-m "not alone and not engines and not gpu"
 
 # TensorRT for RTX really builds every network of the table and two rectangles, in every precision; no GPU needed.
 test-engines: $(VENV)/installed
@@ -74,6 +76,14 @@ test-gpu: $(VENV)/installed
 # TensorRT's own Python bindings, to check the calls against: they load without TensorRT's libraries.
 $(BINDINGS)/made: $(VENV)/installed tests/bindings/make_bindings.sh
 	PYTHON=$(BIN)/python bash tests/bindings/make_bindings.sh $(BINDINGS)
+	touch $@
+
+# Exported files in other runtimes than those that this package opens them in: see docs/runtimes.md.
+test-runtimes: $(VENV)/installed $(RUNTIMES)/made
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/runtimes
+
+$(RUNTIMES)/made: $(VENV)/installed tests/runtimes/make_runtimes.sh
+	PYTHON=$(BIN)/python bash tests/runtimes/make_runtimes.sh $(RUNTIMES)
 	touch $@
 
 # What must not be lost where processes are killed, disks full, streams broken: see docs/reliability.md.
@@ -109,4 +119,4 @@ light: demo-model
 	bash tests/light_install.sh $(DEMO_MODEL)
 
 clean:
-	rm -rf $(VENV) .venv-oracle .oracle .demo .light .fuzz $(BINDINGS) build *.egg-info
+	rm -rf $(VENV) .venv-oracle .oracle .demo .light .fuzz $(BINDINGS) $(RUNTIMES) build *.egg-info

@@ -2,8 +2,8 @@
 
 Convolutions, activations and pooling are half; what squares or divides stays float32, and so do the
 images that come in, the biases of the predictors, the raw predictions that go out, and with them
-softmax, decode and NMS. The casts are part of the module, so one exported graph has one arithmetic in
-every runtime.
+softmax, decode and NMS. The casts are part of the module, so the exported graph says what is rounded, whichever
+runtime computes it.
 """
 
 import copy
