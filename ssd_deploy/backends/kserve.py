@@ -19,13 +19,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_deploy.backends.base import RawPredictions, check_images
+from ssd_deploy.backends.base import RawPredictions, check_images, filled
 from ssd_deploy.backends.row import SERVED_ENTRY_PREFIX, RunOptions
 from ssd_train.addresses import without_password
 from ssd_train.detections import PaddedDetections
 from ssd_train.errors import BackendError, ModelError
+from ssd_train.input_kinds import InputKind
 from ssd_train.json_input import quoted, shown
-from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, DetectorSpec
+from ssd_train.preprocess import Images
+from ssd_train.spec import OUTPUT_NAMES, DetectorSpec
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,9 @@ MOST_BYTES = 2**26
 
 # Types of the protocol, little-endian as its bytes are.
 DTYPES = {"FP32": "<f4", "FP64": "<f8", "INT32": "<i4", "INT64": "<i8"}
+
+# What an input may be -> what the protocol calls it.
+DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 
@@ -99,13 +104,12 @@ class KServeRunner:
         self._fixed_images = served.fixed_images
         self.name = f"kserve ({served.platform or 'unknown'} at {self._server.place})"
 
-    def run(self, images: NDArray[np.float32]) -> PaddedDetections:
+    def run(self, images: Images) -> PaddedDetections:
         """See `Runner.run`."""
         check_images(images, self.spec, self.max_batch_size)
         count = len(images)
-        if self._fixed_images is not None and count < self._fixed_images:
-            images = np.concatenate([images, np.zeros((self._fixed_images - count, *images.shape[1:]), np.float32)])
-        found = self._infer(np.ascontiguousarray(images, "<f4"))
+        images = filled(images, self._fixed_images)
+        found = self._infer(images)
         kept = self.spec.postprocess.max_detections
         return PaddedDetections(
             *(
@@ -116,7 +120,7 @@ class KServeRunner:
             )
         )
 
-    def run_raw(self, images: NDArray[np.float32]) -> RawPredictions:
+    def run_raw(self, images: Images) -> RawPredictions:
         """Raises BackendError: what the network predicts before decoding stays on the server."""
         raise BackendError(f"{self.name} gives out no raw predictions; run the served file itself to have them")
 
@@ -124,8 +128,8 @@ class KServeRunner:
         """See `Runner.close`."""
         self._server.close()
 
-    def _infer(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        header, body = inference_request(images)
+    def _infer(self, images: Images) -> dict[str, NDArray[Any]]:
+        header, body = inference_request(images, self.spec.input)
         status, headers, content = self._server.ask("POST", "/infer", header + body, {_HEADER_LENGTH: str(len(header))})
         self._server.check(status, content)
         try:
@@ -141,17 +145,17 @@ class KServeRunner:
         return found[name].astype(kind)
 
 
-def inference_request(images: NDArray[np.float32]) -> tuple[bytes, bytes]:
+def inference_request(images: Images, kind: InputKind) -> tuple[bytes, bytes]:
     """Return a request's JSON and the bytes behind it.
 
     Args:
-        images: (N, 3, H, W) float32, little-endian and C-contiguous.
+        images: a batch as `kind` has it.
     """
-    body = images.tobytes()
+    body = images.astype(images.dtype.newbyteorder("<"), order="C", copy=False).tobytes()
     tensor = {
-        "name": INPUT_NAME,
+        "name": kind.tensor,
         "shape": images.shape,
-        "datatype": "FP32",
+        "datatype": DATATYPES[kind.dtype],
         "parameters": {"binary_data_size": len(body)},
     }
     outputs = [{"name": name, "parameters": {"binary_data": True}} for name in OUTPUT_NAMES]
@@ -212,15 +216,16 @@ def _read_model(server: "_Server") -> _Served:
             "writes"
         )
     spec = DetectorSpec.from_metadata(entries, server.place)
-    images = next((each for each in metadata.inputs if each.name == INPUT_NAME), None)
+    tensor, datatype = spec.input.tensor, DATATYPES[spec.input.dtype]
+    images = next((each for each in metadata.inputs if each.name == tensor), None)
     names = {each.name for each in metadata.outputs}
     if images is None or len(metadata.inputs) != 1 or not names >= set(OUTPUT_NAMES):
         inputs = ", ".join(shown(each.name) for each in metadata.inputs)
-        raise ModelError(f"{server.place}: takes {inputs or 'nothing'} instead of {INPUT_NAME}; serve another model")
-    if images.datatype != "FP32" or images.shape[1:] != [3, *spec.input_size]:
+        raise ModelError(f"{server.place}: takes {inputs or 'nothing'} instead of {tensor}; serve another model")
+    if images.datatype != datatype or images.shape[1:] != [*spec.image_shape]:
         raise ModelError(
-            f"{server.place}: takes {shown(images.datatype)} of shape {images.shape}, where FP32 of (N, 3, "
-            f"{spec.input_size[0]}, {spec.input_size[1]}) is sent; serve another file"
+            f"{server.place}: takes {shown(images.datatype)} of shape {images.shape}, where {datatype} of (N, "
+            f"{', '.join(map(str, spec.image_shape))}) is sent; serve another file"
         )
     fixed = images.shape[0] if images.shape[0] > 0 else None
     return _Served(

@@ -13,9 +13,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ssd_deploy.backends import BackendChoice, RunOptions
 from ssd_deploy.backends.base import RawPredictions
 from ssd_deploy.parity.compare import BackendRun, compare, run_backend
@@ -32,6 +29,7 @@ from ssd_train.files import sha256_of_file
 from ssd_train.json_input import shown
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.precisions import PRECISIONS
+from ssd_train.preprocess import Images
 from ssd_train.spec import DetectorSpec
 
 log = logging.getLogger(__name__)
@@ -180,10 +178,10 @@ class Recorded:
         self.name = name
         self.spec = spec
 
-    def run(self, images: NDArray[np.float32]) -> PaddedDetections:
+    def run(self, images: Images) -> PaddedDetections:
         raise NotImplementedError
 
-    def run_raw(self, images: NDArray[np.float32]) -> RawPredictions:
+    def run_raw(self, images: Images) -> RawPredictions:
         raise NotImplementedError
 
     def close(self) -> None:

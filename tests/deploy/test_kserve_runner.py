@@ -23,6 +23,7 @@ from ssd_deploy.backends.kserve import KServeRunner, inference_request
 from ssd_deploy.bundles import BUNDLES
 from ssd_deploy.bundles.folder import write_bundle
 from ssd_train.errors import BackendError, ModelError, SSDDeployError, WeightsError
+from ssd_train.input_kinds import INPUT_KINDS
 
 needs_tritonclient = pytest.mark.skipif(
     importlib.util.find_spec("tritonclient") is None, reason="tritonclient, Triton's own client, is not installed"
@@ -109,7 +110,7 @@ def test_a_request_is_the_one_that_tritons_client_makes() -> None:
     tensor.set_data_from_numpy(images, binary_data=True)
     outputs = [InferRequestedOutput(name, binary_data=True) for name in ("boxes", "scores", "labels")]
     theirs, length = InferenceServerClient.generate_request_body([tensor], outputs)
-    header, body = inference_request(images)
+    header, body = inference_request(images, INPUT_KINDS["float32"])
     assert json.loads(header) == json.loads(theirs[:length])
     assert body == theirs[length:]
 
