@@ -73,7 +73,7 @@ class Backend:
         devices: where it may run, the usual one first.
         variants: ways to run it that `benchmark` tells apart and that combine; `("cuda-graph",)`, for instance. One
             that is a row of `PRECISIONS` computes a float32 file in it; of those one at a time.
-        off_switches: of the variants those that only turn off what is done by default, so that nothing is faster by them.
+        off_switches: of the variants those that only turn off what is done by default; nothing is faster by them.
         is_tuned_for_batch: what it opens is made for one batch size, so that each has to be opened by itself to be
             measured.
         made_for: file with one of `suffixes` -> whether it was made for this very backend, which `auto` then takes.
