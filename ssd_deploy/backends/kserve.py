@@ -102,7 +102,7 @@ class KServeRunner:
         self.spec = served.spec
         self.max_batch_size = served.most_images
         self._fixed_images = served.fixed_images
-        self.name = f"kserve ({served.platform or 'unknown'} at {self._server.place})"
+        self.name = f"kserve ({served.platform or 'unknown'} at {self._server.host})"
 
     def run(self, images: Images) -> PaddedDetections:
         """See `Runner.run`."""
@@ -237,7 +237,7 @@ def _read_model(server: "_Server") -> _Served:
 
 
 class _Server:
-    """Connections to a server, one for each thread; `place` is the address without a password."""
+    """Connections to a server, one for each thread; `place` is the address without a password, `host` a part of it."""
 
     def __init__(self, address: str) -> None:
         self.place = without_password(address)
@@ -248,6 +248,7 @@ class _Server:
             raise BackendError(f"{self.place}: is no address ({error}); {_EXAMPLE}") from error
         if not self._host or "/v2/models/" not in parts.path or parts.query or parts.username is not None:
             raise BackendError(f"{self.place}: is no address of a served model; {_EXAMPLE}")
+        self.host = parts.netloc
         self._path = parts.path.rstrip("/")
         self._local = threading.local()
         self._open: list[http.client.HTTPConnection] = []

@@ -202,7 +202,7 @@ def test_doctor_names_every_backend_and_why_it_does_not_work(run_cli: Run) -> No
         rows[backend] = (works, detail)
     assert list(rows) == [
         "torch (cpu)", "torch (cuda)", "onnxruntime (cpu)", "onnxruntime (cuda)", "onnxruntime (tensorrt)",
-        "openvino", "tensorrt", "tensorrt-rtx",
+        "openvino", "tensorrt", "tensorrt-rtx", "kserve",
     ]  # fmt: skip
     assert rows["torch (cpu)"][0] == rows["onnxruntime (cpu)"][0] == "yes"
     assert torch.__version__.split("+")[0] in rows["torch (cpu)"][1]
