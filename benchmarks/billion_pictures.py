@@ -5,7 +5,8 @@
 
 RESULTS.json is what `many_machines.py` wrote. A core brings what one actor on one core brought, its start left out;
 machines share nothing but the storage and the driver, so pictures a second are those of a core times the cores until
-one of the two is exhausted. Where that is, is told, too. `--write` puts the lines into a page, between their marks.
+one of the two is exhausted. Where that is, is told, too,
+behind the measurements as a table. `--write` puts the lines into a page, between their marks.
 """
 
 import argparse
@@ -108,6 +109,25 @@ def on_paper(rates: Rates, loading_share: float, *, pictures: float, cores: int,
     )
 
 
+def measured(results: dict[str, Any]) -> str:
+    """Return what was measured as Markdown."""
+    height, width = results["image_size"]
+    environment = results["environment"]
+    lines = [
+        f"{results['pictures']:,} pictures of {width}x{height}, `{results['network']}` in float32, a thread a "
+        f"detector, {environment['cpu']}:",
+        "",
+        "| command | s | pictures/s | of one core's | peak MB, pages shared by processes counted in each / once |",
+        "|---|---|---|---|---|",
+    ]
+    for row in results["commands"]:
+        lines.append(
+            f"| {row['name']} | {row['seconds']:.1f} | {row['pictures_per_second']:.1f} | {row['times_one_core']:.2f} "
+            f"| {row['rss_mb']:.0f} / {row['pss_mb']:.0f} |"
+        )
+    return "\n".join(lines) + "\n\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="results", type=Path, default=RESULTS, metavar="RESULTS.json")
@@ -118,7 +138,7 @@ def main() -> None:
     options = parser.parse_args()
     results = json.loads(options.results.read_text(encoding="utf-8"))
     steps = results["steps"]
-    text = on_paper(
+    text = measured(results) + on_paper(
         read_rates(results),
         1 - steps["network_ms"] / sum(steps.values()),
         pictures=options.pictures,
