@@ -110,6 +110,7 @@ class OnnxStep:
         error: field of `graph.Difference` that is looked at.
         allowed: the most that it may be; 0 for equal to the last bit.
         advice: what to do where it is more, the end of a sentence, and `arguments`, the settings that it is about.
+        is_for_speed: its files take and give the same as their source, only faster on a CPU.
         only_standard_operators: ONNX's checker knows what is in its files.
         check: see `ExportStep`.
         settings: those that it always has; None for those that it is given.
@@ -126,6 +127,7 @@ class OnnxStep:
     allowed: float
     advice: str = ""
     arguments: tuple[str, ...] = ()
+    is_for_speed: bool = False
     only_standard_operators: bool = True
     check: Callable[[Any], None] = lambda settings: None
     settings: Any = None

@@ -63,6 +63,7 @@ STEPS: Table[ExportStep] = Table(
             # Less than 1e-5 is seen.
             error="largest",
             allowed=1e-3,
+            is_for_speed=True,
         ),
         OnnxStep(
             name="cpu",
@@ -73,6 +74,7 @@ STEPS: Table[ExportStep] = Table(
             compared=OUTPUT_NAMES,
             error="largest",
             allowed=0,
+            is_for_speed=True,
             only_standard_operators=False,
         ),
         *(

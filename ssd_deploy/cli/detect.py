@@ -125,10 +125,12 @@ def _detect_by_parts(
     """Detect on a Ray cluster."""
     require_installed("pyarrow", "ray", "--ray")
     from ssd_deploy.describe import description_of
+    from ssd_deploy.parts.plan import plan
     from ssd_deploy.parts.run import detect_in_parts, formats_of
     from ssd_deploy.parts.worker import Job
     from ssd_deploy.progress import image_progress
 
+    parts.check(loading.batch_size)
     running, source = running.for_other_processes(source)
     spec = description_of(source)
     thresholds.keeping(spec)  # what is wrong with them is said before a cluster is asked
@@ -149,8 +151,10 @@ def _detect_by_parts(
         "device": running.place() or "",
         "precision": how["precision"] or "",
         "batch_size": loading.batch_size,
+        "formats": list(job.formats),
         **dataclasses.asdict(thresholds),
     }
-    with image_progress(f"parts on {parts.ray}", None) as on_progress:
-        found = detect_in_parts(words, job, parts, settings, device=running.place(), on_progress=on_progress)
+    what = plan(job.folder, words, parts.part_size, settings)
+    with image_progress(f"parts on {parts.ray}", what.pictures) as on_progress:
+        found = detect_in_parts(what, job, parts, device=running.place(), on_progress=on_progress)
     return Result(text=found.line(), data=found.to_dict(), exit_code=USER_ERROR if found.broken else 0)

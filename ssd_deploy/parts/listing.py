@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ssd_train.errors import ImageError, first_line
+from ssd_train.escaped_text import escaped, unescaped
 from ssd_train.files import written_atomically
 from ssd_train.image_files import find_images
 from ssd_train.input_files import read_text
@@ -45,6 +46,11 @@ class Part:
     group: int
     offset: int
 
+    def name(self) -> str:
+        """Say which pictures they are: by their place among all, and in their list."""
+        last = self.offset + self.count - 1
+        return f"part {self.index} ({self.file}, row group {self.group}, rows {self.offset} to {last})"
+
     def paths(self) -> list[Path]:
         """Read the names; one that is relative lies beside the Parquet file.
 
@@ -56,7 +62,7 @@ class Part:
         names = rows.column(0).slice(self.offset, self.count).to_pylist()
         if len(names) != self.count or not all(isinstance(name, str) and name for name in names):
             raise ImageError(f"{self.file}: names of pictures are missing in it, or empty; make the list again")
-        return [self.file.parent / name for name in names]
+        return [self.file.parent / unescaped(name) for name in names]
 
 
 def find_lists(words: Sequence[str], folder: Path, part_size: int) -> list[Path]:
@@ -64,7 +70,7 @@ def find_lists(words: Sequence[str], folder: Path, part_size: int) -> list[Path]
 
     Args:
         words: pictures, folders, patterns, `.txt` files with a name a line, `.parquet` files. Names in a list are
-            relative to it.
+            relative to it, and may be escaped as `escaped_text` says.
         folder: of the file that is written.
         part_size: rows of its groups.
 
@@ -111,23 +117,15 @@ def _names_of(word: str, leave_out: Path) -> Iterable[Path]:
         lines = read_text(path).splitlines()
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: cannot be read as a list of pictures ({error}); write a name a line") from error
-    return [path.parent / line.strip() for line in lines if line.strip()]
+    return [path.parent / unescaped(line.strip()) for line in lines if line.strip()]
 
 
 def _write_listing(paths: Iterable[Path], path: Path, part_size: int) -> None:
-    names = iter(dict.fromkeys(_utf8(each.absolute()) for each in paths))  # each once, as everywhere
+    names = iter(dict.fromkeys(escaped(str(each.absolute())) for each in paths))  # each once, as everywhere
     schema = pa.schema([(PATH_COLUMNS[0], pa.string())])
     with written_atomically(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         while rows := list(itertools.islice(names, part_size)):
             writer.write_table(pa.table([rows], schema=schema), row_group_size=part_size)
-
-
-def _utf8(path: Path) -> str:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise ImageError(f"{path}: a list needs names in UTF-8; rename the file") from error
-    return str(path)
 
 
 def _path_column(parquet: pq.ParquetFile, file: Path) -> str:

@@ -46,6 +46,10 @@ class Plan:
     done: Mapping[int, PartResult]
 
     @property
+    def pictures(self) -> int:
+        return sum(part.count for part in self.parts)
+
+    @property
     def missing(self) -> tuple[Part, ...]:
         return tuple(part for part in self.parts if part.index not in self.done)
 

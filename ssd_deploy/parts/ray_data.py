@@ -3,15 +3,19 @@
     parts -> Ray Data's queue -> actors, each with a detector of its own -> files in the shared folder
                               <- what came of each part
 
-Ray hands out no more parts than actors ask for, starts an actor again that dies, and gives its part to another; a part
-is written whole or not at all, so none is there twice.
+Ray hands out no more parts than actors ask for, starts an actor again that dies, and has its part done once more; a
+part is written whole or not at all, so none is there twice.
 """
 
+import collections
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +26,11 @@ from ssd_train.errors import BackendError, SSDDeployError, first_line
 from ssd_train.requirements import require
 
 LOCAL = "local"
+
+# How often a part is begun. Ray would try for ever what ends every worker, a picture that a library crashes on, say.
+TRIES = 4
+
+_log = logging.getLogger(__name__)
 
 Item = TypeVar("Item", contravariant=True)
 Answer = TypeVar("Answer", covariant=True)
@@ -67,17 +76,47 @@ def cluster(address: str, cpus: int) -> Iterator[dict[str, float]]:
     import ray
 
     for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     own = {"num_cpus": cpus, "include_dashboard": False} if address == LOCAL else {"address": address}
     try:
-        with _native_messages_dropped():
+        with _native_messages_dropped(), _end_signal_kept():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # Ray's errors share no narrower base
         raise BackendError(f"no Ray cluster at {address} ({first_line(error)}); start one with `ray start`") from error
     try:
-        yield ray.cluster_resources()
+        with _events(lambda event: _log.info("Ray: %s", event)):
+            yield ray.cluster_resources()
     finally:
-        ray.shutdown()
+        with _events(lambda event: None):
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _events(tell: Callable[[str], object]) -> Iterator[None]:
+    """Within the block, be told what happens on the cluster, a sentence each.
+
+    Ray would print pages to standard output, whatever `log_to_driver` is.
+    """
+    from ray._private import worker
+
+    def print_to_stdstream(data: dict[str, Any], *arguments: object, **named: object) -> None:
+        for line in data["lines"]:
+            tell(line.strip().partition(". ")[0])
+
+    printing, worker.print_to_stdstream = worker.print_to_stdstream, print_to_stdstream
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printing
+
+
+@contextlib.contextmanager
+def _end_signal_kept() -> Iterator[None]:
+    """Have SIGTERM answered after the block as before it: Ray takes it over as it starts."""
+    answer = signal.getsignal(signal.SIGTERM)
+    yield
+    if answer is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, answer)
 
 
 @contextlib.contextmanager
@@ -116,17 +155,19 @@ def shared_out(parts: Parts, *, threads: int, device: str | None) -> Iterator[Sh
 
 
 def run_in_actors(
-    items: Sequence[Item], make: Callable[[], Worker[Item, Answer]], share: Share
+    items: Sequence[Item], make: Callable[[], Worker[Item, Answer]], share: Share, name_of: Callable[[Item], str] = str
 ) -> Generator[Answer, None, None]:
     """Yield what workers make of items, in the order in which they are done.
 
     Args:
-        items: at least one; can be pickled, as `make` can.
+        items: at least one; can be pickled, as all functions here can.
         make: makes a worker, in each actor once.
         share: see `shared_out`.
+        name_of: says which item it is, to people.
 
     Raises:
         SSDDeployError: as a worker.
+        BackendError: an item ended every worker that tried it, or Ray ended.
     """
     import ray
     import ray.data
@@ -134,10 +175,12 @@ def run_in_actors(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
-    rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
-    done = rows.map_batches(
+    # Anywhere, and anew where its machine is lost.
+    tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tries).remote()
+    numbered = [{"number": number, "item": item} for number, item in enumerate(items)]
+    done = ray.data.from_items(numbered, override_num_blocks=len(items)).map_batches(
         _Actor,
-        fn_constructor_args=(make,),
+        fn_constructor_args=(make, name_of, tries),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(share.actors, len(items))),
         num_cpus=share.cpus,
@@ -145,26 +188,55 @@ def run_in_actors(
     )
     try:
         for row in done.iter_rows():
+            if isinstance(row["answer"], SSDDeployError):
+                raise row["answer"]
             yield row["answer"]
     except ray.exceptions.RayError as error:
-        raise _cause(error) from error
+        raise BackendError(f"Ray ended the run ({first_line(error)}); run the same command again") from error
+
+
+class _Tries:
+    """How often each item was begun, by its number."""
+
+    def __init__(self) -> None:
+        self.counts = collections.Counter[int]()
+
+    def begin(self, number: int) -> int:
+        self.counts[number] += 1
+        return self.counts[number]
 
 
 class _Actor:
-    """A worker as Ray Data calls it: with a batch of one item."""
+    """A worker as Ray Data calls it: with a batch of one item. Errors of ours are answers: of others Ray makes its own.
 
-    def __init__(self, make: Callable[[], Worker[Any, Any]]) -> None:
-        self.worker = make()
+    Args:
+        make: makes the worker.
+        name_of: says which item it is.
+        tries: the one `_Tries` of a run, as Ray's handle.
+    """
+
+    def __init__(self, make: Callable[[], Worker[Any, Any]], name_of: Callable[[Any], str], tries: Any) -> None:
+        self.make = make
+        self.name_of = name_of
+        self.tries = tries
+
+    @functools.cached_property
+    def worker(self) -> Worker[Any, Any]:
+        return self.make()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        return {"answer": [self.worker.run(item) for item in batch["item"]]}
+        (number,), (item,) = batch["number"].tolist(), batch["item"]
+        try:
+            self._begin(number, item)
+            return {"answer": [self.worker.run(item)]}
+        except SSDDeployError as error:
+            return {"answer": [error]}
 
+    def _begin(self, number: int, item: Any) -> None:
+        import ray
 
-def _cause(error: BaseException) -> SSDDeployError:
-    """Return the error of ours behind Ray's."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, SSDDeployError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return BackendError(f"Ray ended the run ({first_line(error)}); run the same command again, which goes on")
+        if ray.get(self.tries.begin.remote(number)) > TRIES:
+            raise BackendError(
+                f"{self.name_of(item)}: {TRIES} workers died over it; look for a picture there that crashes `detect`, "
+                "or give workers more memory"
+            )

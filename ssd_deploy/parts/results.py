@@ -26,7 +26,7 @@ class Row:
 
     Attributes:
         index: which of all pictures, from 0.
-        path: its name.
+        path: its name, escaped as `escaped_text` says.
         detections: clipped to it; None where it could not be read.
         error: why; empty where it could.
     """

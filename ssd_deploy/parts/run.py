@@ -1,12 +1,13 @@
-"""The command `detect --ray` as a function: words in, files of parts out."""
+"""The command `detect --ray` as a function: a plan in, files of parts out."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ssd_deploy.parts.listing import Part
 from ssd_deploy.parts.options import Parts
-from ssd_deploy.parts.plan import Plan, plan
+from ssd_deploy.parts.plan import Plan
 from ssd_deploy.parts.ray_data import run_in_actors, shared_out
 from ssd_deploy.parts.results import FORMATS, PartResult
 from ssd_deploy.parts.worker import Job, PartWorker
@@ -35,7 +36,7 @@ class DetectedParts:
             "folder": str(self.plan.folder),
             "parts": len(self.plan.parts),
             "parts_of_earlier_runs": len(self.plan.done),
-            "pictures": sum(result.pictures for result in results),
+            "pictures": self.plan.pictures,
             "broken": self.broken,
             "detections": sum(result.detections for result in results),
             "backends": sorted({result.backend for result in results}),
@@ -53,42 +54,38 @@ class DetectedParts:
 
 
 def detect_in_parts(
-    words: Sequence[str],
+    plan: Plan,
     job: Job,
     parts: Parts,
-    settings: dict[str, Any],
     *,
     device: str | None,
     on_progress: Callable[[int], object] = lambda done: None,
 ) -> DetectedParts:
-    """Detect in all pictures that words stand for, in parts; what an earlier run in that folder finished stays.
+    """Detect in all pictures of a plan, in parts; what an earlier run in its folder finished stays.
 
     Args:
-        words: see `listing.find_lists`.
-        job: the detector and the folder.
-        parts: where, and how large they are.
-        settings: see `plan.plan`.
+        plan: all parts, and which of them are done.
+        job: the detector and the plan's folder.
+        parts: where.
         device: that is asked for; see `ray_data.shared_out`.
         on_progress: told the number of pictures done so far, those of earlier runs included.
 
     Raises:
-        BackendError: Ray is missing, or no cluster answers; sizes do not fit together.
-        SSDDeployError: as `plan.plan` and `PartWorker.run`; parts that are done stay.
+        BackendError: Ray is missing, or no cluster answers.
+        SSDDeployError: as `PartWorker.run`; parts that are done stay.
     """
-    parts.check(job.batch_size)
-    what = plan(job.folder, words, parts.part_size, settings | {"formats": list(job.formats)})
-    results = dict(what.done)
+    results = dict(plan.done)
 
     def tell() -> None:
         on_progress(sum(result.pictures for result in results.values()))
 
     tell()
-    if what.missing:
+    if plan.missing:
         with shared_out(parts, threads=job.threads, device=device) as share:
-            for result in run_in_actors(what.missing, functools.partial(PartWorker, job), share):
+            for result in run_in_actors(plan.missing, functools.partial(PartWorker, job), share, Part.name):
                 results[result.index] = result
                 tell()
-    return DetectedParts(plan=what, results=dict(sorted(results.items())))
+    return DetectedParts(plan=plan, results=dict(sorted(results.items())))
 
 
 def formats_of(names: Sequence[str] | None) -> list[str]:

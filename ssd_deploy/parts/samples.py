@@ -45,6 +45,11 @@ class SampleWorker:
         return DetectedSamples(start=start, detections=found, backend=runner.name, spec=runner.spec)
 
 
+def _name_of(part: tuple[int, Sequence[Sample]]) -> str:
+    start, samples = part
+    return f"images {start} to {start + len(samples) - 1}"
+
+
 def detect_samples(
     samples: Sequence[Sample],
     make: Callable[[], SampleWorker],
@@ -66,7 +71,7 @@ def detect_samples(
     """
     parts = [(start, samples[start : start + part_size]) for start in range(0, len(samples), part_size)]
     found: list[DetectedSamples] = []
-    for each in run_in_actors(parts, make, share):
+    for each in run_in_actors(parts, make, share, _name_of):
         found.append(each)
         on_progress(sum(len(part.detections) for part in found))
     found.sort(key=lambda each: each.start)

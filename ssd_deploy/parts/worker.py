@@ -12,6 +12,7 @@ from ssd_deploy.parts.listing import Part
 from ssd_deploy.parts.results import FORMATS, PartResult, Row, file_of, finish
 from ssd_train.cpus import cpu_threads
 from ssd_train.errors import ImageError
+from ssd_train.escaped_text import escaped
 from ssd_train.evaluation.loop import detect_images
 from ssd_train.preprocess import load_image
 
@@ -84,7 +85,7 @@ class PartWorker:
             return str(item[1])
 
         def failed(item: tuple[int, Path], error: ImageError) -> None:
-            rows[item[0]] = Row(index=item[0], path=name_of(item), error=str(error))
+            rows[item[0]] = Row(index=item[0], path=escaped(name_of(item)), error=escaped(str(error)))
 
         found = detect_images(
             enumerate(part.paths(), part.start),
@@ -100,7 +101,7 @@ class PartWorker:
             detections = each.detections
             assert detections.image_size is not None
             kept = self.keeping.apply(detections.clipped(detections.image_size))
-            rows[each.item[0]] = Row(index=each.item[0], path=name_of(each.item), detections=kept)
+            rows[each.item[0]] = Row(index=each.item[0], path=escaped(name_of(each.item)), detections=kept)
         return [rows[index] for index in sorted(rows)]
 
     def close(self) -> None:

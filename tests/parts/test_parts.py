@@ -1,6 +1,8 @@
 """Parts in one process: lists of pictures, what a folder remembers, files of results. No Ray."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,37 @@ def _check_coco(folder: Path, in_one_piece: dict[str, Any]) -> None:
             assert [each["category_id"] for each in found] == [each["label"] + 1 for each in expected]
     assert len({*image_ids}) == len(image_ids) == 39
     assert len({*annotation_ids}) == len(annotation_ids)
+
+
+def test_a_picture_may_be_called_anything(tmp_path: Path, model: Path, pictures: Path) -> None:
+    """Bytes that are no UTF-8, ends of lines and escape sequences are escaped as everywhere, in lists too."""
+    folder = tmp_path / "named"
+    folder.mkdir()
+    picture = min(pictures.glob("shapes*")).read_bytes()
+    for name in (b"caf\xe9.jpg", b"line\nend.jpg", b"red\x1b[31m.jpg", "snow\u2603.jpg".encode()):
+        (folder / os.fsdecode(name)).write_bytes(picture)
+    (folder / os.fsdecode(b"broken\xe9.jpg")).write_bytes(b"no picture")
+    (folder / "list.txt").write_text("caf\\udce9.jpg\n")
+    worker = PartWorker(job_for(model, tmp_path, "parquet", "coco"))
+
+    def detected(source: Path) -> dict[str, str | None]:
+        """A picture's name in the results -> its error; of a picture without one something was found."""
+        (part,) = cut(find_lists([str(source)], tmp_path, 8), 8)
+        worker.run(part)
+        rows = rows_of(tmp_path)
+        assert all(bool(row["boxes"]) is (row["error"] is None) for row in rows)
+        return {row["path"].removeprefix(f"{folder}/"): row["error"] for row in rows}
+
+    names = ["broken\\udce9.jpg", "caf\\udce9.jpg", "line\\u000aend.jpg", "red\\u001b[31m.jpg", "snow\u2603.jpg"]
+    found = detected(folder)
+    assert sorted(found) == names
+    error = found["broken\\udce9.jpg"]
+    assert error is not None and error.startswith(f"{folder}/broken\\udce9.jpg: not an image")
+    # What was written is a list again.
+    shutil.copy(tmp_path / "part-000000.parquet", folder / "again.parquet")
+    assert detected(folder / "again.parquet") == found
+    assert detected(folder / "list.txt") == {"caf\\udce9.jpg": None}
+    worker.close()
 
 
 def test_a_folder_goes_on_with_its_own_run_alone(tmp_path: Path, pictures: Path) -> None:

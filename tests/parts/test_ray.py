@@ -20,6 +20,7 @@ from ssd_deploy.parts.options import Parts  # noqa: E402
 from ssd_deploy.parts.plan import plan  # noqa: E402
 from ssd_deploy.parts.ray_data import run_in_actors, shared_out  # noqa: E402
 from ssd_deploy.parts.worker import Job, PartWorker  # noqa: E402
+from ssd_train.errors import BackendError, ImageError  # noqa: E402
 
 
 def check_rows(folder: Path, in_one_piece: dict[str, Any]) -> None:
@@ -48,9 +49,29 @@ class Mortal(PartWorker):
         return super()._rows(part)
 
 
+class Clumsy:
+    """Knows one item as a mistake of the user's, and dies of another whenever it is tried."""
+
+    def __init__(self, begun: Path) -> None:
+        self.begun = begun
+
+    def run(self, item: str) -> str:
+        if item == "mistake":
+            raise ImageError("this list is broken", arguments=("images",))
+        if item == "deadly":
+            with self.begun.open("a") as file:
+                file.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_killed_costs_nothing(
-    tmp_path: Path, model: Path, pictures: Path, in_one_piece: dict[str, Any]
+    tmp_path: Path,
+    model: Path,
+    pictures: Path,
+    in_one_piece: dict[str, Any],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     what = plan(tmp_path / "out", [str(pictures)], 8, {})
     make = functools.partial(Mortal, job_for(model, tmp_path / "out"), tmp_path / "killed")
@@ -58,7 +79,18 @@ def test_a_worker_that_is_killed_costs_nothing(
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         assert share.actors == 2
         results = list(run_in_actors(what.parts, make, share))
+        # A cluster takes long to start, so what ends a run is tried on the same.
+        clumsy = functools.partial(Clumsy, tmp_path / "begun")
+        with pytest.raises(ImageError, match="this list is broken") as caught:
+            list(run_in_actors(["fine", "mistake"], clumsy, share))
+        assert caught.value.arguments == ("images",)
+        with pytest.raises(BackendError, match="^<deadly>: 4 workers died over it; "):
+            list(run_in_actors(["fine", "deadly"], clumsy, share, "<{}>".format))
+    assert (tmp_path / "begun").read_text() == "x" * 4
     assert (tmp_path / "killed").exists()
+    # Standard output is for results, and nobody reads pages of Ray's.
+    printed = capfd.readouterr()
+    assert printed.out == "" and "Traceback" not in printed.err
     assert sorted(result.index for result in results) == [0, 1, 2, 3, 4]
     check_rows(tmp_path / "out", in_one_piece)
 

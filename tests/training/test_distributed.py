@@ -15,6 +15,7 @@ from training_runs import (
     EPOCH_ENDS,
     FILES,
     assert_same_bits,
+    assert_same_outcome,
     is_filled,
     metrics,
     run_cli,
@@ -66,6 +67,7 @@ def of_two(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[
     written = {
         "metrics": metrics(out / "skipped"),
         "skipped folder": str(out / "skipped"),
+        "bad data": str(bad),
         "patient metrics": metrics(out / "patient"),
     }
     return [result | written for result in results]
@@ -143,6 +145,26 @@ def test_an_image_that_the_second_process_skips_is_counted_by_the_first(of_two: 
     assert [results["skipped"] for results in of_two] == [{"code": 0, "mistakes": []}] * 2
     (line,) = [line for line in of_two[0]["metrics"] if line["kind"] == "epoch"]
     assert line["bad_images"] == 1
+
+
+def test_two_machines_train_as_two_processes_of_one_do(of_two: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Two of torchrun's launchers, which know nothing of each other but a port, as on two machines."""
+    meeting = ("--nnodes", 2, "--rdzv-endpoint", f"localhost:{free_ports(1)[0]}")
+    options = small_options(of_two[0]["bad data"], tmp_path / "run", limit=None, epochs=1, skip_bad_images=True)
+    machines = [
+        start("-m", "torch.distributed.run", *meeting, "--node-rank", rank, "-m", "ssd_train", *options)
+        for rank in range(2)
+    ]
+    try:
+        answers = [machine.communicate(timeout=120) for machine in machines]
+    finally:
+        for machine in machines:
+            machine.terminate()
+    assert [machine.returncode for machine in machines] == [0, 0], answers
+    # The first alone speaks.
+    assert [printed.count("weights: ") for printed, _ in answers] == [1, 0]
+    assert [errors.count("on 2 x cpu") for _, errors in answers] == [1, 0]
+    assert_same_outcome(tmp_path / "run", Path(of_two[0]["skipped folder"]))
 
 
 def test_the_first_process_says_that_others_have_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ from ssd_train.precisions import PRECISIONS, in_precision
 if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD
 
-# The steps from a file to another one of the same precision, which are all for CPUs.
-REWRITES = {name: step for name, step in STEPS.items() if isinstance(step, OnnxStep) and step.gives is None}
+# The steps from a file to a faster one for CPUs.
+REWRITES = {name: step for name, step in STEPS.items() if isinstance(step, OnnxStep) and step.is_for_speed}
 
 # What reports call a step of these; another one goes by its own name.
 TITLES = {"winograd": "Winograd", "cpu": "this CPU's graph"}
