@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from forking import Forking, forking
 
-
 # Modules that were loaded when garbage was last collected for good.
 _loaded = 0
 

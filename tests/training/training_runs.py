@@ -28,6 +28,8 @@ from ssd_train.training.run_folder import METRICS_NAME, MetricsWriter
 from ssd_train.weights.store import BEST_NAME, LAST_NAME
 
 NETWORK = "ssd_128_mobilenet0.25_custom"
+# What the package's own weights are of; larger, for what needs that.
+PACKAGED = "ssd_300_mobilenet0.25_custom"
 # Of the generated data set in the order that a training of one's own data gives them.
 CLASSES = ("circle", "cross", "square", "star", "triangle")
 
