@@ -30,11 +30,10 @@ from ssd_train.training.processes import Processes, joined
 from ssd_train.training.step import Trainer
 from ssd_train.training.validation_loss import ValidationLoss
 
-SIDE = 128
 # Without batch norms, whose statistics each process has of its own.
-WITHOUT_BATCH_NORM = f"ssd_{SIDE}_vgg16_atrous_custom"
+WITHOUT_BATCH_NORM = "ssd_300_vgg16_atrous_custom"
 # More objects in the first image than in the second, so that the halves have unequal numbers of positives.
-# In 300 pixels; small ones too, which belong to the first feature map.
+# Small ones too, which belong to the first feature map.
 OBJECTS = (
     [[10, 20, 120, 160], [100, 40, 280, 290], [150, 10, 182, 44], [20, 200, 90, 280]],
     [[60, 70, 240, 220], [200, 20, 234, 52]],
@@ -45,13 +44,13 @@ VALIDATION_COUNTS = (5, 1)
 
 def two_images(first: int = 0, last: int = 2) -> Batch:
     """A batch of two noisy images, or one of them."""
-    images = np.random.default_rng(3).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
+    images = np.random.default_rng(3).integers(0, 256, (2, 300, 300, 3), np.uint8)
     boxes, labels = torch.zeros(2, 4, 4), torch.full((2, 4), -1)
     for row in range(2):
-        boxes[row, : len(LABELS[row])] = torch.tensor(OBJECTS[row]) * (SIDE / 300)
+        boxes[row, : len(LABELS[row])] = torch.tensor(OBJECTS[row], dtype=torch.float32)
         labels[row, : len(LABELS[row])] = torch.tensor(LABELS[row])
     colours = torch.eye(3, 4).repeat(2, 1, 1)
-    whole = (torch.from_numpy(images), torch.tensor([[0, 0, SIDE, SIDE]] * 2), colours, boxes, labels)
+    whole = (torch.from_numpy(images), torch.tensor([[0, 0, 300, 300]] * 2), colours, boxes, labels)
     return Batch(*(part[first:last] for part in whole), paths=("a.jpg", "b.jpg")[first:last], bad=())
 
 
