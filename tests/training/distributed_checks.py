@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import typer
 from torch import Tensor
-from training_runs import NETWORK, leave_out_pictures, small_config, small_options
+from training_runs import PACKAGED, leave_out_pictures, small_config, small_options
 
 from ssd_train.cli import train
 from ssd_train.command_line import add_command
@@ -68,10 +68,10 @@ def step_result(processes: Processes, batch: Batch, out: Path, *, negatives: boo
 
 def frozen_step(processes: Processes, batch: Batch, out: Path) -> dict[str, Any]:
     """Take two steps with a frozen backbone; returns what of it changed, and the weights."""
-    network = build_ssd(network_config(NETWORK, SHAPE_CLASSES))
+    network = build_ssd(network_config(PACKAGED, SHAPE_CLASSES))
     initialise(network, 1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    trainer = Trainer(network, small_config(Path("unused"), out, freeze="backbone"), processes)
+    trainer = Trainer(network, small_config(Path("unused"), out, network=PACKAGED, freeze="backbone"), processes)
     for step in range(2):
         trainer.start_training()
         trainer.step(step, batch, 1e-3, stop=False)
@@ -86,7 +86,7 @@ def sums(tensors: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
 
 
 def scoring_network() -> SSD:
-    network = build_ssd(network_config(NETWORK, SHAPE_CLASSES))
+    network = build_ssd(network_config(PACKAGED, SHAPE_CLASSES))
     initialise(network, 1)
     return network
 
