@@ -12,6 +12,9 @@ DEMO_MODEL := .demo/$(DEMO_NETWORK).fp32.onnx
 # Threads that wait for each other by spinning take ten times as long beside any other process.
 export OMP_WAIT_POLICY := PASSIVE
 
+# torch.compile then takes this CPU's vectors without trying them, which takes ten seconds.
+export TORCHINDUCTOR_VEC_ISA_OK := 1
+
 # What one process of the tests compiled serves all others.
 export PYTHONDONTWRITEBYTECODE :=
 

@@ -75,9 +75,8 @@ def test_int8_is_never_said_to_lose_nothing_and_a_bad_calibration_fails(
     from export.quantize_options import QuantizeOptions
     from export.steps import STEPS
 
-    def calibrated_on(folder: Path, images: int, out: str) -> Path:
-        options = QuantizeOptions(calibration_data=folder, calibration_images=images)
-        path = STEPS["int8"].apply(models["fp32"], tmp_path / out, options).path
+    def calibrated_on(folder: Path, out: str) -> Path:
+        path = STEPS["int8"].apply(models["fp32"], tmp_path / out, QuantizeOptions(calibration_data=folder)).path
         assert path is not None
         return path
 
@@ -86,7 +85,7 @@ def test_int8_is_never_said_to_lose_nothing_and_a_bad_calibration_fails(
     # Pictures of one color tell nothing of what is activated by shapes.
     (tmp_path / "flat").mkdir()
     cv2.imwrite(str(tmp_path / "flat" / "gray.png"), np.full((90, 90, 3), 90, np.uint8))
-    good, bad = calibrated_on(paths[0].parent, 20, "good"), calibrated_on(tmp_path / "flat", 1, "bad")
+    good, bad = calibrated_on(paths[0].parent, "good"), calibrated_on(tmp_path / "flat", "bad")
     of_good = against_pytorch([good], images_as_dataset(paths, few.class_names), None)
     of_bad = against_pytorch([bad], images_as_dataset(paths, few.class_names), None)
     # Some of the detections change, which a float32 comparison never sees.

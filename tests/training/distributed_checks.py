@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import typer
 from torch import Tensor
-from training_runs import NETWORK, leave_out_pictures, small_config, small_options
+from training_runs import PACKAGED, leave_out_pictures, small_config, small_options
 
 from ssd_train.cli import train
 from ssd_train.command_line import add_command
@@ -30,11 +30,10 @@ from ssd_train.training.processes import Processes, joined
 from ssd_train.training.step import Trainer
 from ssd_train.training.validation_loss import ValidationLoss
 
-SIDE = 128
 # Without batch norms, whose statistics each process has of its own.
-WITHOUT_BATCH_NORM = f"ssd_{SIDE}_vgg16_atrous_custom"
+WITHOUT_BATCH_NORM = "ssd_300_vgg16_atrous_custom"
 # More objects in the first image than in the second, so that the halves have unequal numbers of positives.
-# In 300 pixels; small ones too, which belong to the first feature map.
+# Small ones too, which belong to the first feature map.
 OBJECTS = (
     [[10, 20, 120, 160], [100, 40, 280, 290], [150, 10, 182, 44], [20, 200, 90, 280]],
     [[60, 70, 240, 220], [200, 20, 234, 52]],
@@ -45,13 +44,13 @@ VALIDATION_COUNTS = (5, 1)
 
 def two_images(first: int = 0, last: int = 2) -> Batch:
     """A batch of two noisy images, or one of them."""
-    images = np.random.default_rng(3).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
+    images = np.random.default_rng(3).integers(0, 256, (2, 300, 300, 3), np.uint8)
     boxes, labels = torch.zeros(2, 4, 4), torch.full((2, 4), -1)
     for row in range(2):
-        boxes[row, : len(LABELS[row])] = torch.tensor(OBJECTS[row]) * (SIDE / 300)
+        boxes[row, : len(LABELS[row])] = torch.tensor(OBJECTS[row], dtype=torch.float32)
         labels[row, : len(LABELS[row])] = torch.tensor(LABELS[row])
     colours = torch.eye(3, 4).repeat(2, 1, 1)
-    whole = (torch.from_numpy(images), torch.tensor([[0, 0, SIDE, SIDE]] * 2), colours, boxes, labels)
+    whole = (torch.from_numpy(images), torch.tensor([[0, 0, 300, 300]] * 2), colours, boxes, labels)
     return Batch(*(part[first:last] for part in whole), paths=("a.jpg", "b.jpg")[first:last], bad=())
 
 
@@ -69,10 +68,10 @@ def step_result(processes: Processes, batch: Batch, out: Path, *, negatives: boo
 
 def frozen_step(processes: Processes, batch: Batch, out: Path) -> dict[str, Any]:
     """Take two steps with a frozen backbone; returns what of it changed, and the weights."""
-    network = build_ssd(network_config(NETWORK, SHAPE_CLASSES))
+    network = build_ssd(network_config(PACKAGED, SHAPE_CLASSES))
     initialise(network, 1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    trainer = Trainer(network, small_config(Path("unused"), out, freeze="backbone"), processes)
+    trainer = Trainer(network, small_config(Path("unused"), out, network=PACKAGED, freeze="backbone"), processes)
     for step in range(2):
         trainer.start_training()
         trainer.step(step, batch, 1e-3, stop=False)
@@ -87,7 +86,7 @@ def sums(tensors: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
 
 
 def scoring_network() -> SSD:
-    network = build_ssd(network_config(NETWORK, SHAPE_CLASSES))
+    network = build_ssd(network_config(PACKAGED, SHAPE_CLASSES))
     initialise(network, 1)
     return network
 

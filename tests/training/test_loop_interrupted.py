@@ -16,6 +16,7 @@ from forking import Ended, Forking, Running
 from training_runs import (
     EPOCH_ENDS,
     NETWORK,
+    PACKAGED,
     Run,
     assert_same_bits,
     assert_same_outcome,
@@ -322,7 +323,6 @@ def test_a_folder_that_holds_a_training_is_left_alone_without_resume(copied: Pat
         ({"classes": "more.txt"}, ("classes", "hexagon")),
         ({"network": "ssd_512_mobilenet1.0_custom"}, (f"network {NETWORK}",)),
         ({"ema": True}, ("ema False", "True")),
-        ({"amp": "bf16"}, ("amp off", "bf16")),
         ({"flip": 0.25}, ("flip 0.5", "0.25")),
         ({"balance": True}, ("balance False", "True")),
     ],
@@ -338,6 +338,16 @@ def test_a_checkpoint_of_another_training_is_refused_with_what_differs(
     line = mistake("train", *small_options(shapes, copied, resume="auto", **changes))
     assert all(word in line for word in words) and "--out" in line
     assert contents(copied) == before
+
+
+def test_a_checkpoint_of_another_precision_is_refused_too(shapes: Path, tmp_path: Path) -> None:
+    # On a CPU the small network does not train in bf16.
+    small = {"network": PACKAGED, "limit": 2, "epochs": 1}
+    train_silently(shapes, tmp_path, **small)
+    before = contents(tmp_path)
+    line = mistake("train", *small_options(shapes, tmp_path, resume="auto", amp="bf16", **small))
+    assert all(word in line for word in ("amp off", "bf16", "--out"))
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_runs import CLASSES, NETWORK, small_config
+from training_runs import CLASSES, PACKAGED, small_config
 
 from ssd_train.errors import WeightsError
 from ssd_train.networks.build import build_ssd
@@ -23,14 +23,14 @@ from ssd_train.weights.weight_file import read_tensors
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
 
 
-def network_of(*classes: str, name: str = NETWORK, seed: int = 0) -> SSD:
+def network_of(*classes: str, name: str = PACKAGED, seed: int = 0) -> SSD:
     network = build_ssd(network_config(name, classes or CLASSES))
     initialise(network, seed)
     return network
 
 
 def started(network: SSD, /, **changes: Any) -> Start:
-    return load_start(network, small_config(Path("data"), Path("run"), **changes), ALONE)
+    return load_start(network, small_config(Path("data"), Path("run"), **{"network": PACKAGED} | changes), ALONE)
 
 
 def test_the_detector_that_ships_with_the_package_is_a_start() -> None:
@@ -82,7 +82,7 @@ def test_a_detector_on_another_backbone_is_refused_by_both_names() -> None:
         WeightsError, match=r"its backbone is mobilenet0\.25, and not resnet34_v1b; name weights"
     ) as caught:
         started(network, init="shapes", network="ssd_300_resnet34_v1b_custom")
-    assert NETWORK in str(caught.value) and caught.value.arguments == ("init", "network")
+    assert PACKAGED in str(caught.value) and caught.value.arguments == ("init", "network")
 
 
 def not_there(backbone: str, root: Path) -> Path:

@@ -9,12 +9,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import safetensors
 import torch
-from forking import Running
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -27,7 +26,12 @@ from ssd_train.training.loop import TrainingResult, train
 from ssd_train.training.run_folder import METRICS_NAME, MetricsWriter
 from ssd_train.weights.store import BEST_NAME, LAST_NAME
 
+if TYPE_CHECKING:
+    from forking import Running
+
 NETWORK = "ssd_128_mobilenet0.25_custom"
+# What the package's own weights are of; larger, for what needs that.
+PACKAGED = "ssd_300_mobilenet0.25_custom"
 # Of the generated data set in the order that a training of one's own data gives them.
 CLASSES = ("circle", "cross", "square", "star", "triangle")
 
@@ -126,7 +130,7 @@ def start(*command: object) -> "subprocess.Popen[str]":
 
 def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str] | Running", limit_s: float = 120) -> None:
     """Return as soon as a condition holds; fail where the process ends before."""
-    is_forked = isinstance(process, Running)
+    is_forked = not isinstance(process, subprocess.Popen)
     end = time.monotonic() + limit_s
     while not condition():
         if process.has_ended() if is_forked else process.poll() is not None:
