@@ -7,6 +7,8 @@ from export.engine.bindings import choose_flavour
 from export.engine.build import BuiltEngine, build_engine
 from export.engine.file import BuildOptions, Gpu
 from export.engine.flavours import FLAVOURS
+from export.exported import read_exported
+from ssd_deploy.backends.base import check_detects
 from ssd_deploy.backends.cuda_open import open_device
 from ssd_deploy.progress import build_progress
 from ssd_train.spec import OUTPUT_NAMES
@@ -21,7 +23,7 @@ def engine_for(
     cache: Path | None = None,
     device_index: int = 0,
 ) -> BuiltEngine:
-    """Build an engine, or find it in the cache folder.
+    """Build an engine to run, or find it in the cache folder.
 
     Args:
         onnx, options, outputs, cache: as for `build_engine`.
@@ -31,6 +33,8 @@ def engine_for(
     Raises:
         BackendError, ModelError: as `build_engine`; the flavour needs a GPU and there is none.
     """
+    # Before minutes go into an engine that is not run.
+    check_detects(read_exported(onnx, str(onnx)).spec, str(onnx))
     flavour = choose_flavour(flavour)
     with build_progress(f"{onnx.stem}, {flavour}") as on_progress:
         return build_engine(

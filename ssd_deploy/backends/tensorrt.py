@@ -10,7 +10,6 @@ from typing import Any
 from export.engine.bindings import load_bindings
 from export.engine.check import check_gpu, check_version, read_plan
 from export.engine.file import AGAIN, BuildOptions, EngineInfo, is_engine, read_info
-from export.exported import read_exported
 from ssd_deploy.backends.base import CUDA_EVENTS, RawPredictions, check_detects, check_images
 from ssd_deploy.backends.cuda_device import CudaDevice
 from ssd_deploy.backends.cuda_open import device_index, open_device
@@ -150,8 +149,6 @@ def open_runner(flavour: str, model: Any, options: RunOptions) -> TensorRTRunner
     cuda_graph = "cuda-graph" in options.variants
     if is_engine(model):
         return TensorRTRunner(model, cuda_graph=cuda_graph, device=device)
-    # Before minutes go into an engine.
-    check_detects(read_exported(model, str(model)).spec, str(model))
     build = BuildOptions(opt_batch=options.batch_size, max_batch=options.batch_size, allow_tf32=options.allow_tf32)
     engine_of = functools.partial(engine_for, model, build, flavour=flavour, device_index=index)
     path, raw = engine_of().path, engine_of(outputs=RAW_NAMES).path if options.with_raw else None

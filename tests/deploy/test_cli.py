@@ -34,13 +34,16 @@ from tiny_data import (
     write_image,
     write_turned,
 )
+from typer.testing import CliRunner
 
 from export.file_metadata import check_runs_here
 from export.steps import STEPS
 from ssd_deploy import load_detector
 from ssd_deploy.backends import BACKENDS, Finding, RunOptions
 from ssd_deploy.backends.base import Runner
+from ssd_deploy.cli import app
 from ssd_deploy.progress import download_progress
+from ssd_train.errors import BackendError
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, VOC_CLASSES
 
@@ -378,6 +381,54 @@ def test_export_for_the_cpu_writes_winograds_file_and_this_machines(run_cli: Run
     for name in names[1:]:
         code, output = run_cli("parity", *network, "--model", tmp_path / name, "--images", tmp_path)
         assert code == 0, output
+
+
+@pytest.fixture(scope="module")
+def of_pixels(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of pixels for two images a call, made of a float file by the command."""
+    folder = tmp_path_factory.mktemp("pixels")
+    given = ["export", str(model_path), "--input", "uint8-bgr", "--batch-size", "2", "--out", str(folder)]
+    assert CliRunner().invoke(app, given).exit_code == 0
+    (file,) = folder.iterdir()
+    assert file.name == f"{model_path.stem}.uint8-bgr.batch2.onnx"
+    return file
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_file_of_pixels_for_two_images_finds_in_three_what_the_float_file_does(
+    backend: str, of_pixels: Path, model_path: Path
+) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    images = [np.random.default_rng(seed).integers(0, 256, (90, 120, 3), np.uint8) for seed in range(3)]
+    float_file, pixels = (load_detector(path, backend=backend) for path in (model_path, of_pixels))
+    assert pixels.batch_size == 2
+    for expected, found in zip(float_file.detect(images), pixels.detect(images), strict=True):
+        assert len(expected)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    with pytest.raises(BackendError, match="a batch of 3 images, but this backend takes 1 to 2 a call"):
+        pixels.runner.run(np.zeros((3, 300, 300, 3), np.uint8))
+    with pytest.raises(BackendError, match=r"takes uint8 images of shape \(N, 300, 300, 3\)"):
+        pixels.runner.run(np.zeros((1, 3, 300, 300), np.float32))
+
+
+def test_parity_takes_a_file_of_pixels(run_cli: Run, of_pixels: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "noise.png"), np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
+    network = ("--network", "ssd_300_mobilenet0.25_voc", "--weights", "random")
+    code, output = run_cli("parity", *network, "--model", of_pixels, "--images", tmp_path)
+    assert code == 0, output
+
+
+def test_raw_predictions_are_described_and_not_detected_with(
+    run_cli: Run, mistake: Mistake, model_path: Path, tmp_path: Path
+) -> None:
+    code, output = run_cli("export", model_path, "--outputs", "raw", "--out", tmp_path)
+    assert code == 0, output
+    file = tmp_path / f"{model_path.stem}.raw.onnx"
+    code, output = run_cli("info", file)
+    assert code == 0 and "outputs: raw" in output
+    cv2.imwrite(str(tmp_path / "one.png"), np.zeros((30, 40, 3), np.uint8))
+    assert "for others to decode, and no detections" in mistake("detect", file, tmp_path / "one.png", "--out", tmp_path)
 
 
 @pytest.mark.parametrize(

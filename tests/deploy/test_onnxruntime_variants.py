@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -78,9 +79,11 @@ def test_images_go_through_page_locked_memory_where_there_is_some(
     given: list[NDArray[np.float32]] = []
     freed: list[int] = []
 
-    def fake_page_locked(shape: tuple[int, ...], number: int) -> tuple[NDArray[np.float32], Callable[[], None]]:
+    def fake_page_locked(
+        shape: tuple[int, ...], dtype: np.dtype[Any], number: int
+    ) -> tuple[NDArray[np.float32], Callable[[], None]]:
         """A fake: ordinary memory."""
-        given.append(np.full(shape, np.nan, np.float32))
+        given.append(np.full(shape, np.nan, dtype))
         return given[0], lambda: freed.append(number)
 
     bound = BoundSession(open_session(model_path, "it"), batch.shape, CPU, "it", staging=fake_page_locked)
@@ -93,7 +96,7 @@ def test_images_go_through_page_locked_memory_where_there_is_some(
 
 def test_without_a_gpu_there_is_no_page_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert page_locked((1, 3, 4, 4), 0) is None
+    assert page_locked((1, 3, 4, 4), np.dtype(np.float32), 0) is None
 
 
 def test_what_onnxruntime_refuses_is_one_sentence(model_path: Path, batch: NDArray[np.float32]) -> None:
