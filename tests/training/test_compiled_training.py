@@ -61,8 +61,7 @@ def gradients(network: SSD, forward: Callable[[Tensor], Any], amp: bool) -> tupl
 
 
 @pytest.mark.slow
-# The two MobileNets differ in widths alone.
-@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "mobilenet1.0"])
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_backbone_is_one_graph_with_pytorch_s_gradients(backbone: str, shallow: Callable[[str], SSD]) -> None:
     plain = shallow(backbone)
     other = copy.deepcopy(plain)
