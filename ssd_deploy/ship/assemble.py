@@ -188,6 +188,11 @@ def _what(path: Path, out: Path) -> str:
     )
 
 
+def named_from(out: Path, text: str) -> str:
+    """Return a sentence that names files as the certificate does, and not by where the folder lies on this machine."""
+    return text.replace(f"{out}/", "")
+
+
 def name_in(path: Path, out: Path) -> str:
     """Return what a certificate calls a file of its folder."""
     return path.relative_to(out).as_posix()

@@ -63,9 +63,9 @@ def check_table(made: Certificate) -> SortableTable:
         Column(title="lost", form="points", about="points of the metric, against PyTorch"),
         Column(title="changed", form="count", about="detections at the working threshold"),
         Column(title="of", form="count", about="detections at the working threshold on either side"),
-        Column(title="p50 ms", form="number", about="median time of one image: network, box decoding, NMS"),
-        Column(title="p90 ms", form="number", about="nine of ten images take no longer"),
-        Column(title="p99 ms", form="number", about="99 of 100 images take no longer"),
+        Column(title="p50", form="number", about="median milliseconds of one image: network, box decoding, NMS"),
+        Column(title="p90", form="number", about="nine of ten images take no longer"),
+        Column(title="p99", form="number", about="99 of 100 images take no longer"),
         Column(title="times", form="number", about="as fast as the float32 file"),
     )
     rows = [_row("reference", made.reference, "PyTorch, the trained network")]

@@ -14,7 +14,7 @@ from ssd_deploy.benchmark.fastest.forms import FLOAT
 from ssd_deploy.benchmark.fastest.trials import Running
 from ssd_deploy.parity.run import ShowProgress, find_places, no_progress
 from ssd_deploy.ship import certificate as parts
-from ssd_deploy.ship.assemble import Outcome, assemble, name_in
+from ssd_deploy.ship.assemble import Outcome, assemble, name_in, named_from
 from ssd_deploy.ship.certificate import FAIL, JSON_NAME, PAGE_NAME, PASS, Certificate, NotRun
 from ssd_deploy.ship.files import Model, StagedFiles, build_engine, write_bundle
 from ssd_deploy.ship.images import SAMPLES_FOLDER, Answer, copy_images, data_sha256
@@ -93,7 +93,7 @@ def ship(
     missing: list[str] = []
 
     def left_out(what: str, why: object, *, is_missing: bool = True) -> None:
-        reason = files.named_shortly(str(why))
+        reason = named_from(out, str(why))
         log.info("left out: %s: %s", what, reason)
         not_run.append(NotRun(what=what, why=reason))
         missing.extend([what] if is_missing else [])
@@ -141,7 +141,7 @@ def ship(
                 left_out(name, error)
                 continue
             judged += [(model, each) for each in found.judged]
-            not_run += [NotRun(what=name, why=files.named_shortly(why)) for why in found.not_run]
+            not_run += [NotRun(what=name, why=named_from(out, why)) for why in found.not_run]
     finally:
         runner.close()
     reference = reference_check(judge.reference, BackendChoice(backend=row))
