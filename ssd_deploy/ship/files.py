@@ -105,12 +105,13 @@ def write_bundle(stages: Stages, asked: Asked, source: Model) -> None:
     Raises:
         SSDDeployError: as the bundle's row.
     """
-    folder = stages.folder / asked.folder
+    folder, bundle = stages.folder / asked.folder, asked.target.bundle
+    assert bundle is not None
 
     def work() -> tuple[dict[str, str], Sequence[Path]]:
         # A bundle takes an empty folder. What lies there is of an earlier run, since this whole folder is.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        return {}, [path for path in asked.target.bundle.write(source.path, folder) if path.is_file()]
+        return {}, [path for path in bundle.write(source.path, folder) if path.is_file()]
 
     stages.run(str(asked), {"source": sha256_of_file(source.path)}, work)

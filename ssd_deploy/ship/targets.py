@@ -4,14 +4,12 @@ Every file is made of the float32 file of `onnx`, and an engine of a file of `on
 """
 
 import dataclasses
-import importlib
-import importlib.util
 from collections.abc import Sequence
-from typing import Any
 
 from export.engine.flavours import FLAVOURS
 from export.file_metadata import Int8Target
 from ssd_deploy.benchmark.fastest.forms import FLOAT, Form, file_forms
+from ssd_deploy.bundles import BUNDLES, Bundle
 from ssd_train.errors import BackendError
 from ssd_train.table import Table
 
@@ -38,7 +36,7 @@ class Target:
     forms: tuple[Form, ...] = ()
     engines_of: tuple[Form, ...] = ()
     takes_capabilities: bool = False
-    bundle: Any = None
+    bundle: Bundle | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,18 +78,10 @@ TARGETS: Table[Target] = Table(
             )
             for flavour in FLAVOURS.values()
         ),
+        *(Target(name=row.name, title=row.title, bundle=row) for row in BUNDLES.values()),
     ),
     BackendError,
 )
-
-
-def known_targets() -> Table[Target]:
-    """Return all targets, those of bundles included."""
-    table: Table[Target] = Table("target", TARGETS.values(), BackendError)
-    if importlib.util.find_spec("ssd_deploy.bundles") is not None:
-        for row in importlib.import_module("ssd_deploy.bundles").BUNDLES.values():
-            table.add(Target(name=row.name, title=row.title, bundle=row))
-    return table
 
 
 def parse_targets(text: str) -> tuple[Asked, ...]:
@@ -100,10 +90,10 @@ def parse_targets(text: str) -> tuple[Asked, ...]:
     Raises:
         BackendError: no such target, one is named twice, or what stands behind a colon is no compute capability.
     """
-    known, asked = known_targets(), []
+    asked: list[Asked] = []
     for word in filter(None, map(str.strip, text.split(","))):
         name, colon, rest = word.partition(":")
-        target = known.find(name)
+        target = TARGETS.find(name)
         numbers = rest.split("+") if colon else []
         if colon and not target.takes_capabilities:
             raise BackendError(f"target {word!r}: {name} takes nothing behind a colon", arguments=("targets",))
@@ -113,7 +103,7 @@ def parse_targets(text: str) -> tuple[Asked, ...]:
             )
         asked.append(Asked(target=target, capabilities=tuple(dict.fromkeys(map(int, numbers)))))
     if not asked:
-        raise BackendError(f"no target is named; choose {', '.join(known)}", arguments=("targets",))
+        raise BackendError(f"no target is named; choose {', '.join(TARGETS)}", arguments=("targets",))
     if len({each.folder for each in asked}) < len(asked):
         raise BackendError(f"{text!r} names a target twice; name each once", arguments=("targets",))
     return tuple(asked)
