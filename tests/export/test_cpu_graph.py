@@ -59,9 +59,16 @@ def test_it_gives_the_same_detections_and_raw_predictions(float_file: Path, rewr
         np.testing.assert_array_equal(got, expected)
 
 
+def activations_of_convolutions(path: Path) -> int:
+    """Count them; those of the rounds of suppression are behind products."""
+    nodes = onnx.load(path).graph.node
+    convolved = {node.output[0] for node in nodes if node.op_type == "Conv"}
+    return sum(node.op_type == "Relu" and node.input[0] in convolved for node in nodes)
+
+
 def test_the_work_is_in_the_file(float_file: Path, rewritten: Path) -> None:
-    before, after = ({node.op_type for node in onnx.load(path).graph.node} for path in (float_file, rewritten))
-    assert "Relu" in before and "Relu" not in after, "activations are not fused"
+    before, after = (activations_of_convolutions(path) for path in (float_file, rewritten))
+    assert before > 0 and after == 0, "activations are not fused"
     assert rewritten.stat().st_size < 1.1 * float_file.stat().st_size
 
 

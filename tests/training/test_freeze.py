@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from distributed_checks import two_images
-from training_runs import NETWORK, assert_same_bits, small_config
+from training_runs import PACKAGED, assert_same_bits, small_config
 
 from ssd_train.datasets.generated import SHAPE_CLASSES
 from ssd_train.errors import NetworkError
@@ -63,9 +63,11 @@ def test_a_stage_ends_where_the_next_layer_halves_the_map(backbone: str) -> None
 
 @pytest.mark.parametrize(("what", "frozen_layers"), [("stages=1", 3), ("stages=2", 7), ("backbone", 27)])
 def test_what_is_frozen_stays_to_the_bit_and_all_else_learns(tmp_path: Path, what: str, frozen_layers: int) -> None:
-    network = build_ssd(network_config(NETWORK, SHAPE_CLASSES))
+    network = build_ssd(network_config(PACKAGED, SHAPE_CLASSES))
     initialise(network, 1)
-    config = small_config(Path("unused"), tmp_path, freeze=what, ema=True, ema_decay=0.5, weight_decay=0.1)
+    config = small_config(
+        Path("unused"), tmp_path, network=PACKAGED, freeze=what, ema=True, ema_decay=0.5, weight_decay=0.1
+    )
     trainer = Trainer(network, config, ALONE)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     for step in range(2):
@@ -86,10 +88,10 @@ def test_what_is_frozen_stays_to_the_bit_and_all_else_learns(tmp_path: Path, wha
 
 
 def test_a_frozen_training_goes_on_from_its_state(tmp_path: Path) -> None:
-    config = small_config(Path("unused"), tmp_path, freeze="stages=3")
+    config = small_config(Path("unused"), tmp_path, network=PACKAGED, freeze="stages=3")
 
     def trainer_of(seed: int) -> Trainer:
-        network = build_ssd(network_config(NETWORK, SHAPE_CLASSES))
+        network = build_ssd(network_config(PACKAGED, SHAPE_CLASSES))
         initialise(network, seed)
         trainer = Trainer(network, config, ALONE)
         trainer.start_training()
@@ -105,11 +107,11 @@ def test_a_frozen_training_goes_on_from_its_state(tmp_path: Path) -> None:
 
 def test_more_stages_than_there_are_is_a_sentence() -> None:
     with pytest.raises(NetworkError, match=r"freeze stages=6: the backbone mobilenet0\.25 has 5 stages"):
-        freeze(without_values(NETWORK), "stages=6")
-    assert freeze(without_values(NETWORK), "none") == []
+        freeze(without_values(PACKAGED), "stages=6")
+    assert freeze(without_values(PACKAGED), "none") == []
 
 
 def test_a_backbone_without_stages_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(STAGES, MobileNet)
     with pytest.raises(NetworkError, match=r"the backbone mobilenet0\.25 has no stages in ssd_train\.training\.freeze"):
-        freeze(without_values(NETWORK), "backbone")
+        freeze(without_values(PACKAGED), "backbone")
