@@ -5,8 +5,8 @@
 
 RESULTS.json is what `many_machines.py` wrote. A core brings what one actor on one core brought, its start left out;
 machines share nothing but the storage and the driver, so pictures a second are those of a core times the cores until
-one of the two is exhausted. Where that is, is told, too,
-behind the measurements as a table. `--write` puts the lines into a page, between their marks.
+one of the two is exhausted. Where that is, is told, too, behind the measurements as a table. `--write` puts the lines
+into a page, between their marks.
 """
 
 import argparse
@@ -21,9 +21,7 @@ RESULTS = Path(__file__).parent / "results" / "2-core-cpu" / "many_machines.json
 MACHINES = (1, 10, 100, 1000)
 BEGIN, END = "<!-- billion_pictures.py -->\n", "<!-- end -->\n"
 
-# Measured on an NVIDIA H200 with 16 CPU cores on 2026-11-27, ONNX Runtime 1.31.1: ssd_512_resnet50_v1_coco in fp16,
-# batch 32, decode and NMS included.
-GPU_PICTURES_PER_SECOND = 32 / 48.0e-3
+# Beside a GPU, for loading alone.
 GPU_MACHINE_CORES = 16
 
 
@@ -69,9 +67,8 @@ in {parts:,.0f} parts of {part_size:,}, each of which takes a core {part_minutes
 - Storage: each GB/s that it reads feeds {cores_a_gb:,.0f} cores.
 - The driver does {driver:.0f} parts/s: with parts of {part_size:,} pictures it keeps up with {driver_cores:,.0f} cores,
   with parts of 1,024 with {driver_cores_1024:,.0f}.
-- A machine of a GPU and {gpu_machine_cores} cores: ResNet-50 at 512 pixels in fp16 did {gpu:.0f} pictures/s
-  (NVIDIA H200, ONNX Runtime 1.31.1, 2026-11-27), and at the rate of the CPU measured here its cores load {loaded:.0f}.
-  So {held_by} holds it up, and {pictures:,.0f} pictures are {gpu_hours:,.0f} GPU-hours.
+- Beside a GPU {gpu_machine_cores} such cores load and pre-process {loaded:.0f} pictures/s, {pictures:,.0f} in
+  {loading_hours:,.0f} hours. A GPU that is faster waits for them; give it more cores, or smaller pictures.
 """
 
 
@@ -102,10 +99,8 @@ def on_paper(rates: Rates, loading_share: float, *, pictures: float, cores: int,
         driver_cores=rates.driver * part_size / rates.core,
         driver_cores_1024=rates.driver * 1024 / rates.core,
         gpu_machine_cores=GPU_MACHINE_CORES,
-        gpu=GPU_PICTURES_PER_SECOND,
         loaded=loaded,
-        held_by="loading" if loaded < GPU_PICTURES_PER_SECOND else "the GPU",
-        gpu_hours=pictures / min(loaded, GPU_PICTURES_PER_SECOND) / 3600,
+        loading_hours=pictures / loaded / 3600,
     )
 
 
