@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.engine.file import is_engine
 from export.file_metadata import CPU_GRAPH_KEY
 from export.graph import ExportedGraph, load_exported
+from export.pixel_input import normalisation, put_in_front
 from ssd_deploy.bundles.names import model_name
 from ssd_train.errors import ModelError
 from ssd_train.spec import INPUT_NAME, DetectorSpec
@@ -79,23 +80,12 @@ def frigate_graph(exported: ExportedGraph) -> onnx.ModelProto:
     if shape[0].dim_value > 1:
         raise ModelError(f"{exported.path}: takes {shape[0].dim_value} images a call, and Frigate sends one")
     height, width = spec.input_size
-    pixels, rows = f"{FRAMES}_", f"{ROWS}_"
+    rows = f"{ROWS}_"
     constants = {
-        f"{pixels}255": np.float32(255),
-        f"{pixels}mean": np.array(spec.mean, np.float32).reshape(1, 3, 1, 1),
-        f"{pixels}std": np.array(spec.std, np.float32).reshape(1, 3, 1, 1),
         f"{rows}first": np.array([0]),
         f"{rows}last": np.array([1]),
         f"{rows}image": np.zeros((spec.postprocess.max_detections, 1), np.float32),
     }
-    before = [
-        helper.make_node("Transpose", [FRAMES], [f"{pixels}planes"], perm=(0, 3, 1, 2)),
-        helper.make_node("Cast", [f"{pixels}planes"], [f"{pixels}float"], to=TensorProto.FLOAT),
-        # In the order of `ssd_train.preprocess`, which decides the last bits.
-        helper.make_node("Div", [f"{pixels}float", f"{pixels}255"], [f"{pixels}unit"]),
-        helper.make_node("Sub", [f"{pixels}unit", f"{pixels}mean"], [f"{pixels}centred"]),
-        helper.make_node("Div", [f"{pixels}centred", f"{pixels}std"], [INPUT_NAME]),
-    ]
     behind = [helper.make_node("Cast", ["labels"], [f"{rows}labels_"], to=TensorProto.FLOAT)]
     for value, source in (("boxes", "boxes"), ("scores", "scores"), ("labels", f"{rows}labels_")):
         behind.append(helper.make_node("Squeeze", [source, f"{rows}first"], [f"{rows}one_{value}"]))
@@ -103,11 +93,11 @@ def frigate_graph(exported: ExportedGraph) -> onnx.ModelProto:
         behind.append(helper.make_node("Unsqueeze", [f"{rows}one_{value}", f"{rows}last"], [f"{rows}{value}"]))
     columns = [f"{rows}image", f"{rows}one_boxes", f"{rows}scores", f"{rows}labels"]
     behind.append(helper.make_node("Concat", columns, [ROWS], axis=1))
-    nodes = [*before, *graph.node, *behind]
-    del graph.node[:], graph.input[:], graph.output[:]
-    # Of any batch, which this graph no longer takes.
-    del graph.value_info[:]
-    graph.node.extend(nodes)
+    graph.node.extend(behind)
+    pixels = (("Cast", None, {"to": TensorProto.FLOAT}), ("Transpose", None, {"perm": (0, 3, 1, 2)}))
+    put_in_front(graph, FRAMES, [*pixels, *normalisation(spec)])
+    # Inner values of any batch, too, which this graph no longer takes.
+    del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.append(helper.make_tensor_value_info(FRAMES, TensorProto.UINT8, [1, height, width, 3]))
     kept = spec.postprocess.max_detections
     graph.output.append(helper.make_tensor_value_info(ROWS, TensorProto.FLOAT, [kept, 2 + 4 + 1]))
