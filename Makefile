@@ -60,7 +60,8 @@ quick: $(VENV)/installed
 		tests/metrics tests/networks tests/report tests/training tests/weights tests/deploy/test_import_direction.py
 
 test: $(VENV)/installed $(BINDINGS)/made
-	$(BIN)/python -m pytest -q -m alone tests/deploy/test_benchmark.py tests/deploy/test_detecting.py
+	$(BIN)/python -m pytest -q -m alone tests/deploy/test_benchmark.py tests/deploy/test_detecting.py \
+		tests/export/test_tensorrt_engine.py
 	$(PARALLEL) --ignore tests/oracle --ignore tests/faults --ignore tests/runtimes \
 		-m "not alone and not engines and not gpu"
 

@@ -666,6 +666,7 @@ def test_a_build_is_on_the_card_that_it_is_for(tmp_path, tell):
 # Stopping a build
 
 
+@pytest.mark.alone
 def test_ctrl_c_stops_a_build_and_leaves_nothing_behind(real_onnx, tmp_path):
     signalled, afterwards = [], []
 
