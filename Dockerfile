@@ -22,7 +22,7 @@ RUN useradd --create-home --uid 1000 detector
 # detector, by the number, which a host can check without asking the image.
 USER 1000
 # Where models and pictures are mounted.
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["ssd-deploy"]
 CMD ["--help"]
 

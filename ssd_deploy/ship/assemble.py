@@ -13,6 +13,7 @@ from ssd_deploy.ship.files import Model
 from ssd_deploy.ship.images import SAMPLES_FOLDER
 from ssd_deploy.ship.judge import Judged
 from ssd_deploy.ship.settings import Shipping
+from ssd_deploy.ship.stages import name_in
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.environment import describe_environment
 from ssd_train.evaluation.evaluate import EvaluationReport
@@ -186,13 +187,3 @@ def _what(path: Path, out: Path) -> str:
         if path.parent == out / SAMPLES_FOLDER
         else f"part of {path.relative_to(out).parts[0]}"
     )
-
-
-def named_from(out: Path, text: str) -> str:
-    """Return a sentence that names files as the certificate does, and not by where the folder lies on this machine."""
-    return text.replace(f"{out}/", "")
-
-
-def name_in(path: Path, out: Path) -> str:
-    """Return what a certificate calls a file of its folder."""
-    return path.relative_to(out).as_posix()

@@ -10,7 +10,7 @@ from export.engine.file import BuildOptions
 from export.quantize_options import QuantizeOptions
 from ssd_deploy.benchmark.fastest.forms import FLOAT, Form, Made
 from ssd_deploy.exporting import engine_settings, run_step
-from ssd_deploy.ship.stages import Stages
+from ssd_deploy.ship.stages import Stages, name_in
 from ssd_deploy.ship.targets import TARGETS, Asked
 from ssd_train.files import sha256_of_file
 
@@ -73,7 +73,7 @@ class StagedFiles(Made):
 
         def work() -> tuple[dict[str, str], Sequence[Path]]:
             path = super(StagedFiles, self).make(form)
-            return {"path": str(path.relative_to(self._stages.folder))}, [path]
+            return {"path": name_in(path, self._stages.folder)}, [path]
 
         values = self._stages.run(f"{self.folder_of(form).name} {form}", inputs, work)
         return self._stages.folder / values["path"]
@@ -92,7 +92,7 @@ def build_engine(stages: Stages, asked: Asked, source: Model) -> Model:
     def work() -> tuple[dict[str, str], Sequence[Path]]:
         built = run_step(flavour, source.path, stages.folder / asked.folder, engine_settings(options, flavour))
         assert built.path is not None
-        return {"path": str(built.path.relative_to(stages.folder))}, [built.path, *built.files]
+        return {"path": name_in(built.path, stages.folder)}, [built.path, *built.files]
 
     values = stages.run(f"{asked} {source.form}", inputs, work)
     path = stages.folder / values["path"]

@@ -21,10 +21,10 @@ from ssd_deploy.parity.compare import (
 from ssd_deploy.parity.criteria import Criteria
 from ssd_deploy.parity.pairs import count_changes, find_changes
 from ssd_deploy.parity.run import Candidate, Place, ShowProgress, no_progress, open_in_places
-from ssd_deploy.ship.certificate import FAIL, PASS, Check, Stage
+from ssd_deploy.ship.certificate import FAIL, PASS, Check, Stage, Verdict
 from ssd_deploy.ship.files import Model
 from ssd_deploy.ship.images import Answer, choose_samples, plain
-from ssd_deploy.ship.stages import Stages
+from ssd_deploy.ship.stages import Stages, name_in
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.errors import BackendError, ModelError
 from ssd_train.evaluation.evaluate import EvaluationReport, has_objects, score
@@ -145,7 +145,7 @@ class Judge:
         Raises:
             BackendError: nothing runs it here.
         """
-        name = str(model.path.relative_to(self._stages.folder))
+        name = name_in(model.path, self._stages.folder)
         inputs = [
             *self._inputs, sha256_of_file(model.path), dataclasses.asdict(self.criteria), self.metric,
             self._protocol.value, len(self.samples), self._allow_tf32, [place.name for place in self._places],
@@ -217,12 +217,26 @@ class Judge:
 
 def reference_check(run: BackendRun, choice: BackendChoice) -> Check:
     """Return the reference's own row."""
-    return Check(
+    return _uncompared(
         file="",
-        backend=str(choice),
-        runner=run.runner.name,
-        precision=run.runner.spec.precision,
+        backend=choice,
+        runner=run.runner,
         metric=None if run.report is None else run.report.headline,
+        verdict=PASS,
+        text="the reference",
+    )
+
+
+def _uncompared(
+    *, file: str, backend: BackendChoice, runner: Runner, metric: float | None, verdict: Verdict, text: str
+) -> Check:
+    """Return a row that was held against nothing."""
+    return Check(
+        file=file,
+        backend=str(backend),
+        runner=runner.name,
+        precision=runner.spec.precision,
+        metric=metric,
         lost=None,
         changed=0,
         total=0,
@@ -230,28 +244,20 @@ def reference_check(run: BackendRun, choice: BackendChoice) -> Check:
         score_difference=0.0,
         box_difference=0.0,
         stages=[],
-        verdict=PASS,
-        text="the reference",
+        verdict=verdict,
+        text=text,
     )
 
 
 def _broken(name: str, candidate: Candidate, why: str) -> Judged:
     """Return what is known of a file that did not answer with detections."""
-    place, runner = candidate.place, candidate.runner
+    place = candidate.place
     return Judged(
-        check=Check(
+        check=_uncompared(
             file=name,
-            backend=str(choice_of(place.backend.name, place.device, place.variants)),
-            runner=runner.name,
-            precision=runner.spec.precision,
+            backend=choice_of(place.backend.name, place.device, place.variants),
+            runner=candidate.runner,
             metric=None,
-            lost=None,
-            changed=0,
-            total=0,
-            agreement=None,
-            score_difference=0.0,
-            box_difference=0.0,
-            stages=[],
             verdict=FAIL,
             text=why,
         ),

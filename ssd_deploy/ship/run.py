@@ -14,14 +14,14 @@ from ssd_deploy.benchmark.fastest.forms import FLOAT
 from ssd_deploy.benchmark.fastest.trials import Running
 from ssd_deploy.parity.run import ShowProgress, find_places, no_progress
 from ssd_deploy.ship import certificate as parts
-from ssd_deploy.ship.assemble import Outcome, assemble, name_in, named_from
+from ssd_deploy.ship.assemble import Outcome, assemble
 from ssd_deploy.ship.certificate import FAIL, JSON_NAME, PAGE_NAME, PASS, Certificate, NotRun
 from ssd_deploy.ship.files import Model, StagedFiles, build_engine, write_bundle
 from ssd_deploy.ship.images import SAMPLES_FOLDER, Answer, copy_images, data_sha256
 from ssd_deploy.ship.judge import BATCH_SIZE, Judge, Judged, choice_of, reference_check
 from ssd_deploy.ship.page import write_certificate_page
 from ssd_deploy.ship.settings import Shipping
-from ssd_deploy.ship.stages import KEPT_NAME, Stages
+from ssd_deploy.ship.stages import KEPT_NAME, Stages, name_in, named_from
 from ssd_deploy.ship.targets import HALF, forms_of
 from ssd_deploy.ship.timing import SETTINGS, Runs, time_all
 from ssd_train.datasets.dataset import Dataset

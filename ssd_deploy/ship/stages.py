@@ -70,7 +70,7 @@ class Stages:
         self.begin(name, "" if kept is None else ", as before")
         if kept is None:
             values, files = work()
-            hashes = {str(file.relative_to(self.folder)): sha256_of_file(file) for file in files}
+            hashes = {name_in(file, self.folder): sha256_of_file(file) for file in files}
             kept = {"key": key, "values": values, "files": hashes}
             write_json(path, kept)
         self.files |= {self.folder / name: sha256 for name, sha256 in kept["files"].items()}
@@ -120,3 +120,13 @@ class Stages:
         except JSONError:
             return None
         return kept
+
+
+def named_from(out: Path, text: str) -> str:
+    """Return a sentence that names files as the certificate does, and not by where the folder lies on this machine."""
+    return text.replace(f"{out}/", "")
+
+
+def name_in(path: Path, out: Path) -> str:
+    """Return what a certificate calls a file of its folder."""
+    return path.relative_to(out).as_posix()

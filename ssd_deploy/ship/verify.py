@@ -108,15 +108,16 @@ def verify(folder: Path, backends: Sequence[BackendChoice] | None = None) -> Ver
     if not samples:
         not_run.append("files: no images travel along, so that nothing is run again")
         models = []
+    if models:
+        recorded = _reference(folder, certificate)
     for file in models:
         try:
-            reference, dataset = _reference(folder, certificate)
             with contextlib.ExitStack() as stack:
                 options = RunOptions(batch_size=1, beside_readers=True)
                 candidates = open_in_places(folder / file.path, places, options, stack, not_run)
                 for candidate in candidates:
                     try:
-                        runs.append(_run(reference, dataset, candidate, file, certificate))
+                        runs.append(_run(*recorded, candidate, file, certificate))
                     except SSDDeployError as error:
                         faults.append(f"{file.path}: {candidate.runner.name}: {error}")
         except BackendError as error:

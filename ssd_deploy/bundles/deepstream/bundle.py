@@ -8,13 +8,12 @@ from pathlib import Path
 from export.engine.build import read_spec
 from export.engine.file import is_engine
 from export.graph import check_sound, load_exported
-from ssd_deploy.bundles.deepstream.config import config_text, labels_text, nvinfer_config
+from ssd_deploy.bundles.deepstream.config import LABELS_FILE, config_text, labels_text, nvinfer_config
 from ssd_deploy.bundles.deepstream.graph import pixel_graph
 from ssd_deploy.detect_options import Thresholds
 from ssd_train.errors import ModelError
 
 CONFIG_FILE = "config_infer.txt"
-LABELS_FILE = "labels.txt"
 README_FILE = "README.txt"
 PARSER_FILES = ("nvdsparsebbox_ssd_deploy.cpp", "Makefile")
 
