@@ -23,12 +23,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ForeignLayout:
-    """One row: either `network_of` and `state`, or a `refusal`.
+    """One row: either `network_of`, `num_classes` and `state`, or a `refusal`.
 
     Attributes:
         name: for people, such as `torchvision's SSD`.
         is_it: whether tensors of such names and shapes are of it.
         network_of: the network of ours that they are of, its name.
+        num_classes: how many classes they tell apart, without the background.
         state: what `SSD.load_state_dict` takes strictly; raises WeightsError where tensors are missing, unknown or
             misshapen, or of another number of classes.
         refusal: what to do with a file that is not read, without the file's name: half a sentence.
@@ -37,12 +38,14 @@ class ForeignLayout:
     name: str
     is_it: Callable[[Shapes], bool]
     network_of: Callable[[Shapes], str] | None = None
+    num_classes: Callable[[Shapes], int] | None = None
     state: "Callable[[Mapping[str, Tensor], SSD, Path], dict[str, Tensor]] | None" = None
     refusal: str = ""
 
     def __post_init__(self) -> None:
-        if (self.network_of is None) != (self.state is None) or (self.state is None) != bool(self.refusal):
-            raise ValueError(f"{self.name}: expected network_of and state, or a refusal")
+        columns = [column is not None for column in (self.network_of, self.num_classes, self.state)]
+        if columns != [not self.refusal] * 3:
+            raise ValueError(f"{self.name}: expected network_of, num_classes and state, or a refusal")
 
 
 LAYOUTS: Table[ForeignLayout] = Table("layout of weights", (), WeightsError)

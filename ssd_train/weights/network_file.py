@@ -34,10 +34,8 @@ def read_network(name: str, path: Path, classes: Sequence[str] | None = None, *,
     """
     file = read_tensors(path)
     name = find_network(name).name
-    layout = foreign_layout(file)
-    is_of = layout.network_of(shapes_of(file.tensors)) if layout is not None and layout.network_of else name
-    made_for = file.metadata.get("network", is_of)
-    if made_for != name:
+    made_for = network_name(file)
+    if made_for not in (None, name):
         raise WeightsError(
             f"{path}: holds weights of {made_for}, not of {name}; name that network", arguments=("network",)
         )
@@ -64,6 +62,14 @@ def foreign_layout(file: WeightFile) -> ForeignLayout | None:
     if "network" in file.metadata or file.format == "params":
         return None
     return layout_of(shapes_of(file.tensors), file.path)
+
+
+def network_name(file: WeightFile) -> str | None:
+    """Return the network that a file's weights are of, as it says itself or its layout tells; None for neither."""
+    layout = foreign_layout(file)
+    if layout is not None and layout.network_of is not None:
+        return layout.network_of(shapes_of(file.tensors))
+    return file.metadata.get("network")
 
 
 def state_for(network: SSD, file: WeightFile, batch_norm: BatchNorm = "auto") -> dict[str, Tensor]:
