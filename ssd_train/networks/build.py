@@ -8,7 +8,14 @@ from ssd_train.networks.mobilenet import MobileNet
 from ssd_train.networks.resnet import RESNET18_V1, RESNET50_V1, RESNET50_V1S, ResNet, ResNet34Features
 from ssd_train.networks.resnet_v2 import ResNet101V2
 from ssd_train.networks.ssd import SSD, ConvPredictor
-from ssd_train.networks.vgg_atrous import EXTRAS_300, EXTRAS_512, EXTRAS_ANY_SIZE, VGGAtrousFeatures
+from ssd_train.networks.ssdlite import SSDliteFeatures, SSDlitePredictor
+from ssd_train.networks.vgg_atrous import (
+    EXTRAS_300,
+    EXTRAS_512,
+    EXTRAS_ANY_SIZE,
+    BoundedL2Normalize,
+    VGGAtrousFeatures,
+)
 
 FILTERS = (512, 512, 256, 256)
 
@@ -26,10 +33,16 @@ BACKBONES: dict[str, Callable[[tuple[int, int]], Backbone]] = {
     "resnet101_v2": lambda size: ExpandedFeatures(ResNet101V2(), FILTERS),
     "mobilenet1.0": lambda size: ExpandedFeatures(MobileNet(1.0), FILTERS),
     "mobilenet0.25": lambda size: ExpandedFeatures(MobileNet(0.25), (256, 256, 128, 128)),
+    "torchvision_vgg16": lambda size: VGGAtrousFeatures(EXTRAS_300, BoundedL2Normalize, scales_input=False),
+    "ssdlite_mobilenet_v3_large": lambda size: SSDliteFeatures(reduced_tail=True),
+    "ssdlite_mobilenet_v3_large_full_tail": lambda size: SSDliteFeatures(reduced_tail=False),
 }
 
 # Heads of another kind than a 3x3 convolution, by backbone.
-PREDICTORS: dict[str, type[ConvPredictor]] = {}
+PREDICTORS: dict[str, type[ConvPredictor]] = {
+    "ssdlite_mobilenet_v3_large": SSDlitePredictor,
+    "ssdlite_mobilenet_v3_large_full_tail": SSDlitePredictor,
+}
 
 
 def build_ssd(config: NetworkConfig) -> SSD:

@@ -34,6 +34,8 @@ class NetworkConfig:
         published_voc07: VOC07 mAP in percent that GluonCV published, None where it published none.
         published_coco: AP, AP50, AP75 in percent, likewise.
         params_sha1: SHA-1 of GluonCV's published `.params` file; None where there is none.
+        checkpoint_url: where another project published weights of it, with the first digits of their SHA-256 at the
+            end of the name; likewise.
     """
 
     name: str
@@ -54,6 +56,7 @@ class NetworkConfig:
     published_voc07: float | None = None
     published_coco: tuple[float, float, float] | None = None
     params_sha1: str | None = None
+    checkpoint_url: str | None = None
 
     def __post_init__(self) -> None:
         levels = len(self.feature_sizes)

@@ -32,6 +32,10 @@ def rounded_to(network: SSD, dtype: torch.dtype) -> SSD:
     features = cast(nn.Module, rounded.features)
     traced = fx.GraphModule(features, _Tracer().trace(features))
     rounded.features = cast(Backbone, fuse(traced, no_trace=True))
+    for head in (*rounded.class_predictors, *rounded.box_predictors):
+        for name, child in head.named_children():
+            if isinstance(child, nn.Sequential):  # what stands in front of a predictor's last layer
+                setattr(head, name, fuse(fx.symbolic_trace(child)))
     for parent in list(rounded.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, FLOAT32_LAYERS):

@@ -34,23 +34,41 @@ class L2Normalize(nn.Module):
         if features.dtype != torch.float32 and torch.is_autocast_enabled(features.device.type):
             # Training in mixed precision: the squares leave half precision's range. (For inference see `precision`.)
             features = features.float()
-        # The epsilon stands inside the root, as in the reference; outside, small inputs differ.
-        return features / torch.sqrt(features.square().sum(dim=1, keepdim=True) + 1e-5) * self.scale
+        return self.unit_length(features) * self.scale
+
+    def unit_length(self, features: Tensor) -> Tensor:
+        """Divide by the length; the epsilon stands inside the root, as GluonCV has it: outside, small inputs differ."""
+        return features / torch.sqrt(features.square().sum(dim=1, keepdim=True) + 1e-5)
+
+
+class BoundedL2Normalize(L2Normalize):
+    """The same with torchvision's epsilon: the least length that is divided by."""
+
+    def unit_length(self, features: Tensor) -> Tensor:
+        return nn.functional.normalize(features, dim=1, eps=1e-12)
 
 
 class VGGAtrousFeatures(nn.Module):
     """Image -> feature maps: normalised conv4_3, fc7, then the extra levels.
 
+    Args:
+        extras: the added levels.
+        norm: what conv4_3 is normalised by.
+        scales_input: undo the division by the standard deviation; False where a network's is 1 / 255.
+
     Attributes:
         channels: channels of each returned map.
     """
 
-    init_scale: Tensor
+    init_scale: Tensor | None
 
-    def __init__(self, extras: tuple[Extra, ...]) -> None:
+    def __init__(
+        self, extras: tuple[Extra, ...], norm: type[L2Normalize] = L2Normalize, *, scales_input: bool = True
+    ) -> None:
         super().__init__()
         # The VGG weights expect mean-subtracted RGB in 0..255, so this undoes the division by 255 * std.
-        self.register_buffer("init_scale", 255 * torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1))
+        scale = 255 * torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1) if scales_input else None
+        self.register_buffer("init_scale", scale)
         stages: list[nn.Module] = []
         in_channels = 3
         for convs, channels in zip(CONVS_OF_GROUP, CHANNELS_OF_GROUP, strict=True):
@@ -68,7 +86,7 @@ class VGGAtrousFeatures(nn.Module):
             )
         )
         self.stages = nn.ModuleList(stages)
-        self.norm4 = L2Normalize(512)
+        self.norm4 = norm(512)
         self.pool = nn.MaxPool2d(2, 2, ceil_mode=True)
         self.pool5 = nn.MaxPool2d(3, 1, padding=1)
         self.extras = nn.ModuleList()
@@ -90,8 +108,10 @@ class VGGAtrousFeatures(nn.Module):
         self.channels: tuple[int, ...] = (512, 1024, *(extra[1] for extra in extras))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        # The scale stays float32 in a half-precision network: its rounding would shift every pixel alike.
-        x = (images * self.init_scale).to(images.dtype)
+        x = images
+        if self.init_scale is not None:
+            # The scale stays float32 in a half-precision network: its rounding would shift every pixel alike.
+            x = (images * self.init_scale).to(images.dtype)
         for stage in self.stages[:3]:
             x = self.pool(stage(x))
         x = self.stages[3](x)

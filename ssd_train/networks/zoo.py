@@ -14,7 +14,8 @@ from ssd_train.errors import NetworkError
 from ssd_train.json_input import quoted
 from ssd_train.networks.any_size import canonical_name, network_of_any_size
 from ssd_train.networks.config import NetworkConfig
-from ssd_train.spec import check_class_names
+from ssd_train.resize_rules import RESIZE_RULES
+from ssd_train.spec import PostprocessSettings, check_class_names
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -32,6 +33,17 @@ COCO_CLASSES = (
     "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
     "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
+
+# Category ids of COCO that no object has; torchvision's networks have columns for them.
+COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+
+
+def coco_ids_as_labels() -> tuple[str, ...]:
+    """Return COCO's classes where category id 1 is label 0, with placeholders for ids that have none."""
+    names = iter(COCO_CLASSES)
+    ids = range(1, len(COCO_CLASSES) + len(COCO_GAPS) + 1)
+    return tuple(f"N/A {number}" if number in COCO_GAPS else next(names) for number in ids)
+
 
 # Aspect ratios of a level, the first being the square box: 4 and 6 anchors a cell.
 R3 = (1.0, 2.0, 0.5)
@@ -205,7 +217,66 @@ _FAMILIES = (
     ),
 )
 
-NETWORKS: dict[str, NetworkConfig] = {row.name: row for family in _FAMILIES for row in family.rows()}
+
+
+def _torchvision_ssdlite(name: str, backbone: str, checkpoint_url: str | None = None) -> NetworkConfig:
+    cells = (20, 10, 5, 3, 2, 1)
+    return NetworkConfig(
+        name=name,
+        backbone=backbone,
+        project="torchvision",
+        input_size=(320, 320),
+        class_names=(),
+        default_class_names=coco_ids_as_labels(),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        resize=RESIZE_RULES["float-linear"].text,
+        feature_sizes=squares(*cells),
+        sizes=(64.0, 112.0, 160.0, 208.0, 256.0, 304.0, 320.0),
+        ratios=(R5,) * 6,
+        steps=squares(*(320 / count for count in cells)),
+        anchor_clip="sizes",
+        postprocess=PostprocessSettings(
+            score_threshold=0.001, nms_iou_threshold=0.55, pre_nms_top_k=400, max_detections=300, clip_boxes=True
+        ),
+        checkpoint_url=checkpoint_url,
+    )
+
+
+# torchvision, `models/detection/ssd.py` and `ssdlite.py`.
+_TORCHVISION = (
+    NetworkConfig(
+        name="ssd300_vgg16",
+        backbone="torchvision_vgg16",
+        project="torchvision",
+        input_size=(300, 300),
+        class_names=(),
+        default_class_names=coco_ids_as_labels(),
+        mean=(0.48235, 0.45882, 0.40784),
+        std=(1 / 255, 1 / 255, 1 / 255),
+        resize=RESIZE_RULES["float-linear"].text,
+        feature_sizes=squares(38, 19, 10, 5, 3, 1),
+        sizes=SIZES_300_COCO,
+        ratios=SIX_LEVELS,
+        steps=STEPS_300,
+        anchor_clip="sizes",
+        postprocess=PostprocessSettings(
+            score_threshold=0.01, nms_iou_threshold=0.45, pre_nms_top_k=400, max_detections=200, clip_boxes=True
+        ),
+        checkpoint_url="https://download.pytorch.org/models/ssd300_vgg16_coco-b556d3b4.pth",
+    ),
+    _torchvision_ssdlite(
+        "ssdlite320_mobilenet_v3_large",
+        "ssdlite_mobilenet_v3_large",
+        "https://download.pytorch.org/models/ssdlite320_mobilenet_v3_large_coco-a79551df.pth",
+    ),
+    # What torchvision builds where it starts from ImageNet weights, which is how most are fine-tuned.
+    _torchvision_ssdlite("ssdlite320_mobilenet_v3_large_full_tail", "ssdlite_mobilenet_v3_large_full_tail"),
+)
+
+NETWORKS: dict[str, NetworkConfig] = {
+    row.name: row for rows in (*(family.rows() for family in _FAMILIES), _TORCHVISION) for row in rows
+}
 
 
 def find_network(name: str) -> NetworkConfig:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ssd_train.errors import WeightsError
 from ssd_train.table import Table
+from ssd_train.weights import torchvision_ssd
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +49,33 @@ class ForeignLayout:
             raise ValueError(f"{self.name}: expected network_of, num_classes and state, or a refusal")
 
 
-LAYOUTS: Table[ForeignLayout] = Table("layout of weights", (), WeightsError)
+LAYOUTS: Table[ForeignLayout] = Table(
+    "layout of weights",
+    (
+        ForeignLayout(
+            name="torchvision's ssd300_vgg16",
+            is_it=torchvision_ssd.is_ssd300_vgg16,
+            network_of=lambda shapes: "ssd300_vgg16",
+            num_classes=torchvision_ssd.num_classes,
+            state=torchvision_ssd.torchvision_state,
+        ),
+        ForeignLayout(
+            name="torchvision's ssdlite320_mobilenet_v3_large",
+            is_it=torchvision_ssd.is_ssdlite,
+            network_of=torchvision_ssd.ssdlite_network,
+            num_classes=torchvision_ssd.num_classes,
+            state=torchvision_ssd.torchvision_state,
+        ),
+        # Behind those that are read.
+        ForeignLayout(
+            name="an SSD of torchvision's with another backbone",
+            is_it=torchvision_ssd.is_ssd,
+            refusal="ssd300_vgg16 and ssdlite320_mobilenet_v3_large are read; train a network that "
+            "`ssd-deploy models` lists",
+        ),
+    ),
+    WeightsError,
+)
 
 
 def layout_of(shapes: Shapes, path: Path) -> ForeignLayout | None:
