@@ -42,7 +42,7 @@ def _describe(config: NetworkConfig, root: Path) -> dict[str, Any]:
         "gflops": gflops,
         "published_voc07": config.published_voc07,
         "published_coco": config.published_coco,
-        "weights": "cached" if is_cached else "published" if config.params_sha1 else None,
+        "weights": "cached" if is_cached else "published" if config.params_sha1 or config.checkpoint_url else None,
     }
 
 

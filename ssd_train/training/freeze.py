@@ -12,6 +12,7 @@ from ssd_train.networks.mobilenet import DEPTHWISE_STRIDES, MobileNet
 from ssd_train.networks.resnet import ResNet
 from ssd_train.networks.resnet_v2 import ResNet101V2
 from ssd_train.networks.ssd import SSD
+from ssd_train.networks.ssdlite import SSDliteMobileNetV3
 from ssd_train.networks.vgg_atrous import VGGAtrousFeatures
 
 Stages = list[list[nn.Module]]
@@ -35,6 +36,12 @@ def _vgg(backbone: VGGAtrousFeatures) -> Stages:
     return stages
 
 
+def _mobilenet_v3(backbone: SSDliteMobileNetV3) -> Stages:
+    """What computes at the strides 2, 4, 8, 16 and 32: five."""
+    to_c4, from_c4 = (list(part) for part in (backbone.parts[0], backbone.parts[1]))  # type: ignore[arg-type]
+    return [to_c4[:2], to_c4[2:4], to_c4[4:7], to_c4[7:], from_c4]
+
+
 # A backbone's module -> its stages from the input on; together they have all its parameters and batch norms.
 STAGES: dict[type[nn.Module], Callable[..., Stages]] = {
     MobileNet: _mobilenet,
@@ -44,6 +51,7 @@ STAGES: dict[type[nn.Module], Callable[..., Stages]] = {
         [backbone.input_bn, backbone.stem], *([stage] for stage in backbone.stages), [backbone.stage4]
     ],
     VGGAtrousFeatures: _vgg,
+    SSDliteMobileNetV3: _mobilenet_v3,
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from ssd_train.requirements import require
 from ssd_train.shared_folder import make_way
 from ssd_train.weights.description import BATCH_NORMS, BatchNorm
 from ssd_train.weights.store import (
+    MOST_CHECKPOINT_BYTES,
     Progress,
     converted_path,
     default_root,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# What `weights` may say instead of a file's path: what GluonCV published for the network, ...
+# What `weights` may say instead of a file's path: what the network's project published for it, ...
 PUBLISHED = "published"
 # ... and the detector that comes with this package, trained on the pictures of `datasets/generated.py`.
 SHAPES = "shapes"
@@ -107,7 +108,7 @@ def fetch_weights(name: str, root: Path | None = None, on_progress: Progress = s
     _require_torch()
     require("requests", "export", "A download")
     require("filelock", "export", "A download")
-    from ssd_train.weights.download import fetch_published
+    from ssd_train.weights.download import fetch_hashed, fetch_published
     from ssd_train.weights.network_file import read_network, save_network
 
     config = find_network(name)
@@ -115,9 +116,14 @@ def fetch_weights(name: str, root: Path | None = None, on_progress: Progress = s
     path = converted_path(config, folder)
     if path.is_file():
         return path
-    params_path = fetch_published(published_file(config), folder, on_progress)
-    _log.info("converting %s to %s", params_path.name, path)
-    network = read_network(config.name, params_path)
+    if config.checkpoint_url is not None:
+        published = fetch_hashed(
+            config.checkpoint_url, folder, max_bytes=MOST_CHECKPOINT_BYTES, on_progress=on_progress
+        )
+    else:
+        published = fetch_published(published_file(config), folder, on_progress)
+    _log.info("converting %s to %s", published.name, path)
+    network = read_network(config.name, published)
     make_way(path)
     save_network(network, path)
     return path

@@ -87,7 +87,8 @@ def state_for(network: SSD, file: WeightFile, batch_norm: BatchNorm = "auto") ->
             "levels, and this file is none; leave it out",
             arguments=("batch_norm",),
         )
-    if network.config.name not in NETWORKS and (file.format == "params" or of_pytorch_cv):
+    is_theirs = network.config.name in NETWORKS and network.config.project in ("gluoncv", "ssd-deploy")
+    if not is_theirs and (file.format == "params" or of_pytorch_cv):
         raise WeightsError(
             f"{file.path}: comes from another project, which has no {network.config.name}; name the network of the "
             "table that it was made for, or train this one with init from it",

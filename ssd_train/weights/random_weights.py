@@ -17,6 +17,7 @@ from ssd_train.networks.config import NetworkConfig
 from ssd_train.networks.resnet_v2 import PreActivationBottleneck
 from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
+from ssd_train.spec import IMAGENET_STD
 
 # Spread of logits and offsets, and the background's lead, that leave a few hundred candidates an image.
 LOGIT_STD = 1.6
@@ -64,13 +65,19 @@ def randomise(network: SSD, seed: int) -> None:
     for module in network.modules():
         if isinstance(module, PreActivationBottleneck):
             module.conv3.weight.mul_(RESIDUAL_SCALE)
-    features = network.features(_noise_images(network.config.input_size, generator))
+    images = _noise_images(network.config.input_size, generator) * spread_of_images(network)
+    features = network.features(images)
     for heads, std in ((network.class_predictors, LOGIT_STD), (network.box_predictors, OFFSET_STD)):
         for head, feature in zip(heads, features, strict=True):
             _scale_output(cast(ConvPredictor, head), feature, std)
     for head in network.class_predictors:
         assert isinstance(head, ConvPredictor) and head.predictor.bias is not None
         head.predictor.bias.view(-1, head.values)[:, 0] = BACKGROUND_LEAD + 0.5 * math.log(head.values)
+
+
+def spread_of_images(network: SSD) -> Tensor:
+    """Return the (3, 1, 1) spread of a network's normalised images: about 1 where it divides by ImageNet's deviation."""
+    return (torch.tensor(IMAGENET_STD) / torch.tensor(network.config.std)).reshape(3, 1, 1)
 
 
 def _scale_output(head: ConvPredictor, feature: Tensor, std: float) -> None:

@@ -30,6 +30,9 @@ _MAX_MIB = {
     "mobilenet0.25": 16,
 }
 
+# Twice what torchvision's largest SSD of COCO takes.
+MOST_CHECKPOINT_BYTES = 256 << 20
+
 # In the folder of a training: of the best validation, and of the end.
 BEST_NAME = "best.safetensors"
 LAST_NAME = "last.safetensors"

@@ -4,6 +4,7 @@ A file of megabytes may ask for gigabytes: compressed members of its archive, ob
 and tensors that repeat a few numbers through their strides. All of that is held against the file's size.
 """
 
+import argparse
 import pickle
 import pickletools
 import re
@@ -38,6 +39,8 @@ _REFUSED = re.compile(
     r"builtins bytearray|_codecs encode|torch(\.cuda|\.sparse|\.cuda\.sparse)? \w*Tensor|"
     r"torch\._utils _rebuild_(meta|wrapper|device|nested|qtensor)\w*|torch\._tensor _rebuild_from_type_v2"
 )
+# Classes of plain values that the training scripts of torchvision put beside the weights: their command line.
+_PLAIN_CLASSES = [argparse.Namespace]
 # The pickles at the head of a file from before PyTorch 1.6: a number, a version, the machine, the values, storages.
 _LEGACY_PICKLES = 5
 
@@ -77,7 +80,8 @@ def load_torch(file: BinaryIO, path: Path) -> Any:
         with warnings.catch_warnings():
             # PyTorch warns of pickles that it then refuses; our error says it all.
             warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_PLAIN_CLASSES):
+                return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         code = f"code named in the file ({named[1][:MOST_LETTERS]})" if named else "code stored in it"
@@ -126,7 +130,7 @@ def _no_entry(name: object, kind: str, path: Path) -> WeightsError:
     shown = repr(name[:80]) if isinstance(name, str) else name if type(name) is int else f"a {type(name).__name__}"
     return WeightsError(
         f"{path}: entry {shown} is of type {kind}, but a state dict has dense tensors with text names; save the "
-        "network's state_dict(), alone or as 'state_dict' or 'model' beside other things"
+        "network's state_dict(), alone or as 'state_dict', 'model' or 'model_ema' beside other things"
     )
 
 

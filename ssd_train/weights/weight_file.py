@@ -22,6 +22,11 @@ from ssd_train.weights.packed import PACKED, unpack
 from ssd_train.weights.params_file import parse_params, read_bytes
 from ssd_train.weights.torch_file import check_tensors, load_torch
 
+# Under which a checkpoint may have its state dict; where there is a moving average, that is what its training scores.
+STATE_KEYS = ("state_dict", "model_ema", "model")
+# How often PyTorch's moving average was updated, beside the tensors of the network in it.
+AVERAGE_COUNTER = "n_averaged"
+
 # What our own checkpoints carry beside `state_dict` and `class_names`.
 OWN_TEXTS = ("network", "source", "source_sha256", "packed")
 
@@ -50,8 +55,8 @@ class WeightFile:
 def read_tensors(path: Path) -> WeightFile:
     """Read a safetensors file, a PyTorch checkpoint or an MXNet `.params` file.
 
-    A checkpoint may be a state dict, or a dict that holds one as `state_dict` or `model` among other things, or
-    what a training of this project goes on from, which gives the weights that the training would have saved.
+    A checkpoint may be a state dict, or a dict that holds one as `state_dict`, `model_ema` or `model` among other
+    things, or what a training of this project goes on from, which gives the weights that the training would have saved.
     A file whose metadata says that its kernels are in 8 bits is unpacked. Nothing in a file is executed.
 
     Raises:
@@ -182,9 +187,9 @@ def _is_list_of_text(value: Any) -> bool:
 
 def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
     if isinstance(loaded, dict):
-        loaded = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), dict)), loaded)
+        loaded = next((loaded[key] for key in STATE_KEYS if isinstance(loaded.get(key), dict)), loaded)
     if not isinstance(loaded, dict):
         raise WeightsError(
             f"{path}: holds a {type(loaded).__name__}, but a state dict was expected; save the network's state_dict()"
         )
-    return dict(loaded)
+    return {name: value for name, value in loaded.items() if name != AVERAGE_COUNTER}
