@@ -38,19 +38,45 @@ class L2Normalize(nn.Module):
         return features / torch.sqrt(features.square().sum(dim=1, keepdim=True) + 1e-5) * self.scale
 
 
+def extra_levels(in_channels: int, extras: tuple[Extra, ...]) -> nn.ModuleList:
+    """Return the added levels, each a 1x1 and a larger convolution with ReLU behind both."""
+    levels = nn.ModuleList()
+    for reduced, channels, kernel, stride, padding in extras:
+        between: nn.Module = nn.ReLU(inplace=True)
+        if kernel % 2 == 0 and stride == 2:
+            # One more border below and to the right, so that an odd number of cells is halved upwards too.
+            between = nn.Sequential(between, nn.ZeroPad2d((0, 1, 0, 1)))
+        levels.append(
+            nn.Sequential(
+                nn.Conv2d(in_channels, reduced, 1),
+                between,
+                nn.Conv2d(reduced, channels, kernel, stride, padding),
+                nn.ReLU(inplace=True),
+            )
+        )
+        in_channels = channels
+    return levels
+
+
 class VGGAtrousFeatures(nn.Module):
     """Image -> feature maps: normalised conv4_3, fc7, then the extra levels.
+
+    Args:
+        extras: the levels behind fc7.
+        norm4: what normalises conv4_3's 512 channels; None for `L2Normalize`.
+        undo_std: take normalised images back to mean-subtracted ones in 0..255; False where they come so.
 
     Attributes:
         channels: channels of each returned map.
     """
 
-    init_scale: Tensor
+    init_scale: Tensor | None
 
-    def __init__(self, extras: tuple[Extra, ...]) -> None:
+    def __init__(self, extras: tuple[Extra, ...], norm4: nn.Module | None = None, undo_std: bool = True) -> None:
         super().__init__()
         # The VGG weights expect mean-subtracted RGB in 0..255, so this undoes the division by 255 * std.
-        self.register_buffer("init_scale", 255 * torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1))
+        scale = 255 * torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1)
+        self.register_buffer("init_scale", scale if undo_std else None)
         stages: list[nn.Module] = []
         in_channels = 3
         for convs, channels in zip(CONVS_OF_GROUP, CHANNELS_OF_GROUP, strict=True):
@@ -68,30 +94,15 @@ class VGGAtrousFeatures(nn.Module):
             )
         )
         self.stages = nn.ModuleList(stages)
-        self.norm4 = L2Normalize(512)
+        self.norm4 = L2Normalize(512) if norm4 is None else norm4
         self.pool = nn.MaxPool2d(2, 2, ceil_mode=True)
         self.pool5 = nn.MaxPool2d(3, 1, padding=1)
-        self.extras = nn.ModuleList()
-        in_channels = 1024
-        for reduced, channels, kernel, stride, padding in extras:
-            between: nn.Module = nn.ReLU(inplace=True)
-            if kernel % 2 == 0 and stride == 2:
-                # One more border below and to the right, so that an odd number of cells is halved upwards too.
-                between = nn.Sequential(between, nn.ZeroPad2d((0, 1, 0, 1)))
-            self.extras.append(
-                nn.Sequential(
-                    nn.Conv2d(in_channels, reduced, 1),
-                    between,
-                    nn.Conv2d(reduced, channels, kernel, stride, padding),
-                    nn.ReLU(inplace=True),
-                )
-            )
-            in_channels = channels
+        self.extras = extra_levels(1024, extras)
         self.channels: tuple[int, ...] = (512, 1024, *(extra[1] for extra in extras))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         # The scale stays float32 in a half-precision network: its rounding would shift every pixel alike.
-        x = (images * self.init_scale).to(images.dtype)
+        x = images if self.init_scale is None else (images * self.init_scale).to(images.dtype)
         for stage in self.stages[:3]:
             x = self.pool(stage(x))
         x = self.stages[3](x)
