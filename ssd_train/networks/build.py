@@ -7,7 +7,7 @@ from ssd_train.networks.feature_expander import Backbone, ExpandedFeatures
 from ssd_train.networks.mobilenet import MobileNet
 from ssd_train.networks.resnet import RESNET18_V1, RESNET50_V1, RESNET50_V1S, ResNet, ResNet34Features
 from ssd_train.networks.resnet_v2 import ResNet101V2
-from ssd_train.networks.ssd import SSD
+from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import EXTRAS_300, EXTRAS_512, EXTRAS_ANY_SIZE, VGGAtrousFeatures
 
 FILTERS = (512, 512, 256, 256)
@@ -28,7 +28,11 @@ BACKBONES: dict[str, Callable[[tuple[int, int]], Backbone]] = {
     "mobilenet0.25": lambda size: ExpandedFeatures(MobileNet(0.25), (256, 256, 128, 128)),
 }
 
+# Heads of another kind than a 3x3 convolution, by backbone.
+PREDICTORS: dict[str, type[ConvPredictor]] = {}
+
 
 def build_ssd(config: NetworkConfig) -> SSD:
     """Build the network of a row, with freshly initialised parameters, in evaluation mode."""
-    return SSD(config, BACKBONES[config.backbone](config.input_size)).eval()
+    features = BACKBONES[config.backbone](config.input_size)
+    return SSD(config, features, PREDICTORS.get(config.backbone, ConvPredictor)).eval()

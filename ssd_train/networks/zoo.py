@@ -239,13 +239,16 @@ def network_config(name: str, class_names: Iterable[str] | None = None) -> Netwo
 
     Args:
         name: as `find_network` takes it, upper or lower case, as GluonCV accepts it.
-        class_names: required for `_custom` networks; for the others it may only repeat their own list.
+        class_names: of networks that take any: required unless the row has a usual list; for the others it may only
+            repeat their own.
 
     Raises:
         NetworkError: no such network, no class list for a custom one, or another list for a fixed one.
         SpecError: the list is empty or repeats a name.
     """
     config = find_network(name)
+    if class_names is None and config.default_class_names:
+        class_names = config.default_class_names
     if class_names is None:
         if not config.class_names:
             raise NetworkError(
