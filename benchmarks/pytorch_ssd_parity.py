@@ -36,7 +36,7 @@ from ssd_train.files import write_json
 from ssd_train.metrics.agreement import agreement_ap
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.networks.ssd import SSD
-from ssd_train.preprocess import preprocess, read_image
+from ssd_train.preprocess import load_image, preprocess
 from ssd_train.weights.pytorch_ssd import layer_prefixes
 
 # Our network -> their module and the function in it.
@@ -76,7 +76,7 @@ def their_detections(name: str, module: Any, columns: int, path: Path, dataset: 
     found = []
     for sample in dataset.samples:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its times
-            boxes, labels, scores = predictor.predict(read_image(sample.path))
+            boxes, labels, scores = predictor.predict(load_image(sample.path))
         order = np.argsort(-scores.numpy(), kind="stable")
         boxes = boxes.numpy().reshape(-1, 4).astype(np.float32)
         labels = labels.numpy().astype(np.int64) - 1  # without the background
@@ -95,7 +95,7 @@ def compare_raw(ours: SSD, theirs: nn.Module, module: Any, dataset: Dataset) -> 
     anchors = (ours.anchors - config.priors * config.image_size).abs().max()
     inputs, pairs = 0.0, []
     for sample in dataset.samples:
-        image = read_image(sample.path)
+        image = load_image(sample.path)
         their_input = transform(image)[None]
         our_input = torch.from_numpy(np.asarray(preprocess(image, ours.spec), np.float32))[None]
         inputs = max(inputs, float((their_input - our_input).abs().max()))

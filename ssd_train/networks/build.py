@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 
+from torch import nn
+
 from ssd_train.networks.config import NetworkConfig
 from ssd_train.networks.feature_expander import Backbone, ExpandedFeatures
 from ssd_train.networks.mobilenet import MobileNet
+from ssd_train.networks.pytorch_ssd import LiteFeatures, LitePredictor, PlainFeatures
 from ssd_train.networks.resnet import RESNET18_V1, RESNET50_V1, RESNET50_V1S, ResNet, ResNet34Features
 from ssd_train.networks.resnet_v2 import ResNet101V2
 from ssd_train.networks.ssd import SSD, ConvPredictor
@@ -26,10 +29,13 @@ BACKBONES: dict[str, Callable[[tuple[int, int]], Backbone]] = {
     "resnet101_v2": lambda size: ExpandedFeatures(ResNet101V2(), FILTERS),
     "mobilenet1.0": lambda size: ExpandedFeatures(MobileNet(1.0), FILTERS),
     "mobilenet0.25": lambda size: ExpandedFeatures(MobileNet(0.25), (256, 256, 128, 128)),
+    "mb1-ssd": lambda size: PlainFeatures(MobileNet(1.0)),
+    "mb2-ssd-lite": lambda size: LiteFeatures(),
+    "vgg16-ssd": lambda size: VGGAtrousFeatures(EXTRAS_300, nn.BatchNorm2d(512), undo_std=False),
 }
 
 # Heads of another kind than a 3x3 convolution, by backbone.
-PREDICTORS: dict[str, type[ConvPredictor]] = {}
+PREDICTORS: dict[str, type[ConvPredictor]] = {"mb2-ssd-lite": LitePredictor}
 
 
 def build_ssd(config: NetworkConfig) -> SSD:

@@ -5,9 +5,16 @@ an inverted residual and a predictor of the lite networks are sequences, of whic
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from ssd_train.networks.anchors import generate_anchors
 from ssd_train.networks.mobilenet_v2 import STAGES
 from ssd_train.networks.pytorch_ssd import LITE_EXTRAS, PLAIN_EXTRAS
+from ssd_train.networks.ssd import SSD
+from ssd_train.weights.mapping import select
 
 # Our prefix of a layer, and theirs.
 Prefixes = tuple[str, str]
@@ -16,6 +23,21 @@ Prefixes = tuple[str, str]
 _VGG_POSITIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28), (31, 33))
 
 _HEADS = {"class_predictors": "classification_headers", "box_predictors": "regression_headers"}
+
+
+def pytorch_ssd_state(tensors: Mapping[str, Tensor], network: SSD, source: Path) -> dict[str, Tensor]:
+    """Rename the content of a checkpoint of pytorch-ssd, which has no anchors; see `ForeignLayout.state`."""
+    # Counters of batches, which checkpoints of old versions of PyTorch lack.
+    names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
+    expected = {
+        name: theirs + name.removeprefix(ours)
+        for ours, theirs in layer_prefixes(network.config.backbone)
+        for name in names
+        if name.startswith(ours)
+    }
+    rest = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+    state = select(rest, expected, [], network, source)
+    return state | {"anchors": torch.from_numpy(generate_anchors(network.config))}
 
 
 def layer_prefixes(backbone: str) -> Iterator[Prefixes]:

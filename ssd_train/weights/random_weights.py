@@ -17,6 +17,7 @@ from ssd_train.networks.config import NetworkConfig
 from ssd_train.networks.resnet_v2 import PreActivationBottleneck
 from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
+from ssd_train.spec import IMAGENET_STD
 
 # Spread of logits and offsets, and the background's lead, that leave a few hundred candidates an image.
 LOGIT_STD = 1.6
@@ -64,7 +65,9 @@ def randomise(network: SSD, seed: int) -> None:
     for module in network.modules():
         if isinstance(module, PreActivationBottleneck):
             module.conv3.weight.mul_(RESIDUAL_SCALE)
-    features = network.features(_noise_images(network.config.input_size, generator))
+    # As varied as pictures are in this network's units.
+    deviations = (torch.tensor(IMAGENET_STD) / torch.tensor(network.config.std)).reshape(1, 3, 1, 1)
+    features = network.features(_noise_images(network.config.input_size, generator) * deviations)
     for heads, std in ((network.class_predictors, LOGIT_STD), (network.box_predictors, OFFSET_STD)):
         for head, feature in zip(heads, features, strict=True):
             _scale_output(cast(ConvPredictor, head), feature, std)
@@ -83,8 +86,8 @@ def _scale_output(head: ConvPredictor, feature: Tensor, std: float) -> None:
 def _noise_images(input_size: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Noise with the same power in every octave, the constant one too, as natural images roughly have it.
 
-    Returns (M, 3, H, W) with a variance of about 1, like normalised images; M is 4, or 1 where memory would run short
-    and the last map has several cells to measure.
+    Returns (M, 3, H, W) with a variance of about 1, like images normalised by ImageNet's statistics; M is 4, or 1 where
+    memory would run short and the last map has several cells to measure.
     """
     count = 4 if math.prod(input_size) <= LARGEST_BATCHED_INPUT else 1
     octaves = []
