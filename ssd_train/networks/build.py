@@ -31,7 +31,7 @@ BACKBONES: dict[str, Callable[[tuple[int, int]], Backbone]] = {
     "mobilenet0.25": lambda size: ExpandedFeatures(MobileNet(0.25), (256, 256, 128, 128)),
     "mb1-ssd": lambda size: PlainFeatures(MobileNet(1.0)),
     "mb2-ssd-lite": lambda size: LiteFeatures(),
-    "vgg16-ssd": lambda size: VGGAtrousFeatures(EXTRAS_300, nn.BatchNorm2d(512), undo_std=False),
+    "vgg16-ssd": lambda size: VGGAtrousFeatures(EXTRAS_300, nn.BatchNorm2d, scales_input=False),
 }
 
 # Heads of another kind than a 3x3 convolution, by backbone.

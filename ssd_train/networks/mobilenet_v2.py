@@ -17,10 +17,12 @@ class InvertedResidual(nn.Module):
 
     Args:
         hidden: channels in between; where they are as many as the input's, nothing expands.
+        stride: of the 3x3 convolution.
     """
 
     def __init__(self, in_channels: int, channels: int, hidden: int, stride: int) -> None:
         super().__init__()
+        self.stride = stride
         self.expand = conv_bn_relu6(in_channels, hidden, kernel=1) if hidden != in_channels else nn.Identity()
         self.depthwise = conv_bn_relu6(hidden, hidden, kernel=3, stride=stride, groups=hidden)
         self.project = nn.Sequential(nn.Conv2d(hidden, channels, 1, bias=False), nn.BatchNorm2d(channels))

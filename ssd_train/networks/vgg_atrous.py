@@ -1,5 +1,7 @@
 """VGG-16 atrous features: the network of the SSD paper (Liu et al., section 3 and figure 2)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -62,9 +64,9 @@ class VGGAtrousFeatures(nn.Module):
     """Image -> feature maps: normalised conv4_3, fc7, then the extra levels.
 
     Args:
-        extras: the levels behind fc7.
-        norm4: what normalises conv4_3's 512 channels; None for `L2Normalize`.
-        undo_std: take normalised images back to mean-subtracted ones in 0..255; False where they come so.
+        extras: the added levels.
+        norm: what conv4_3 is normalised by, of its number of channels.
+        scales_input: undo the division by the standard deviation; False where a network's is 1 / 255.
 
     Attributes:
         channels: channels of each returned map.
@@ -72,11 +74,17 @@ class VGGAtrousFeatures(nn.Module):
 
     init_scale: Tensor | None
 
-    def __init__(self, extras: tuple[Extra, ...], norm4: nn.Module | None = None, undo_std: bool = True) -> None:
+    def __init__(
+        self,
+        extras: tuple[Extra, ...],
+        norm: Callable[[int], nn.Module] = L2Normalize,
+        *,
+        scales_input: bool = True,
+    ) -> None:
         super().__init__()
         # The VGG weights expect mean-subtracted RGB in 0..255, so this undoes the division by 255 * std.
-        scale = 255 * torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1)
-        self.register_buffer("init_scale", scale if undo_std else None)
+        scale = 255 * torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1) if scales_input else None
+        self.register_buffer("init_scale", scale)
         stages: list[nn.Module] = []
         in_channels = 3
         for convs, channels in zip(CONVS_OF_GROUP, CHANNELS_OF_GROUP, strict=True):
@@ -94,15 +102,17 @@ class VGGAtrousFeatures(nn.Module):
             )
         )
         self.stages = nn.ModuleList(stages)
-        self.norm4 = L2Normalize(512) if norm4 is None else norm4
+        self.norm4 = norm(512)
         self.pool = nn.MaxPool2d(2, 2, ceil_mode=True)
         self.pool5 = nn.MaxPool2d(3, 1, padding=1)
         self.extras = extra_levels(1024, extras)
         self.channels: tuple[int, ...] = (512, 1024, *(extra[1] for extra in extras))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        # The scale stays float32 in a half-precision network: its rounding would shift every pixel alike.
-        x = images if self.init_scale is None else (images * self.init_scale).to(images.dtype)
+        x = images
+        if self.init_scale is not None:
+            # The scale stays float32 in a half-precision network: its rounding would shift every pixel alike.
+            x = (images * self.init_scale).to(images.dtype)
         for stage in self.stages[:3]:
             x = self.pool(stage(x))
         x = self.stages[3](x)

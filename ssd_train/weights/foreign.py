@@ -87,7 +87,7 @@ def _has(*starts: str) -> Callable[[Shapes], bool]:
 
 
 def _is_classifier(shapes: Shapes) -> bool:
-    return any(re.match(r"(fc|classifier(\.\d+)?|head(\.fc)?)\.weight$", name) for name in shapes)
+    return any(re.match(r"(fc|classifier(\.\d+)?|heads?(\.fc|\.head)?)\.weight$", name) for name in shapes)
 
 
 _NOT_SSD = f"no SSD and not supported; {BY_ONNX}, if it predicts scores and boxes of a fixed list of anchors"

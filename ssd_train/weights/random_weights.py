@@ -65,15 +65,19 @@ def randomise(network: SSD, seed: int) -> None:
     for module in network.modules():
         if isinstance(module, PreActivationBottleneck):
             module.conv3.weight.mul_(RESIDUAL_SCALE)
-    # As varied as pictures are in this network's units.
-    deviations = (torch.tensor(IMAGENET_STD) / torch.tensor(network.config.std)).reshape(1, 3, 1, 1)
-    features = network.features(_noise_images(network.config.input_size, generator) * deviations)
+    images = _noise_images(network.config.input_size, generator) * spread_of_images(network)
+    features = network.features(images)
     for heads, std in ((network.class_predictors, LOGIT_STD), (network.box_predictors, OFFSET_STD)):
         for head, feature in zip(heads, features, strict=True):
             _scale_output(cast(ConvPredictor, head), feature, std)
     for head in network.class_predictors:
         assert isinstance(head, ConvPredictor) and head.predictor.bias is not None
         head.predictor.bias.view(-1, head.values)[:, 0] = BACKGROUND_LEAD + 0.5 * math.log(head.values)
+
+
+def spread_of_images(network: SSD) -> Tensor:
+    """Return the (3, 1, 1) spread of a network's normalised images, which is 1 with ImageNet's standard deviation."""
+    return (torch.tensor(IMAGENET_STD) / torch.tensor(network.config.std)).reshape(3, 1, 1)
 
 
 def _scale_output(head: ConvPredictor, feature: Tensor, std: float) -> None:
@@ -86,8 +90,8 @@ def _scale_output(head: ConvPredictor, feature: Tensor, std: float) -> None:
 def _noise_images(input_size: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Noise with the same power in every octave, the constant one too, as natural images roughly have it.
 
-    Returns (M, 3, H, W) with a variance of about 1, like images normalised by ImageNet's statistics; M is 4, or 1 where
-    memory would run short and the last map has several cells to measure.
+    Returns (M, 3, H, W) with a variance of about 1, like normalised images; M is 4, or 1 where memory would run short
+    and the last map has several cells to measure.
     """
     count = 4 if math.prod(input_size) <= LARGEST_BATCHED_INPUT else 1
     octaves = []
