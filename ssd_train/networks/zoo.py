@@ -14,6 +14,7 @@ from ssd_train.errors import NetworkError
 from ssd_train.json_input import quoted
 from ssd_train.networks.any_size import canonical_name, network_of_any_size
 from ssd_train.networks.config import NetworkConfig
+from ssd_train.networks.jetson_sizes import at_resolution
 from ssd_train.resize_rules import RESIZE_RULES
 from ssd_train.spec import PostprocessSettings, check_class_names
 
@@ -256,7 +257,11 @@ def find_network(name: str) -> NetworkConfig:
         NetworkError: no such network; the message names the closest ones, or sizes that exist.
     """
     canonical = canonical_name(name)
-    config = NETWORKS.get(canonical) or network_of_any_size(canonical, NETWORKS)
+    config = (
+        NETWORKS.get(canonical)
+        or network_of_any_size(canonical, NETWORKS)
+        or at_resolution(canonical, NETWORKS["mb1-ssd"])
+    )
     if config is None:
         close = difflib.get_close_matches(canonical, NETWORKS, n=3)
         hint = f"did you mean {', '.join(close)}? " if close else ""

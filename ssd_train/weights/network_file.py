@@ -38,7 +38,7 @@ def read_network(name: str, path: Path, classes: Sequence[str] | None = None, *,
     file = read_tensors(path)
     name = find_network(name).name
     made_for = network_name(file)
-    if made_for not in (None, name):
+    if made_for not in (None, name) and not _is_of_layout(file, name):
         raise WeightsError(
             f"{path}: holds weights of {made_for}, not of {name}; name that network", arguments=("network",)
         )
@@ -73,6 +73,14 @@ def network_name(file: WeightFile) -> str | None:
     if layout is not None and layout.network_of is not None:
         return layout.network_of(shapes_of(file.tensors))
     return file.metadata.get("network")
+
+
+def _is_of_layout(file: WeightFile, name: str) -> bool:
+    """Whether another project's tensors, which tell a backbone but no input size, fit a network of another size."""
+    layout = foreign_layout(file)
+    if layout is None or layout.network_of is None:
+        return False
+    return find_network(layout.network_of(shapes_of(file.tensors))).backbone == find_network(name).backbone
 
 
 def known_classes(file: WeightFile) -> tuple[str, ...] | None:

@@ -12,7 +12,7 @@ from ssd_train import build_network
 from ssd_train.class_list import read_class_list
 from ssd_train.errors import SpecError, WeightsError
 from ssd_train.networks.anchors import generate_anchors
-from ssd_train.networks.zoo import NETWORKS, VOC_CLASSES
+from ssd_train.networks.zoo import NETWORKS, VOC_CLASSES, find_network, is_network
 from ssd_train.preprocess import preprocess
 from ssd_train.weights.description import describe_weights
 
@@ -113,6 +113,25 @@ def test_a_checkpoint_of_another_network_or_without_a_tensor_is_told(tmp_path):
     torch.save(tensors, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=r"does not fit mb1-ssd: it lacks extras\.1\.0\.bias; name the network"):
         build_network("mb1-ssd", weights=tmp_path / "w.pth", classes=NAMES)
+
+
+def test_a_checkpoint_is_read_at_the_resolution_that_is_named(model_dir):
+    checkpoint = model_dir / "mb1-ssd-Epoch-29-Loss-2.5.pth"
+    network = build_network("mb1-ssd-512", weights=checkpoint)
+    with torch.inference_mode():
+        logits, offsets = network(torch.zeros(1, 3, 512, 512))
+    assert logits.shape == (1, len(network.anchors), 3) and network.spec.network == "mb1-ssd-512"
+    # jetson's `set_image_size(512)` by hand: steps of 16 to 512, sizes of 10, 20, 37, 54, 71, 88 and 105 %.
+    assert len(network.anchors) == 6 * (32**2 + 16**2 + 8**2 + 4**2 + 2**2 + 1)
+    torch.testing.assert_close(network.anchors[0], torch.tensor([8, 8, 51.2, 51.2]))
+    torch.testing.assert_close(network.anchors[-6], torch.tensor([256, 256, 450.56, 450.56]))
+    # And of 400: maps of 25, 13, 7, 4, 2, 1; 13 cells of 31 pixels reach past the input, and are cut there.
+    config = find_network("mb1-ssd-400")
+    assert config.feature_sizes == ((25, 25), (13, 13), (7, 7), (4, 4), (2, 2), (1, 1))
+    assert [step for step, _ in config.steps] == [16, 31, 58, 100, 200, 400]
+    assert generate_anchors(config)[:, :2].max() <= 400
+    assert find_network("mb1-ssd-300") == NETWORKS["mb1-ssd"]
+    assert not is_network("mb1-ssd-50") and not is_network("mb2-ssd-lite-512")
 
 
 def test_checkpoints_from_before_batches_were_counted_are_read(tmp_path):
