@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 
+from torch import nn
+
 from ssd_train.networks.config import NetworkConfig
 from ssd_train.networks.feature_expander import Backbone, ExpandedFeatures
 from ssd_train.networks.mobilenet import MobileNet
+from ssd_train.networks.pytorch_ssd import LiteFeatures, LitePredictor, PlainFeatures
 from ssd_train.networks.resnet import RESNET18_V1, RESNET50_V1, RESNET50_V1S, ResNet, ResNet34Features
 from ssd_train.networks.resnet_v2 import ResNet101V2
 from ssd_train.networks.ssd import SSD, ConvPredictor
@@ -36,12 +39,16 @@ BACKBONES: dict[str, Callable[[tuple[int, int]], Backbone]] = {
     "torchvision_vgg16": lambda size: VGGAtrousFeatures(EXTRAS_300, BoundedL2Normalize, scales_input=False),
     "ssdlite_mobilenet_v3_large": lambda size: SSDliteFeatures(reduced_tail=True),
     "ssdlite_mobilenet_v3_large_full_tail": lambda size: SSDliteFeatures(reduced_tail=False),
+    "mb1-ssd": lambda size: PlainFeatures(MobileNet(1.0)),
+    "mb2-ssd-lite": lambda size: LiteFeatures(),
+    "vgg16-ssd": lambda size: VGGAtrousFeatures(EXTRAS_300, nn.BatchNorm2d, scales_input=False),
 }
 
 # Heads of another kind than a 3x3 convolution, by backbone.
 PREDICTORS: dict[str, type[ConvPredictor]] = {
     "ssdlite_mobilenet_v3_large": SSDlitePredictor,
     "ssdlite_mobilenet_v3_large_full_tail": SSDlitePredictor,
+    "mb2-ssd-lite": LitePredictor,
 }
 
 

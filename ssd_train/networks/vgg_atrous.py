@@ -1,5 +1,7 @@
 """VGG-16 atrous features: the network of the SSD paper (Liu et al., section 3 and figure 2)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -48,12 +50,32 @@ class BoundedL2Normalize(L2Normalize):
         return nn.functional.normalize(features, dim=1, eps=1e-12)
 
 
+def extra_levels(in_channels: int, extras: tuple[Extra, ...]) -> nn.ModuleList:
+    """Return the added levels, each a 1x1 and a larger convolution with ReLU behind both."""
+    levels = nn.ModuleList()
+    for reduced, channels, kernel, stride, padding in extras:
+        between: nn.Module = nn.ReLU(inplace=True)
+        if kernel % 2 == 0 and stride == 2:
+            # One more border below and to the right, so that an odd number of cells is halved upwards too.
+            between = nn.Sequential(between, nn.ZeroPad2d((0, 1, 0, 1)))
+        levels.append(
+            nn.Sequential(
+                nn.Conv2d(in_channels, reduced, 1),
+                between,
+                nn.Conv2d(reduced, channels, kernel, stride, padding),
+                nn.ReLU(inplace=True),
+            )
+        )
+        in_channels = channels
+    return levels
+
+
 class VGGAtrousFeatures(nn.Module):
     """Image -> feature maps: normalised conv4_3, fc7, then the extra levels.
 
     Args:
         extras: the added levels.
-        norm: what conv4_3 is normalised by.
+        norm: what conv4_3 is normalised by, of its number of channels.
         scales_input: undo the division by the standard deviation; False where a network's is 1 / 255.
 
     Attributes:
@@ -63,7 +85,11 @@ class VGGAtrousFeatures(nn.Module):
     init_scale: Tensor | None
 
     def __init__(
-        self, extras: tuple[Extra, ...], norm: type[L2Normalize] = L2Normalize, *, scales_input: bool = True
+        self,
+        extras: tuple[Extra, ...],
+        norm: Callable[[int], nn.Module] = L2Normalize,
+        *,
+        scales_input: bool = True,
     ) -> None:
         super().__init__()
         # The VGG weights expect mean-subtracted RGB in 0..255, so this undoes the division by 255 * std.
@@ -89,22 +115,7 @@ class VGGAtrousFeatures(nn.Module):
         self.norm4 = norm(512)
         self.pool = nn.MaxPool2d(2, 2, ceil_mode=True)
         self.pool5 = nn.MaxPool2d(3, 1, padding=1)
-        self.extras = nn.ModuleList()
-        in_channels = 1024
-        for reduced, channels, kernel, stride, padding in extras:
-            between: nn.Module = nn.ReLU(inplace=True)
-            if kernel % 2 == 0 and stride == 2:
-                # One more border below and to the right, so that an odd number of cells is halved upwards too.
-                between = nn.Sequential(between, nn.ZeroPad2d((0, 1, 0, 1)))
-            self.extras.append(
-                nn.Sequential(
-                    nn.Conv2d(in_channels, reduced, 1),
-                    between,
-                    nn.Conv2d(reduced, channels, kernel, stride, padding),
-                    nn.ReLU(inplace=True),
-                )
-            )
-            in_channels = channels
+        self.extras = extra_levels(1024, extras)
         self.channels: tuple[int, ...] = (512, 1024, *(extra[1] for extra in extras))
 
     def forward(self, images: Tensor) -> list[Tensor]:

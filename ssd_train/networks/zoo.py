@@ -8,12 +8,13 @@ Numbers are GluonCV's presets, but for the row that says so (Liu et al., SSD, se
 import dataclasses
 import difflib
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ssd_train.errors import NetworkError
 from ssd_train.json_input import quoted
 from ssd_train.networks.any_size import canonical_name, network_of_any_size
 from ssd_train.networks.config import NetworkConfig
+from ssd_train.networks.jetson_sizes import at_resolution
 from ssd_train.resize_rules import RESIZE_RULES
 from ssd_train.spec import PostprocessSettings, check_class_names
 
@@ -218,7 +219,6 @@ _FAMILIES = (
 )
 
 
-
 def _torchvision_ssdlite(name: str, backbone: str, checkpoint_url: str | None = None) -> NetworkConfig:
     cells = (20, 10, 5, 3, 2, 1)
     return NetworkConfig(
@@ -274,8 +274,48 @@ _TORCHVISION = (
     _torchvision_ssdlite("ssdlite320_mobilenet_v3_large_full_tail", "ssdlite_mobilenet_v3_large_full_tail"),
 )
 
+# What the networks of pytorch-ssd share (its `vision/ssd/config`, `vision/ssd/predictor.py`). It keeps the best 200 of
+# each class before NMS and all behind it; here the candidates are counted over all classes.
+_PYTORCH_SSD: dict[str, Any] = {
+    "project": "pytorch-ssd",
+    "input_size": (300, 300),
+    "class_names": (),
+    "default_class_names": VOC_CLASSES,  # of the weights that it published
+    "resize": RESIZE_RULES["linear"].text,
+    "anchor_clip": "all",
+    "postprocess": PostprocessSettings(
+        score_threshold=0.01, nms_iou_threshold=0.45, pre_nms_top_k=400, max_detections=200
+    ),
+}
+_MOBILENET_SSD: dict[str, Any] = _PYTORCH_SSD | {
+    "mean": (127 / 255,) * 3,
+    "std": (128 / 255,) * 3,
+    "feature_sizes": squares(19, 10, 5, 3, 2, 1),
+    "steps": squares(16, 32, 64, 100, 150, 300),
+    "sizes": (60.0, 105.0, 150.0, 195.0, 240.0, 285.0, 330.0),
+    "ratios": (R5,) * 6,
+}
+
+_PYTORCH_SSD_ROWS = (
+    NetworkConfig(name="mb1-ssd", backbone="mb1-ssd", **_MOBILENET_SSD),
+    NetworkConfig(name="mb2-ssd-lite", backbone="mb2-ssd-lite", **_MOBILENET_SSD),
+    NetworkConfig(
+        name="vgg16-ssd",
+        backbone="vgg16-ssd",
+        mean=(123 / 255, 117 / 255, 104 / 255),
+        std=(1 / 255,) * 3,
+        feature_sizes=squares(38, 19, 10, 5, 3, 1),
+        steps=STEPS_300,
+        sizes=SIZES_300_VOC,
+        ratios=SIX_LEVELS,
+        **_PYTORCH_SSD,
+    ),
+)
+
 NETWORKS: dict[str, NetworkConfig] = {
-    row.name: row for rows in (*(family.rows() for family in _FAMILIES), _TORCHVISION) for row in rows
+    row.name: row
+    for rows in (*(family.rows() for family in _FAMILIES), _TORCHVISION, _PYTORCH_SSD_ROWS)
+    for row in rows
 }
 
 
@@ -286,7 +326,11 @@ def find_network(name: str) -> NetworkConfig:
         NetworkError: no such network; the message names the closest ones, or sizes that exist.
     """
     canonical = canonical_name(name)
-    config = NETWORKS.get(canonical) or network_of_any_size(canonical, NETWORKS)
+    config = (
+        NETWORKS.get(canonical)
+        or network_of_any_size(canonical, NETWORKS)
+        or at_resolution(canonical, NETWORKS["mb1-ssd"])
+    )
     if config is None:
         close = difflib.get_close_matches(canonical, NETWORKS, n=3)
         hint = f"did you mean {', '.join(close)}? " if close else ""

@@ -4,11 +4,13 @@ A stage is what computes maps of one size: it ends where the next layer halves t
 """
 
 from collections.abc import Callable
+from typing import cast
 
 from torch import nn
 
 from ssd_train.errors import NetworkError
 from ssd_train.networks.mobilenet import DEPTHWISE_STRIDES, MobileNet
+from ssd_train.networks.mobilenet_v2 import InvertedResidual, MobileNetV2
 from ssd_train.networks.resnet import ResNet
 from ssd_train.networks.resnet_v2 import ResNet101V2
 from ssd_train.networks.ssd import SSD
@@ -29,6 +31,17 @@ def _mobilenet(backbone: MobileNet) -> Stages:
     return stages
 
 
+def _mobilenet_v2(backbone: MobileNetV2) -> Stages:
+    """The stem with the block at stride 2, then what computes at 4, 8, 16 and 32: five."""
+    stages: Stages = [[backbone.stem]]
+    for block in backbone.blocks:
+        if cast(InvertedResidual, block).stride == 2:
+            stages.append([])
+        stages[-1].append(block)
+    stages[-1].append(backbone.last)
+    return stages
+
+
 def _vgg(backbone: VGGAtrousFeatures) -> Stages:
     """The five groups of convolutions, the fourth with its normalisation, and fc6 with fc7: six."""
     stages: Stages = [[stage] for stage in backbone.stages]
@@ -45,6 +58,7 @@ def _mobilenet_v3(backbone: SSDliteMobileNetV3) -> Stages:
 # A backbone's module -> its stages from the input on; together they have all its parameters and batch norms.
 STAGES: dict[type[nn.Module], Callable[..., Stages]] = {
     MobileNet: _mobilenet,
+    MobileNetV2: _mobilenet_v2,
     # The stem, then four; of v2 the last one is what leads to its second tap.
     ResNet: lambda backbone: [[backbone.stem], *([stage] for stage in backbone.stages)],
     ResNet101V2: lambda backbone: [

@@ -17,10 +17,9 @@ from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
 from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, VOC_CLASSES, find_network
 from ssd_train.weights.backbone import load_backbone
-from ssd_train.weights.description import stored_classes
 from ssd_train.weights.foreign import shapes_of
 from ssd_train.weights.layer_names import canonical_name
-from ssd_train.weights.network_file import foreign_layout, network_name, state_for
+from ssd_train.weights.network_file import foreign_layout, known_classes, network_name, state_for
 from ssd_train.weights.weight_file import WeightFile, read_tensors
 
 # MXNet's default initialiser, which GluonCV's added levels get.
@@ -164,7 +163,7 @@ def _read_detector(config: NetworkConfig, theirs: NetworkConfig, file: WeightFil
         theirs: as `_network_of` finds it.
     """
     path = file.path
-    classes = stored_classes(file.metadata, path)
+    classes = known_classes(file)
     if classes is None:
         count = _num_classes(file, theirs)
         known = {

@@ -13,7 +13,7 @@ from ssd_train.json_input import JSONError, parse_json
 from ssd_train.requirements import require
 from ssd_train.spec import check_class_names
 from ssd_train.weights.file_format import Format, damaged_safetensors, format_of, safetensors_header
-from ssd_train.weights.foreign import layout_of
+from ssd_train.weights.foreign import classes_beside, layout_of
 
 # Whose arithmetic the batch norms of the added levels get from a checkpoint of pytorch-cv; see `pytorch_cv`.
 BatchNorm = Literal["auto", "gluoncv", "own"]
@@ -31,7 +31,7 @@ class WeightsDescription:
         path: the file.
         format: what its bytes are, whatever it is called.
         network: which network it is for; None where neither the file nor its layout says.
-        class_names: None where the file does not say, as foreign ones do not.
+        class_names: None where the file does not say, and no list of its project lies beside it.
         provenance: what the weights were made from, as far as the file says.
         sha256: of the file's bytes.
         tensors: how many; a packed kernel and its scales count as one.
@@ -55,6 +55,7 @@ def describe_weights(path: Path) -> WeightsDescription:
 
     Raises:
         WeightsError: the file is missing, damaged, or no weight file, or another project's that is not read.
+        SpecError: the class list beside it cannot be used.
         BackendError: it is a PyTorch checkpoint, and torch, which reads it, is not installed.
     """
     from ssd_train.weights.params_file import parse_params, read_bytes
@@ -85,7 +86,7 @@ def describe_weights(path: Path) -> WeightsDescription:
         path=path,
         format=file_format,
         network=layout.network_of(shapes) if layout and layout.network_of else metadata.get("network"),
-        class_names=stored_classes(metadata, path),
+        class_names=stored_classes(metadata, path) or classes_beside(layout, path),
         provenance=metadata.get("source"),
         sha256=sha256,
         tensors=len(shapes),

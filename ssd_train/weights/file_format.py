@@ -7,6 +7,7 @@ import msgspec
 
 from ssd_train.errors import WeightsError
 from ssd_train.json_input import JSONError, convert, parse_json
+from ssd_train.weights.other_formats import other_format
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
@@ -40,7 +41,11 @@ def format_of(path: Path) -> Format:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER:
         return "safetensors"
     # torch.save: a zip archive, or before PyTorch 1.6 a bare pickle, which names its protocol first.
-    if head[:2] == b"PK" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
+    is_torch = head[:2] == b"PK" or (head[:1] == b"\x80" and head[1:2] <= b"\x05")
+    other = other_format(head, path)
+    if other is not None and (other.like_torch or not is_torch):
+        raise WeightsError(f"{path}: is {other.name}, which is not supported; {other.advice}")
+    if is_torch:
         return "torch"
     raise WeightsError(f"{path}: is no weight file, since it begins with {head!r}; expected {EXPECTED}, so name one")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import NETWORKS, find_network, network_config
 from ssd_train.weights.description import BatchNorm, stored_classes
-from ssd_train.weights.foreign import ForeignLayout, layout_of, shapes_of
+from ssd_train.weights.foreign import ForeignLayout, classes_beside, layout_of, shapes_of
 from ssd_train.weights.mapping import mxnet_state, select
 from ssd_train.weights.packed import PACKED, pack
 from ssd_train.weights.pytorch_cv import batch_norm_of, is_pytorch_cv, pytorch_cv_state
 from ssd_train.weights.thresholds_file import read_thresholds
 from ssd_train.weights.weight_file import WeightFile, read_tensors, write_safetensors, write_torch
+
+_log = logging.getLogger(__name__)
 
 # What a file must be called to be written as a PyTorch checkpoint.
 TORCH_SUFFIXES = (".pth", ".pt")
@@ -35,11 +38,11 @@ def read_network(name: str, path: Path, classes: Sequence[str] | None = None, *,
     file = read_tensors(path)
     name = find_network(name).name
     made_for = network_name(file)
-    if made_for not in (None, name):
+    if made_for not in (None, name) and not _is_of_layout(file, name):
         raise WeightsError(
             f"{path}: holds weights of {made_for}, not of {name}; name that network", arguments=("network",)
         )
-    config = network_config(name, stored_classes(file.metadata, path) if classes is None else classes)
+    config = network_config(name, known_classes(file) if classes is None else classes)
     # On the meta device nothing is initialised that the file replaces anyway.
     with torch.device("meta"):
         network = build_ssd(config)
@@ -70,6 +73,37 @@ def network_name(file: WeightFile) -> str | None:
     if layout is not None and layout.network_of is not None:
         return layout.network_of(shapes_of(file.tensors))
     return file.metadata.get("network")
+
+
+def _is_of_layout(file: WeightFile, name: str) -> bool:
+    """Whether another project's tensors, which tell a backbone but no input size, fit a network of another size."""
+    layout = foreign_layout(file)
+    if layout is None or layout.network_of is None:
+        return False
+    return find_network(layout.network_of(shapes_of(file.tensors))).backbone == find_network(name).backbone
+
+
+def known_classes(file: WeightFile) -> tuple[str, ...] | None:
+    """Return the class list that a file carries, or that its project has written beside it; None for neither.
+
+    Raises:
+        SpecError, WeightsError: it cannot be used, or is of another number of classes.
+    """
+    stored = stored_classes(file.metadata, file.path)
+    layout = foreign_layout(file)
+    names = classes_beside(layout, file.path)
+    if stored is not None or names is None:
+        return stored
+    assert layout is not None and layout.num_classes is not None
+    count = layout.num_classes(shapes_of(file.tensors))
+    if count != len(names):
+        raise WeightsError(
+            f"{file.path}: predicts {count} classes, but {layout.class_file} beside it names {len(names)}; give the "
+            "class list that it was trained with",
+            arguments=("classes",),
+        )
+    _log.info("%s: class names from %s beside it", file.path, layout.class_file)
+    return names
 
 
 def state_for(network: SSD, file: WeightFile, batch_norm: BatchNorm = "auto") -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ssd_train.errors import WeightsError
 from ssd_train.weights.file_format import EXPECTED
+from ssd_train.weights.other_formats import pickled_model
 from ssd_train.weights.pickled_tuples import TupleSizes
 
 # What a file may unpack to, in its own size: none of `torch.save` is compressed, and weights hardly can be.
@@ -85,9 +86,9 @@ def load_torch(file: BinaryIO, path: Path) -> Any:
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         code = f"code named in the file ({named[1][:MOST_LETTERS]})" if named else "code stored in it"
+        what, advice = pickled_model(named[1] if named else "")
         raise WeightsError(
-            f"{path}: is refused, since it is a pickle of more than plain tensors (or damaged) and loading it could "
-            f"run {code}; save only the network's state_dict() with torch.save, or use safetensors"
+            f"{path}: is refused, since it is {what} (or damaged) and loading it could run {code}; {advice}"
         ) from error
     except MemoryError as error:
         raise WeightsError(f"{path}: there is too little memory to read it; free some") from error

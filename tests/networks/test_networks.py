@@ -34,7 +34,8 @@ def on_meta(name):
 
 
 def test_the_table_has_every_network():
-    assert set(NETWORKS) == EXPECTED_NAMES
+    others = {name for name, row in NETWORKS.items() if row.project in ("torchvision", "pytorch-ssd")}
+    assert set(NETWORKS) - others == EXPECTED_NAMES and others >= {"mb1-ssd", "mb2-ssd-lite", "vgg16-ssd"}
     assert {config.backbone for config in NETWORKS.values()} == set(BACKBONES)
 
 
