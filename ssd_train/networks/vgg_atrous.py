@@ -38,6 +38,11 @@ class L2Normalize(nn.Module):
         return features / torch.sqrt(features.square().sum(dim=1, keepdim=True) + 1e-5) * self.scale
 
 
+def scale_to_pixels() -> Tensor:
+    """Return what makes mean-subtracted RGB of 0..255, which GluonCV's weights expect, of normalised images."""
+    return 255 * torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1)
+
+
 class VGGAtrousFeatures(nn.Module):
     """Image -> feature maps: normalised conv4_3, fc7, then the extra levels.
 
@@ -49,8 +54,7 @@ class VGGAtrousFeatures(nn.Module):
 
     def __init__(self, extras: tuple[Extra, ...]) -> None:
         super().__init__()
-        # The VGG weights expect mean-subtracted RGB in 0..255, so this undoes the division by 255 * std.
-        self.register_buffer("init_scale", 255 * torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1))
+        self.register_buffer("init_scale", scale_to_pixels())
         stages: list[nn.Module] = []
         in_channels = 3
         for convs, channels in zip(CONVS_OF_GROUP, CHANNELS_OF_GROUP, strict=True):

@@ -203,6 +203,31 @@ _FAMILIES = (
         steps=STEPS_512_FROM_16,
         sizes={"custom": SIZES_512_SMALL},
     ),
+    # Not in GluonCV: on torchvision's classifiers.
+    _Family(
+        backbone="resnet50_v1b",
+        input_side=512,
+        feature_sizes=squares(32, 16, 8, 4, 2, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_512_FROM_16,
+        sizes={"custom": SIZES_512_COCO},
+    ),
+    _Family(
+        backbone="resnet101_v1b",
+        input_side=512,
+        feature_sizes=squares(32, 16, 8, 4, 2, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_512_FROM_16,
+        sizes={"custom": SIZES_512_COCO},
+    ),
+    _Family(
+        backbone="mobilenet_v3_large",
+        input_side=512,
+        feature_sizes=squares(32, 16, 8, 4, 2, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_512_FROM_16,
+        sizes={"custom": SIZES_512_SMALL},
+    ),
 )
 
 NETWORKS: dict[str, NetworkConfig] = {row.name: row for family in _FAMILIES for row in family.rows()}

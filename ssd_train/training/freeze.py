@@ -12,6 +12,7 @@ from ssd_train.networks.mobilenet import DEPTHWISE_STRIDES, MobileNet
 from ssd_train.networks.resnet import ResNet
 from ssd_train.networks.resnet_v2 import ResNet101V2
 from ssd_train.networks.ssd import SSD
+from ssd_train.networks.torchvision_backbones import TorchvisionBackbone
 from ssd_train.networks.vgg_atrous import VGGAtrousFeatures
 
 Stages = list[list[nn.Module]]
@@ -44,6 +45,7 @@ STAGES: dict[type[nn.Module], Callable[..., Stages]] = {
         [backbone.input_bn, backbone.stem], *([stage] for stage in backbone.stages), [backbone.stage4]
     ],
     VGGAtrousFeatures: _vgg,
+    TorchvisionBackbone: lambda backbone: backbone.stages,
 }  # fmt: skip
 
 

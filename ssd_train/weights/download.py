@@ -52,6 +52,36 @@ def fetch_published(published: PublishedFile, root: Path, on_progress: Progress 
     return params
 
 
+def fetch_hashed(url: str, root: Path, *, max_bytes: int, on_progress: Progress = silent) -> Path:
+    """Return a file whose name ends with the first digits of its SHA-256, downloaded unless it is in `root` already.
+
+    That is how PyTorch's projects publish weights: `<name>-<digits>.pth`. Of several processes that ask at once, one
+    downloads and the others wait for it.
+
+    Raises:
+        WeightsError: it cannot be had, or has another hash (the wrong file is then removed).
+    """
+    path = root / url.rpartition("/")[2]
+    if not _is_there(path):
+        with _locked(path.with_suffix(".lock")):
+            # Looked for once more: another process may have fetched it while this one waited.
+            if not _is_there(path):
+                download(url, path, max_bytes=max_bytes, on_progress=on_progress)
+    digits = path.stem.rpartition("-")[2]
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if sha256.startswith(digits):
+            return path
+        path.unlink()
+    except OSError as error:
+        raise _cannot_check(path, error) from error
+    raise WeightsError(
+        f"{path}: has the SHA-256 {sha256}, which does not begin with {digits} as its name says, so it was removed; "
+        f"try again, or download {without_password(url)} by other means and save it there"
+    )
+
+
 def download(url: str, path: Path, *, max_bytes: int = MAX_BYTES, on_progress: Progress = silent) -> None:
     """Download a file; `path` appears once it is whole.
 
@@ -160,10 +190,12 @@ def _check_sha1(published: PublishedFile, params: Path) -> None:
         params.unlink()
         params.with_suffix(".zip").unlink(missing_ok=True)
     except OSError as error:
-        raise WeightsError(
-            f"{params}: cannot be checked, or removed if wrong ({error.strerror}); remove it and try again"
-        ) from error
+        raise _cannot_check(params, error) from error
     raise _is_wrong(published, params, sha1)
+
+
+def _cannot_check(path: Path, error: OSError) -> WeightsError:
+    return WeightsError(f"{path}: cannot be checked, or removed if wrong ({error.strerror}); remove it and try again")
 
 
 def _is_wrong(published: PublishedFile, params: Path, sha1: str) -> WeightsError:
