@@ -41,7 +41,7 @@ TRACED_BATCH = 2
 CHECKED_BATCHES = (1, 3)
 
 
-def export_onnx(network: SSD, out_dir: Path, *, settings: PostprocessSettings = PostprocessSettings()) -> Path:
+def export_onnx(network: SSD, out_dir: Path, *, settings: PostprocessSettings | None = None) -> Path:
     """Export a network with decode and NMS to `out_dir/<network>.<precision>.onnx`.
 
     The file takes `images` (N, 3, H, W) float32, normalised, any N, and gives `boxes` (N, D, 4) xyxy
@@ -52,12 +52,13 @@ def export_onnx(network: SSD, out_dir: Path, *, settings: PostprocessSettings = 
     Args:
         network: in evaluation mode, on the CPU; float32, or `precision.in_precision(..., "fp16")`.
         out_dir: made if missing; a file of that name is replaced.
-        settings: thresholds and counts that become part of the graph.
+        settings: thresholds and counts that become part of the graph; None for the network's own.
 
     Raises:
         ModelError: the exported graph does not compute what the network does.
         SSDDeployError: the folder cannot be written.
     """
+    settings = settings or network.spec.postprocess
     detector = Detector(network, settings).eval()
     versions = {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
     spec = dataclasses.replace(network.spec, postprocess=settings, versions=versions)

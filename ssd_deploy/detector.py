@@ -323,7 +323,7 @@ def load_detector(
         max_pixels: most that a picture or a frame of a video may have, 10^8 where None; the header is asked before
             anything is decoded.
         allow_tf32: let a GPU compute float32 with TF32 rounding.
-        settings: thresholds in the graph of a network, GluonCV's where None; an exported file has its own.
+        settings: thresholds in the graph of a network, its own where None; an exported file has its own.
         precision: of a network: `fp32`, `fp16`, `bf16` or `int8`. Of a float32 file: one that the backend computes
             such files in, as OpenVINO does in `bf16`; other files have their own.
         calibration_data: folder of images that a precision of int8 is calibrated on.

@@ -94,3 +94,9 @@ def check_ranges(settings: Any, error: type[SSDDeployError]) -> None:
         known, value = about(field), getattr(settings, field.name)
         if known is not None and not known.allows(value):
             raise error(f"{field.name} {shown(str(value))}: expected {known.expected()}", arguments=(field.name,))
+
+
+def left_open(kind: type, name: str) -> Any:
+    """Return a dataclass field like that of another class, whose default is None: what that one says in its stead."""
+    (field,) = [field for field in dataclasses.fields(kind) if field.name == name]
+    return dataclasses.field(default=None, metadata=field.metadata)

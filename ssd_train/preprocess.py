@@ -2,7 +2,8 @@
 
 The arithmetic is GluonCV's `SSDDefaultValTransform`: OpenCV resize of the 8-bit image with the
 interpolation chosen by how the size changes, then /255, mean and std in float32. Resizing with
-another library moves most pixels by a few grey levels and costs up to a point of AP.
+another library moves most pixels by a few grey levels and costs up to a point of AP. Networks of other projects have
+their own rule of `resize_rules`, and the same arithmetic behind it.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ from ssd_train.picture_header import (
     picture_size,
 )
 from ssd_train.pixel_limit import check_pixels
+from ssd_train.resize_rules import RESIZE_RULES, Filter, ResizeRule
 from ssd_train.spec import DetectorSpec
 
 # What a detector takes: a batch, or one image of it, as `DetectorSpec.input` has them.
@@ -37,6 +39,8 @@ REDUCED_DECODING = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+
+OPENCV_FILTERS: dict[Filter, int] = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
 
 _JPEG_START = b"\xff\xd8"
 # Progressive JPEGs have about ten; each further one goes over all pixels again for a few bytes of file.
@@ -190,17 +194,39 @@ def checked_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image)
 
 
-def interpolation_for(image_size: tuple[int, int], input_size: tuple[int, int]) -> int:
-    """Return OpenCV's code: cubic where both sides grow, area where both shrink, linear otherwise.
+def interpolation_for(
+    image_size: tuple[int, int], input_size: tuple[int, int], rule: ResizeRule = RESIZE_RULES["gluoncv"]
+) -> int:
+    """Return OpenCV's code of the filter that a rule has for (height, width) of a picture and of the input."""
+    return OPENCV_FILTERS[rule.filter_for(image_size, input_size)]
 
-    Sizes are (height, width). The rule is GluonCV's `imresize` with interpolation "auto".
+
+def resize(image: NDArray[np.uint8], input_size: tuple[int, int], rule: ResizeRule) -> NDArray[np.uint8 | np.float32]:
+    """Resize (H, W, 3) uint8 to (height, width) `input_size`; float32 from 0 to 255 where the rule is on floats."""
+    if rule.on_floats:
+        return _interpolated(_interpolated(image, input_size[0], axis=0), input_size[1], axis=1)
+    height, width = input_size
+    code = interpolation_for(image.shape[:2], input_size, rule)
+    return np.asarray(cv2.resize(image, (width, height), interpolation=code), np.uint8)
+
+
+def _interpolated(image: NDArray[np.uint8 | np.float32], side: int, *, axis: int) -> NDArray[np.float32]:
+    """Resize one axis of (H, W, 3) as PyTorch's `interpolate` does: bilinear, align_corners False, no antialiasing.
+
+    Coordinates are float32 there, which far from the corner moves values by more than a float's rounding; OpenCV's are
+    more exact, and so are not the same.
     """
-    (height, width), (new_height, new_width) = image_size, input_size
-    if new_height > height and new_width > width:
-        return cv2.INTER_CUBIC
-    if new_height < height and new_width < width:
-        return cv2.INTER_AREA
-    return cv2.INTER_LINEAR
+    count = image.shape[axis]
+    scale = np.float32(count) / np.float32(side)
+    places = np.maximum((np.arange(side, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5), np.float32(0))
+    first = np.minimum(places.astype(np.int64), count - 1)
+    weight = np.clip(places - first.astype(np.float32), 0, 1).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    result = np.take(image, first, axis=axis).astype(np.float32)
+    step = np.take(image, np.minimum(first + 1, count - 1), axis=axis).astype(np.float32)
+    step -= result
+    step *= weight
+    result += step
+    return result
 
 
 def preprocess(image: NDArray[np.uint8], spec: DetectorSpec) -> Images:
@@ -208,7 +234,7 @@ def preprocess(image: NDArray[np.uint8], spec: DetectorSpec) -> Images:
 
     Args:
         image: (H, W, 3) RGB uint8, any size.
-        spec: gives kind and size of the input, mean and std.
+        spec: gives kind and size of the input, resize rule, mean and std.
 
     Returns:
         (3, input height, input width) float32, or the resized pixels (input height, input width, 3) uint8 in the
@@ -218,10 +244,9 @@ def preprocess(image: NDArray[np.uint8], spec: DetectorSpec) -> Images:
         ImageError: `image` is not such an array.
     """
     image = checked_image(image)
-    height, width = spec.input_size
-    resized = cv2.resize(image, (width, height), interpolation=interpolation_for(image.shape[:2], spec.input_size))
+    resized = resize(image, spec.input_size, spec.resize_rule)
     if not spec.input.is_8_bit:
-        return normalised(np.asarray(resized, np.uint8), spec)
+        return normalised(resized, spec)
     return np.asarray(resized if spec.input.order == "RGB" else cv2.cvtColor(resized, cv2.COLOR_RGB2BGR), np.uint8)
 
 
@@ -233,8 +258,8 @@ def network_input(image: Images, spec: DetectorSpec) -> NDArray[np.float32]:
     return normalised(pixels if spec.input.order == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1]), spec)
 
 
-def normalised(pixels: NDArray[np.uint8], spec: DetectorSpec) -> NDArray[np.float32]:
-    """Normalise RGB pixels (H, W, 3) uint8 by mean and std of `spec`; returns (3, H, W) float32, contiguous."""
+def normalised(pixels: NDArray[np.uint8 | np.float32], spec: DetectorSpec) -> NDArray[np.float32]:
+    """Normalise RGB pixels (H, W, 3) from 0 to 255 by mean and std of `spec`; returns (3, H, W) float32, contiguous."""
     planes = np.empty((3, *pixels.shape[:2]), np.float32)
     # A plane at a time: NumPy's loops over an innermost axis of 3 take eight times as long.
     for plane, values, mean, std in zip(cv2.split(pixels), planes, spec.mean, spec.std, strict=True):

@@ -17,13 +17,13 @@ from ssd_train.input_kinds import FLOAT, INPUT_KINDS, InputKind
 from ssd_train.json_input import quoted, shown
 from ssd_train.metadata import TextEntries
 from ssd_train.options import check_ranges, option
+from ssd_train.resize_rules import RESIZE_RULES, ResizeRule, rule_of
 
 # ImageNet statistics in RGB order, for values in [0, 1]; every GluonCV SSD uses them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# The only resize rule there is; named in the metadata so that a file says which it was trained for.
-GLUONCV_RESIZE = "opencv: cubic if both sides grow, area if both shrink, else linear"
+GLUONCV_RESIZE = RESIZE_RULES["gluoncv"].text
 
 # Names in an exported file. The raw predictions are inner values, there for parity checks. A file of 8-bit pixels has
 # another input (see `INPUT_KINDS`), and makes this of it.
@@ -65,19 +65,21 @@ class PostprocessSettings:
         nms_iou_threshold: a box is suppressed by a better one of its class strictly above it; in (0, 1).
         pre_nms_top_k: candidates an image that enter NMS, over all classes; 1 to 3840 (TensorRT's limit).
         max_detections: detections kept an image; 1 to `pre_nms_top_k`.
+        clip_boxes: boxes are clipped to the input before NMS, as torchvision does.
 
     Raises:
         SpecError: a value outside its range.
     """
 
     score_threshold: float = option(
-        0.01, "Candidates need a score above it.", names=("--score-threshold",), least=0, below=1
+        0.01, "Candidates need a score above it; usually 0.01.", names=("--score-threshold",), least=0, below=1
     )
     nms_iou_threshold: float = option(
-        0.45, "NMS suppresses above this overlap.", names=("--nms-iou",), above=0, below=1
+        0.45, "NMS suppresses above this overlap; usually 0.45.", names=("--nms-iou",), above=0, below=1
     )
-    pre_nms_top_k: int = option(400, "Candidates an image that enter NMS.", least=1, most=MAX_TOP_K)
-    max_detections: int = option(100, "Detections kept an image.", least=1, most=MAX_TOP_K)
+    pre_nms_top_k: int = option(400, "Candidates an image that enter NMS; usually 400.", least=1, most=MAX_TOP_K)
+    max_detections: int = option(100, "Detections kept an image; usually 100.", least=1, most=MAX_TOP_K)
+    clip_boxes: bool = option(False, "Clip boxes to the input before NMS, as torchvision does.")
 
     def __post_init__(self) -> None:
         check_ranges(self, SpecError)
@@ -123,7 +125,7 @@ class DetectorSpec:
         class_names: one name a label, in label order; no background.
         input_size: network input (height, width) in pixels.
         mean, std: per-channel RGB statistics for values in [0, 1].
-        resize: the rule of `preprocess`, as text.
+        resize: text of the row of `RESIZE_RULES` that pictures are resized by.
         postprocess: thresholds that the detector applies itself.
         precision: what the network computes in, for example `fp32`.
         weights: where the weights came from: a file name, or `random, seed 0`.
@@ -169,14 +171,18 @@ class DetectorSpec:
                 f"mean {self.mean} or std {self.std} is out of range for values in [0, 1]; std has to be {LEAST_STD:g} "
                 f"or more, and all at most {MOST_STATISTIC:g}"
             )
-        if self.resize != GLUONCV_RESIZE:
-            raise SpecError(
-                f"resize rule {quoted(self.resize)} is not known; this version knows {quoted(GLUONCV_RESIZE)}"
-            )
+        if rule_of(self.resize) is None:
+            known = " and ".join(quoted(rule.text) for rule in RESIZE_RULES.values())
+            raise SpecError(f"resize rule {quoted(self.resize)} is not known; this version knows {known}")
         if not re.fullmatch(r"|[0-9a-f]{64}", self.weights_sha256):
             raise SpecError(f"weights_sha256 {quoted(self.weights_sha256)} is no SHA-256")
         if self.input_kind not in INPUT_KINDS:
             raise SpecError(f"input_kind {quoted(self.input_kind)} is not {' or '.join(INPUT_KINDS)}")
+        if self.input.is_8_bit and self.resize_rule.on_floats:
+            raise SpecError(
+                f"input_kind {self.input_kind} does not fit resize rule {quoted(self.resize)}, which makes no 8-bit "
+                f"picture; use {FLOAT}"
+            )
         if self.batch_size is not None and not _is_count(self.batch_size, MOST_FIXED_BATCH):
             raise SpecError(f"batch_size {quoted(self.batch_size)} is no number from 1 to {MOST_FIXED_BATCH}")
         if self.outputs not in (DETECTIONS, RAW):
@@ -194,6 +200,13 @@ class DetectorSpec:
     def input(self) -> InputKind:
         """What the detector takes."""
         return INPUT_KINDS[self.input_kind]
+
+    @property
+    def resize_rule(self) -> ResizeRule:
+        """How pictures are resized."""
+        rule = rule_of(self.resize)
+        assert rule is not None  # checked when this was made
+        return rule
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -229,7 +242,9 @@ class DetectorSpec:
         """
         read = TextEntries(entries=metadata, source=source)
         try:
-            settings = PostprocessSettings(**{key: read.value(key, kind) for key, kind in _POSTPROCESS.items()})
+            settings = PostprocessSettings(
+                **{key: read.value(key, kind) for key, kind in _POSTPROCESS.items() if key in read or key not in _USUAL}
+            )
             values: dict[str, Any] = {key: read.value(key, kind) for key, kind in _JSON_ENTRIES.items()}
             values |= {key: read.text(key) for key in _TEXT_ENTRIES}
             values |= {key: read.text(key) for key in ("input_kind", "outputs") if key in read}
@@ -252,12 +267,22 @@ _OPTIONAL_JSON = {"working_thresholds": WorkingThresholds, "batch_size": int}
 _POSTPROCESS = typing.get_type_hints(PostprocessSettings)
 
 # What a description leaves out where it is as usual, so that it reads as it did before there was a choice.
-_USUAL = {"working_thresholds": None, "input_kind": FLOAT, "batch_size": None, "outputs": DETECTIONS}
+_USUAL = {
+    "working_thresholds": None,
+    "input_kind": FLOAT,
+    "batch_size": None,
+    "outputs": DETECTIONS,
+    "clip_boxes": False,
+}
 
 
 def without_usual(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return a description's plain values without those that are as usual and that files do not write then."""
-    return {key: value for key, value in plain.items() if key not in _USUAL or value != _USUAL[key]}
+    return {
+        key: without_usual(value) if key == "postprocess" else value
+        for key, value in plain.items()
+        if key not in _USUAL or value != _USUAL[key]
+    }
 
 
 def check_class_names(class_names: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,12 +1,15 @@
+import dataclasses
 import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from ssd_train.errors import ImageError
+from ssd_train.errors import ImageError, SpecError
 from ssd_train.preprocess import interpolation_for, load_image, preprocess
+from ssd_train.resize_rules import RESIZE_RULES
 from ssd_train.spec import DetectorSpec
 
 
@@ -308,3 +311,37 @@ def test_only_the_fractions_of_jpeg_decoders_are_known(tmp_path: Path) -> None:
     path.write_bytes(encoded(".jpg", noise(16, 16)))
     with pytest.raises(KeyError):
         load_image(path, reduction=3)
+
+
+@pytest.mark.parametrize("image_size", [(75, 101), (31, 40), (1200, 33), (64, 48), (1, 2000)])
+def test_float_linear_is_what_pytorch_interpolates(image_size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*image_size, 3), np.uint8)
+    mean, std = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
+    rule = RESIZE_RULES["float-linear"]
+    spec = DetectorSpec(network="n", class_names=("a",), input_size=(64, 48), mean=mean, std=std, resize=rule.text)
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    planes = (planes - torch.tensor(mean).reshape(3, 1, 1)) * 255
+    expected = torch.nn.functional.interpolate(planes, size=(64, 48), mode="bilinear", align_corners=False)
+    # Of values up to 150: a few units in the last place.
+    np.testing.assert_allclose(preprocess(image, spec), expected[0].numpy(), rtol=0, atol=5e-5)
+
+
+def test_linear_stays_linear_where_gluoncv_takes_the_mean_of_an_area() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[0, 0] = 200
+    spec = DetectorSpec(
+        network="n", class_names=("a",), input_size=(1, 1), mean=(0, 0, 0), std=(1, 1, 1),
+        resize=RESIZE_RULES["linear"].text,
+    )  # fmt: skip
+    # The middle of the picture lies between four pixels that are all black; the mean of all is 12.5.
+    assert preprocess(image, spec).tolist() == [[[0.0]], [[0.0]], [[0.0]]]
+    area = dataclasses.replace(spec, resize=RESIZE_RULES["gluoncv"].text)
+    assert preprocess(image, area)[0, 0, 0] * 255 == pytest.approx(12.5, abs=0.5)
+
+
+def test_no_8_bit_input_fits_a_rule_on_floats() -> None:
+    with pytest.raises(SpecError, match=r"^input_kind uint8 does not fit .* use float32$"):
+        DetectorSpec(
+            network="n", class_names=("a",), input_size=(8, 8), resize=RESIZE_RULES["float-linear"].text,
+            input_kind="uint8",
+        )  # fmt: skip

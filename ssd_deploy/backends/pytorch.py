@@ -56,7 +56,7 @@ class TorchRunner:
     def __init__(
         self,
         network: SSD,
-        settings: PostprocessSettings = PostprocessSettings(),
+        settings: PostprocessSettings | None = None,
         *,
         device: str = "cpu",
         allow_tf32: bool = False,
@@ -81,6 +81,7 @@ class TorchRunner:
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         network.to(memory_format=self.memory_format)
         self._is_compiled = compiled
+        settings = settings or network.spec.postprocess
         self.detector = Detector(compile_network(network) if compiled else network, settings)
         on_gpu = self.device.type == "cuda"
         precision = "tf32" if on_gpu and allow_tf32 and network.spec.precision == "fp32" else network.spec.precision
@@ -195,7 +196,7 @@ def open_runner(model: SSD | Path | bytes | str, options: RunOptions) -> TorchRu
         torch.set_num_threads(threads)
     return TorchRunner(
         copy.deepcopy(model),
-        options.settings or model.spec.postprocess,
+        options.settings,
         device="cpu" if options.device is None else options.device,
         allow_tf32=options.allow_tf32,
         compiled="compile" in options.variants,

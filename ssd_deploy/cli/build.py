@@ -19,7 +19,7 @@ from ssd_train.command_options import parse_list
 from ssd_train.cpus import Computing
 from ssd_train.datasets.layouts import LAYOUTS
 from ssd_train.input_kinds import FLOAT, INPUT_KINDS
-from ssd_train.options import option
+from ssd_train.options import left_open, option
 from ssd_train.pixel_limit import ReadingPictures
 from ssd_train.precisions import PRECISIONS
 from ssd_train.printable import joined
@@ -110,11 +110,27 @@ class Flavoured:
         return list(dict.fromkeys(choose_flavour(self.flavour) if each == TENSORRT else each for each in asked))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """`PostprocessSettings` of which those that are left out are the network's own."""
+
+    score_threshold: float | None = left_open(PostprocessSettings, "score_threshold")
+    nms_iou_threshold: float | None = left_open(PostprocessSettings, "nms_iou_threshold")
+    pre_nms_top_k: int | None = left_open(PostprocessSettings, "pre_nms_top_k")
+    max_detections: int | None = left_open(PostprocessSettings, "max_detections")
+    clip_boxes: bool | None = left_open(PostprocessSettings, "clip_boxes")
+
+    def over(self, own: PostprocessSettings) -> PostprocessSettings:
+        """Return a network's settings with those that were given; raise SpecError where they contradict each other."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return dataclasses.replace(own, **given)
+
+
 def export(
     ctx: typer.Context,
     named: OneModel,
     exporting: Exporting,
-    thresholds: PostprocessSettings,
+    thresholds: Thresholds,
     calibrating: Calibrating,
     flavoured: Flavoured,
     building: BuildOptions,
@@ -135,7 +151,7 @@ def export(
     refuse(ctx, ("winograd", "optimize_for_cpu"), ONNX not in formats, "--format onnx")
     refuse(ctx, ("winograd",), "fp32" not in precisions, "--precision fp32")
     if source.file is not None:
-        refuse(ctx, (PostprocessSettings, "precision"), True, f"a network; {source.file} has its own")
+        refuse(ctx, (Thresholds, "precision"), True, f"a network; {source.file} has its own")
         if ONNX in formats and not rewrites:
             raise typer.BadParameter(f"{source.file} is exported already; name an engine", param_hint="'--format'")
     if formats != [ONNX] and calibrating.target == Int8Target.CPU:
@@ -159,11 +175,12 @@ def export(
             engines=engines,
         )
         return _result(results)
+    network = loaded(source)
     results = make.export_files(
-        loaded(source),
+        network,
         exporting.out,
         precisions=precisions,
-        settings=thresholds,
+        settings=thresholds.over(network.spec.postprocess),
         int8=int8,
         changes=changes,
         keeps_onnx=ONNX in formats,
@@ -179,7 +196,7 @@ def quantize(
     named: OneModel,
     to: Out,
     calibrating: Calibrating,
-    thresholds: PostprocessSettings,
+    thresholds: Thresholds,
     computing: ReadingPictures,
     name: ModelArgument = None,
 ) -> Result:
@@ -190,9 +207,11 @@ def quantize(
     int8 = calibrating.settings()
     make.STEPS["int8"].check(int8)
     if source.file is not None:
-        refuse(ctx, (PostprocessSettings,), True, f"a network; {source.file} has its own")
+        refuse(ctx, (Thresholds,), True, f"a network; {source.file} has its own")
         return _result([make.run_step("int8", source.file, to.out, int8)])
-    return _result(make.export_precisions(loaded(source), ["int8"], thresholds, int8, to.out))
+    network = loaded(source)
+    settings = thresholds.over(network.spec.postprocess)
+    return _result(make.export_precisions(network, ["int8"], settings, int8, to.out))
 
 
 def build(

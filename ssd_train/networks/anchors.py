@@ -12,6 +12,9 @@ from ssd_train.networks.config import NetworkConfig
 CENTER_VARIANCE = 0.1
 SIZE_VARIANCE = 0.2
 
+# Columns of an anchor that `NetworkConfig.anchor_clip` cuts at the input.
+_CLIPPED = {"none": slice(0, 0), "sizes": slice(2, 4), "all": slice(0, 4)}
+
 # Below it, what lies at an image's edge could not be matched.
 LEAST_COVERED_SHARE = 0.9
 
@@ -24,8 +27,8 @@ def generate_anchors(config: NetworkConfig) -> NDArray[np.float32]:
     used as given, also where they do not divide the input (level 4 of the 300 networks).
 
     Returns:
-        (A, 4) float32 cx, cy, w, h in input pixels, not clipped; level by level, then row, column,
-        anchor of the cell. Computed in float64 and rounded once.
+        (A, 4) float32 cx, cy, w, h in input pixels, clipped as `config.anchor_clip` says; level by level, then row,
+        column, anchor of the cell. Computed in float64 and rounded once.
     """
     levels = []
     maps = zip(config.feature_sizes, config.steps, config.ratios, strict=True)
@@ -39,7 +42,11 @@ def generate_anchors(config: NetworkConfig) -> NDArray[np.float32]:
         anchors[..., 1] = ((np.arange(rows) + 0.5) * step_down)[:, None, None]
         anchors[..., 2:] = shapes
         levels.append(anchors.reshape(-1, 4))
-    return np.concatenate(levels).astype(np.float32)
+    table = np.concatenate(levels)
+    height, width = config.input_size
+    clipped = table[:, _CLIPPED[config.anchor_clip]]
+    np.minimum(clipped, np.array((width, height, width, height))[_CLIPPED[config.anchor_clip]], out=clipped)
+    return table.astype(np.float32)
 
 
 def covered_share(config: NetworkConfig) -> float:

@@ -15,7 +15,7 @@ from ssd_train.networks.resnet import (
     ResNet34Features,
 )
 from ssd_train.networks.resnet_v2 import ResNet101V2
-from ssd_train.networks.ssd import SSD
+from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.torchvision_backbones import MOBILENET_V3_LARGE, TorchvisionBackbone
 from ssd_train.networks.vgg_atrous import EXTRAS_300, EXTRAS_512, EXTRAS_ANY_SIZE, VGGAtrousFeatures
 
@@ -41,7 +41,11 @@ BACKBONES: dict[str, Callable[[tuple[int, int]], Backbone]] = {
     "mobilenet_v3_large": lambda size: ExpandedFeatures(TorchvisionBackbone(MOBILENET_V3_LARGE), SMALL_FILTERS),
 }
 
+# Heads of another kind than a 3x3 convolution, by backbone.
+PREDICTORS: dict[str, type[ConvPredictor]] = {}
+
 
 def build_ssd(config: NetworkConfig) -> SSD:
     """Build the network of a row, with freshly initialised parameters, in evaluation mode."""
-    return SSD(config, BACKBONES[config.backbone](config.input_size)).eval()
+    features = BACKBONES[config.backbone](config.input_size)
+    return SSD(config, features, PREDICTORS.get(config.backbone, ConvPredictor)).eval()

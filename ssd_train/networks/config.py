@@ -1,8 +1,13 @@
 """What a network is, as data: input, feature maps, anchors, classes. No torch needed."""
 
 import dataclasses
+from typing import Literal
 
 from ssd_train.errors import NetworkError
+from ssd_train.spec import GLUONCV_RESIZE, IMAGENET_MEAN, IMAGENET_STD, PostprocessSettings
+
+AnchorClip = Literal["none", "sizes", "all"]
+Project = Literal["gluoncv", "ssd-deploy", "torchvision", "pytorch-ssd"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -13,12 +18,19 @@ class NetworkConfig:
         name: what the command line and the weight files call it.
         backbone: key of `build.BACKBONES`.
         input_size: (height, width) of the network input in pixels.
-        class_names: empty for `_custom` networks until a class list is given.
+        class_names: empty for networks of any class list until one is given.
         feature_sizes: (rows, columns) of each of the L feature maps.
         sizes: L + 1 anchor sizes in input pixels; level i uses sizes[i] and sizes[i + 1].
         ratios: L tuples of aspect ratios, width by height.
         steps: L distances (down, across) between cells in input pixels; in the table GluonCV's, which in the rows of
             mobilenet0.25 at 300 cover only half of the input.
+        default_class_names: what `class_names` become where nobody gives a list; empty where one has to.
+        project: whose network it is.
+        mean, std: per-channel RGB statistics of its input, for values in [0, 1].
+        resize: text of the row of `RESIZE_RULES` that its pictures are resized by.
+        postprocess: thresholds and counts that it is usually run with.
+        anchor_clip: what of an anchor is cut at the input: nothing, `sizes` (w and h, at its sides), or `all` (the
+            centre, too).
         published_voc07: VOC07 mAP in percent that GluonCV published, None where it published none.
         published_coco: AP, AP50, AP75 in percent, likewise.
         params_sha1: SHA-1 of GluonCV's published `.params` file; None where there is none.
@@ -32,6 +44,13 @@ class NetworkConfig:
     sizes: tuple[float, ...]
     ratios: tuple[tuple[float, ...], ...]
     steps: tuple[tuple[float, float], ...]
+    default_class_names: tuple[str, ...] = ()
+    project: Project = "gluoncv"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    resize: str = GLUONCV_RESIZE
+    postprocess: PostprocessSettings = PostprocessSettings()
+    anchor_clip: AnchorClip = "none"
     published_voc07: float | None = None
     published_coco: tuple[float, float, float] | None = None
     params_sha1: str | None = None

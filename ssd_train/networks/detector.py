@@ -13,7 +13,7 @@ class DetectorOutput(NamedTuple):
     """Detections, then what they were made of; N images, D kept detections, A anchors, C classes.
 
     Attributes:
-        boxes: (N, D, 4) xyxy in input pixels, not clipped.
+        boxes: (N, D, 4) xyxy in input pixels, clipped where the settings say so.
         scores: (N, D), descending.
         labels: (N, D) int64 from 0; rows after an image's last detection are -1 in all three.
         cls_logits: (N, A, C + 1), column 0 is background.
@@ -41,7 +41,7 @@ class Detector(nn.Module):
     def __init__(self, network: SSD, settings: PostprocessSettings | None = None) -> None:
         super().__init__()
         self.network = network
-        self.postprocess = Postprocess(settings or network.spec.postprocess)
+        self.postprocess = Postprocess(settings or network.spec.postprocess, network.spec.input_size)
 
     def forward(self, images: Tensor) -> DetectorOutput:
         """Detect in (N, 3, H, W) float32 images, RGB, normalised as `preprocess` does."""

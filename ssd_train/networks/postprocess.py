@@ -41,11 +41,18 @@ class Postprocess(nn.Module):
 
     Args:
         settings: thresholds and counts.
+        input_size: (height, width) that boxes are clipped to; needed where the settings say that they are.
+
+    Raises:
+        ValueError: it is needed.
     """
 
-    def __init__(self, settings: PostprocessSettings) -> None:
+    def __init__(self, settings: PostprocessSettings, input_size: tuple[int, int] | None = None) -> None:
         super().__init__()
+        if settings.clip_boxes and input_size is None:
+            raise ValueError("clip_boxes: expected an input size to clip boxes to")
         self.settings = settings
+        self.input_size = input_size
 
     def forward(self, cls_logits: Tensor, box_offsets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Turn raw predictions into padded detections.
@@ -56,13 +63,16 @@ class Postprocess(nn.Module):
             anchors: (A, 4) cx, cy, w, h in input pixels.
 
         Returns:
-            boxes: (N, D, 4) xyxy in input pixels, not clipped.
+            boxes: (N, D, 4) xyxy in input pixels, clipped where the settings say so.
             scores: (N, D), descending.
             labels: (N, D) int64, from 0. Rows after an image's last detection are -1 in all three.
         """
         settings = self.settings
         scores, labels, anchor_index = select_candidates(cls_logits, settings.pre_nms_top_k)
         boxes = decode_chosen(box_offsets, anchors, anchor_index)
+        if settings.clip_boxes and self.input_size is not None:
+            height, width = self.input_size
+            boxes = boxes.clamp(min=0).minimum(boxes.new_tensor((width, height, width, height)))
         standing = suppress(boxes, labels, settings.nms_iou_threshold)
         return take_best(boxes, scores, labels, standing, settings.score_threshold, settings.max_detections)
 

@@ -36,7 +36,7 @@ def rounded_to(network: SSD, dtype: torch.dtype) -> SSD:
         for name, child in list(parent.named_children()):
             if isinstance(child, FLOAT32_LAYERS):
                 setattr(parent, name, InFloat32(child))
-            elif isinstance(parent, ConvPredictor):
+            elif isinstance(parent, ConvPredictor) and name == "predictor":
                 setattr(parent, name, BiasInFloat32(cast(nn.Conv2d, child), dtype))
             elif isinstance(child, nn.Conv2d):
                 setattr(parent, name, _rounded(child, dtype))

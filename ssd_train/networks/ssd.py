@@ -16,7 +16,10 @@ from ssd_train.spec import DetectorSpec
 
 
 class ConvPredictor(nn.Module):
-    """A 3x3 convolution whose channels are `values` numbers for every anchor of a cell."""
+    """A 3x3 convolution whose channels are `values` numbers for every anchor of a cell.
+
+    A predictor of another kind is a subclass, whose last layer is `predictor`.
+    """
 
     def __init__(self, in_channels: int, anchors_per_cell: int, values: int) -> None:
         super().__init__()
@@ -40,15 +43,25 @@ class SSD(nn.Module):
 
     anchors: Tensor
 
-    def __init__(self, config: NetworkConfig, features: Backbone) -> None:
+    def __init__(
+        self, config: NetworkConfig, features: Backbone, predictor: type[ConvPredictor] = ConvPredictor
+    ) -> None:
         super().__init__()
         self.config = config
-        self.spec = DetectorSpec(network=config.name, class_names=config.class_names, input_size=config.input_size)
+        self.spec = DetectorSpec(
+            network=config.name,
+            class_names=config.class_names,
+            input_size=config.input_size,
+            mean=config.mean,
+            std=config.std,
+            resize=config.resize,
+            postprocess=config.postprocess,
+        )
         self.features = features
         levels = list(zip(features.channels, config.anchors_per_cell, strict=True))
         num_columns = len(config.class_names) + 1
-        self.class_predictors = nn.ModuleList(ConvPredictor(channels, count, num_columns) for channels, count in levels)
-        self.box_predictors = nn.ModuleList(ConvPredictor(channels, count, 4) for channels, count in levels)
+        self.class_predictors = nn.ModuleList(predictor(channels, count, num_columns) for channels, count in levels)
+        self.box_predictors = nn.ModuleList(predictor(channels, count, 4) for channels, count in levels)
         # GluonCV keeps anchors in its weight files, so they are part of the state and loading replaces them.
         self.register_buffer("anchors", torch.from_numpy(generate_anchors(config)))
 

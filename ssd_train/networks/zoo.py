@@ -13,7 +13,7 @@ from typing import TypeVar
 from ssd_train.errors import NetworkError
 from ssd_train.json_input import quoted
 from ssd_train.networks.any_size import canonical_name, network_of_any_size
-from ssd_train.networks.config import NetworkConfig
+from ssd_train.networks.config import NetworkConfig, Project
 from ssd_train.spec import check_class_names
 
 VOC_CLASSES = (
@@ -72,6 +72,7 @@ class _Family:
     ratios: tuple[tuple[float, ...], ...]
     steps: tuple[tuple[float, float], ...]
     sizes: dict[str, tuple[float, ...]]
+    project: Project = "gluoncv"
     published_voc07: float | None = None
     published_coco: tuple[float, float, float] | None = None
     sha1: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -88,6 +89,7 @@ class _Family:
                 sizes=sizes,
                 ratios=self.ratios,
                 steps=self.steps,
+                project=self.project,
                 published_voc07=self.published_voc07 if dataset == "voc" else None,
                 published_coco=self.published_coco if dataset == "coco" else None,
                 params_sha1=self.sha1.get(dataset),
@@ -202,6 +204,7 @@ _FAMILIES = (
         ratios=SIX_LEVELS,
         steps=STEPS_512_FROM_16,
         sizes={"custom": SIZES_512_SMALL},
+        project="ssd-deploy",
     ),
     # Not in GluonCV: on torchvision's classifiers.
     _Family(
@@ -211,6 +214,7 @@ _FAMILIES = (
         ratios=SIX_LEVELS,
         steps=STEPS_512_FROM_16,
         sizes={"custom": SIZES_512_COCO},
+        project="ssd-deploy",
     ),
     _Family(
         backbone="resnet101_v1b",
@@ -219,6 +223,7 @@ _FAMILIES = (
         ratios=SIX_LEVELS,
         steps=STEPS_512_FROM_16,
         sizes={"custom": SIZES_512_COCO},
+        project="ssd-deploy",
     ),
     _Family(
         backbone="mobilenet_v3_large",
@@ -227,6 +232,7 @@ _FAMILIES = (
         ratios=SIX_LEVELS,
         steps=STEPS_512_FROM_16,
         sizes={"custom": SIZES_512_SMALL},
+        project="ssd-deploy",
     ),
 )
 
@@ -264,13 +270,16 @@ def network_config(name: str, class_names: Iterable[str] | None = None) -> Netwo
 
     Args:
         name: as `find_network` takes it, upper or lower case, as GluonCV accepts it.
-        class_names: required for `_custom` networks; for the others it may only repeat their own list.
+        class_names: of networks that take any: required unless the row has a usual list; for the others it may only
+            repeat their own.
 
     Raises:
         NetworkError: no such network, no class list for a custom one, or another list for a fixed one.
         SpecError: the list is empty or repeats a name.
     """
     config = find_network(name)
+    if class_names is None and config.default_class_names:
+        class_names = config.default_class_names
     if class_names is None:
         if not config.class_names:
             raise NetworkError(

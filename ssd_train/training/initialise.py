@@ -18,8 +18,9 @@ from ssd_train.networks.vgg_atrous import L2Normalize
 from ssd_train.networks.zoo import COCO_CLASSES, NETWORKS, VOC_CLASSES, find_network
 from ssd_train.weights.backbone import load_backbone
 from ssd_train.weights.description import stored_classes
+from ssd_train.weights.foreign import shapes_of
 from ssd_train.weights.layer_names import canonical_name
-from ssd_train.weights.network_file import state_for
+from ssd_train.weights.network_file import foreign_layout, network_name, state_for
 from ssd_train.weights.weight_file import WeightFile, read_tensors
 
 # MXNet's default initialiser, which GluonCV's added levels get.
@@ -100,8 +101,9 @@ def start_from(network: SSD, path: Path, *, reuse_classes: bool) -> str:
 
     Args:
         network: of the new class list, freshly initialised; changed in place.
-        path: weights in any format that is read. Files of this project bring their class list; of others 20
-            classes are taken for Pascal VOC's and 80 for COCO's.
+        path: weights in any format that is read. Files of this project bring their class list; of others as many
+            classes as `network` has are taken for its own, 20 for Pascal VOC's, 80 for COCO's, and what is usual for
+            their network.
 
     Returns:
         A sentence that says what was taken.
@@ -135,7 +137,7 @@ def start_from(network: SSD, path: Path, *, reuse_classes: bool) -> str:
 
 def _network_of(file: WeightFile, config: NetworkConfig) -> NetworkConfig:
     """Return the network that a file's weights are of; raise WeightsError unless it is on the backbone of `config`."""
-    name = file.metadata.get("network")
+    name = network_name(file)
     if name is None:
         return _row_of_unnamed(file, config)
     start = f"{file.path}: holds weights of {name}, which {config.name} cannot start from"
@@ -164,15 +166,12 @@ def _read_detector(config: NetworkConfig, theirs: NetworkConfig, file: WeightFil
     path = file.path
     classes = stored_classes(file.metadata, path)
     if classes is None:
-        named = {canonical_name(name): tensor for name, tensor in file.tensors.items()}
-        bias = named.get("class_predictors.0.predictor.bias", named.get("convpredictor0_conv0_bias"))
-        if bias is None:
-            raise WeightsError(
-                f"{path}: has no class predictors, so it is no detector; a backbone goes into pretrained_backbone",
-                arguments=("init", "pretrained_backbone"),
-            )
-        count = bias.numel() // theirs.anchors_per_cell[0] - 1
-        known = {len(names): names for names in (config.class_names, COCO_CLASSES, VOC_CLASSES)}
+        count = _num_classes(file, theirs)
+        known = {
+            len(names): names
+            for names in (config.class_names, COCO_CLASSES, VOC_CLASSES, theirs.default_class_names)
+            if names
+        }
         if count not in known:
             raise WeightsError(
                 f"{path}: predicts {count} classes and does not say which; convert it with `ssd-deploy convert "
@@ -182,6 +181,21 @@ def _read_detector(config: NetworkConfig, theirs: NetworkConfig, file: WeightFil
     source = build_ssd(dataclasses.replace(theirs, class_names=classes))
     source.load_state_dict(state_for(source, file))
     return source
+
+
+def _num_classes(file: WeightFile, theirs: NetworkConfig) -> int:
+    """Return how many classes a detector without a class list tells apart; raise WeightsError where it is none."""
+    layout = foreign_layout(file)
+    if layout is not None and layout.num_classes is not None:
+        return layout.num_classes(shapes_of(file.tensors))
+    named = {canonical_name(name): tensor for name, tensor in file.tensors.items()}
+    bias = named.get("class_predictors.0.predictor.bias", named.get("convpredictor0_conv0_bias"))
+    if bias is None:
+        raise WeightsError(
+            f"{file.path}: has no class predictors, so it is no detector; a backbone goes into pretrained_backbone",
+            arguments=("init", "pretrained_backbone"),
+        )
+    return bias.numel() // theirs.anchors_per_cell[0] - 1
 
 
 def _row_of_unnamed(file: WeightFile, config: NetworkConfig) -> NetworkConfig:

@@ -13,6 +13,7 @@ from ssd_train.json_input import JSONError, parse_json
 from ssd_train.requirements import require
 from ssd_train.spec import check_class_names
 from ssd_train.weights.file_format import Format, damaged_safetensors, format_of, safetensors_header
+from ssd_train.weights.foreign import layout_of
 
 # Whose arithmetic the batch norms of the added levels get from a checkpoint of pytorch-cv; see `pytorch_cv`.
 BatchNorm = Literal["auto", "gluoncv", "own"]
@@ -29,8 +30,8 @@ class WeightsDescription:
     Attributes:
         path: the file.
         format: what its bytes are, whatever it is called.
-        network: which network it is for; None where the file does not say, as foreign ones do not.
-        class_names: likewise.
+        network: which network it is for; None where neither the file nor its layout says.
+        class_names: None where the file does not say, as foreign ones do not.
         provenance: what the weights were made from, as far as the file says.
         sha256: of the file's bytes.
         tensors: how many; a packed kernel and its scales count as one.
@@ -53,7 +54,7 @@ def describe_weights(path: Path) -> WeightsDescription:
     """Say what a weight file is.
 
     Raises:
-        WeightsError: the file is missing, damaged, or no weight file.
+        WeightsError: the file is missing, damaged, or no weight file, or another project's that is not read.
         BackendError: it is a PyTorch checkpoint, and torch, which reads it, is not installed.
     """
     from ssd_train.weights.params_file import parse_params, read_bytes
@@ -79,10 +80,11 @@ def describe_weights(path: Path) -> WeightsDescription:
                 raise damaged_safetensors(path, "length")
             scales = {f"{name}.scale" for name in entries}
             shapes = {name: tuple(entry["shape"]) for name, entry in entries.items() if name not in scales}
+    layout = None if "network" in metadata or file_format == "params" else layout_of(shapes, path)
     return WeightsDescription(
         path=path,
         format=file_format,
-        network=metadata.get("network"),
+        network=layout.network_of(shapes) if layout and layout.network_of else metadata.get("network"),
         class_names=stored_classes(metadata, path),
         provenance=metadata.get("source"),
         sha256=sha256,

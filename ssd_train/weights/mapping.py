@@ -78,9 +78,13 @@ def select(
     own = network.state_dict()
     columns, rest = divmod(tensors[expected["class_predictors.0.predictor.bias"]].numel(), config.anchors_per_cell[0])
     if rest or columns != len(config.class_names) + 1:
+        advice = (
+            f"give the names of its {columns - 1} classes"
+            if config.default_class_names
+            else "choose the network of that data set, or a _custom one with its class names"
+        )
         raise WeightsError(
-            f"{source}: predicts {columns - 1} classes, but {config.name} has {len(config.class_names)}; "
-            "choose the network of that data set, or a _custom one with its class names",
+            f"{source}: predicts {columns - 1} classes, but {config.name} has {len(config.class_names)}; {advice}",
             arguments=("network", "classes"),
         )
     state = pick(tensors, expected, own, misfit)

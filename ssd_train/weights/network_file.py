@@ -14,6 +14,7 @@ from ssd_train.networks.build import build_ssd
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import NETWORKS, find_network, network_config
 from ssd_train.weights.description import BatchNorm, stored_classes
+from ssd_train.weights.foreign import ForeignLayout, layout_of, shapes_of
 from ssd_train.weights.mapping import mxnet_state, select
 from ssd_train.weights.packed import PACKED, pack
 from ssd_train.weights.pytorch_cv import batch_norm_of, is_pytorch_cv, pytorch_cv_state
@@ -33,8 +34,8 @@ def read_network(name: str, path: Path, classes: Sequence[str] | None = None, *,
     """
     file = read_tensors(path)
     name = find_network(name).name
-    made_for = file.metadata.get("network", name)
-    if made_for != name:
+    made_for = network_name(file)
+    if made_for not in (None, name):
         raise WeightsError(
             f"{path}: holds weights of {made_for}, not of {name}; name that network", arguments=("network",)
         )
@@ -52,6 +53,25 @@ def read_network(name: str, path: Path, classes: Sequence[str] | None = None, *,
     return network
 
 
+def foreign_layout(file: WeightFile) -> ForeignLayout | None:
+    """Return the layout of another project's tensors; None for ours, GluonCV's and pytorch-cv's.
+
+    Raises:
+        WeightsError: it is known and not read.
+    """
+    if "network" in file.metadata or file.format == "params":
+        return None
+    return layout_of(shapes_of(file.tensors), file.path)
+
+
+def network_name(file: WeightFile) -> str | None:
+    """Return the network that a file's weights are of, as it says itself or its layout tells; None for neither."""
+    layout = foreign_layout(file)
+    if layout is not None and layout.network_of is not None:
+        return layout.network_of(shapes_of(file.tensors))
+    return file.metadata.get("network")
+
+
 def state_for(network: SSD, file: WeightFile, batch_norm: BatchNorm = "auto") -> dict[str, Tensor]:
     """Rename and check a weight file's tensors for a network.
 
@@ -60,18 +80,22 @@ def state_for(network: SSD, file: WeightFile, batch_norm: BatchNorm = "auto") ->
             `batch_norm` is not `auto` and the file is no checkpoint of pytorch-cv with such batch norms.
     """
     of_pytorch_cv = file.format != "params" and is_pytorch_cv(file.tensors)
+    layout = foreign_layout(file)
     if batch_norm != "auto" and not (of_pytorch_cv and batch_norm_of(file.tensors)):
         raise WeightsError(
             f"{file.path}: batch_norm {batch_norm!r} is for checkpoints of pytorch-cv with batch norms in the added "
             "levels, and this file is none; leave it out",
             arguments=("batch_norm",),
         )
-    if network.config.name not in NETWORKS and (file.format == "params" or of_pytorch_cv):
+    is_gluoncvs = network.config.name in NETWORKS and network.config.project == "gluoncv"
+    if not is_gluoncvs and (file.format == "params" or of_pytorch_cv):
         raise WeightsError(
             f"{file.path}: comes from another project, which has no {network.config.name}; name the network of the "
             "table that it was made for, or train this one with init from it",
             arguments=("network",),
         )
+    if layout is not None and layout.state is not None:
+        return layout.state(file.tensors, network, file.path)
     if file.format == "params":
         return mxnet_state(file.tensors, network, file.path)
     if of_pytorch_cv:
@@ -114,6 +138,9 @@ def save_network(network: SSD, path: Path, packed: bool = False) -> None:
 def _provenance(file: WeightFile, batch_norm: BatchNorm) -> str:
     """Say what a network's weights came from; a converted file still says what it was made from."""
     source = file.metadata.get("source")
+    layout = foreign_layout(file)
+    if layout is not None:
+        source = layout.name
     if file.format != "params" and is_pytorch_cv(file.tensors):
         owner = batch_norm_of(file.tensors, batch_norm)
         source = "pytorch-cv"

@@ -1,12 +1,14 @@
 """Anchors against sums and corner values of GluonCV's own tables."""
 
+import dataclasses
 import hashlib
+import math
 
 import numpy as np
 import pytest
 
 from ssd_train.networks.anchors import generate_anchors
-from ssd_train.networks.zoo import NETWORKS
+from ssd_train.networks.zoo import NETWORKS, find_network
 
 
 # Sums over all anchors in float64 and the last anchor, printed by GluonCV.
@@ -67,3 +69,25 @@ def test_the_tables_anchors_are_what_they_were_to_the_byte():
     for name, config in NETWORKS.items():
         hashes.setdefault(hashlib.sha256(generate_anchors(config).tobytes()).hexdigest()[:16], set()).add(name)
     assert hashes == HASHES
+
+
+def test_anchors_are_cut_at_the_input_as_their_row_says() -> None:
+    whole = dataclasses.replace(
+        find_network("ssd_300_vgg16_atrous_coco"),
+        feature_sizes=((1, 2),), sizes=(280.0, 320.0), ratios=((1.0, 2.0),), steps=((300.0, 200.0),),
+    )  # fmt: skip
+    # Centres 100 and 300 across, 150 down; a square of 280, one of sqrt(280 * 320), a box of 2 to 1.
+    side, wide, flat = math.sqrt(280 * 320), 280 * math.sqrt(2), 280 / math.sqrt(2)
+    expected = {
+        "none": [[280, 280], [side, side], [wide, flat]],
+        "sizes": [[280, 280], [side, side], [300, flat]],
+        "all": [[280, 280], [side, side], [300, flat]],
+    }
+    for clip, shapes in expected.items():
+        anchors = generate_anchors(dataclasses.replace(whole, anchor_clip=clip))
+        np.testing.assert_allclose(anchors[:, 2:], np.array(shapes + shapes), rtol=1e-6)
+        assert anchors[:, 0].tolist() == [100, 100, 100, 300, 300, 300]
+    far = dataclasses.replace(whole, steps=((300.0, 220.0),))
+    assert generate_anchors(far)[3, 0] == 330
+    assert generate_anchors(dataclasses.replace(far, anchor_clip="sizes"))[3, 0] == 330
+    assert generate_anchors(dataclasses.replace(far, anchor_clip="all"))[3, 0] == 300

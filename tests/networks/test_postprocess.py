@@ -1,5 +1,6 @@
 """Decode and NMS against plain references: greedy loops over NumPy scalars, and numbers worked by hand."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -19,7 +20,7 @@ from ssd_train.networks.postprocess import (
     suppress,
     take_best,
 )
-from ssd_train.spec import PostprocessSettings
+from ssd_train.spec import DetectorSpec, PostprocessSettings
 
 
 def reference_iou(a, b):
@@ -290,3 +291,29 @@ def test_the_exported_graph_equals_the_definition_with_equal_scores_too(exported
         np.testing.assert_array_equal(labels[row], [*expected[2], *[-1] * (12 - count)])
         np.testing.assert_array_equal(scores[row][:count], expected[1])
         np.testing.assert_allclose(boxes[row][:count], expected[0], atol=1e-4)
+
+
+def test_boxes_are_clipped_before_they_suppress_each_other() -> None:
+    # Columns -1 to 9 and 4 to 14: 5 shared of 15, an IoU of 1/3. Inside an input of 8 columns they are 0 to 8 and 4 to
+    # 8: 4 shared of 8, an IoU of 1/2.
+    anchors = torch.tensor([[4.0, 5, 10, 10], [9.0, 5, 10, 10]])
+    logits = torch.tensor([[[0.0, 3.0], [0.0, 2.0]]])
+    offsets = torch.zeros(1, 2, 4)
+    settings = PostprocessSettings(pre_nms_top_k=2, max_detections=2)
+    *_, labels = Postprocess(settings)(logits, offsets, anchors)
+    assert labels.tolist() == [[0, 0]]
+    clipping = dataclasses.replace(settings, clip_boxes=True)
+    boxes, _, labels = Postprocess(clipping, (10, 8))(logits, offsets, anchors)
+    assert labels.tolist() == [[0, -1]]
+    assert boxes[0, 0].tolist() == [0, 0, 8, 10]
+    with pytest.raises(ValueError, match="clip_boxes"):
+        Postprocess(clipping)
+
+
+def test_a_description_without_clipping_reads_as_before() -> None:
+    spec = DetectorSpec(network="n", class_names=("a",), input_size=(8, 8))
+    assert "clip_boxes" not in spec.to_metadata()
+    clipping = dataclasses.replace(spec, postprocess=PostprocessSettings(clip_boxes=True))
+    assert clipping.to_metadata()["clip_boxes"] == "true"
+    for each in (spec, clipping):
+        assert DetectorSpec.from_metadata(each.to_metadata(), "file") == each
