@@ -16,7 +16,7 @@ from ssd_train.networks.resnet import (
 )
 from ssd_train.networks.resnet_v2 import ResNet101V2
 from ssd_train.networks.ssd import SSD, ConvPredictor
-from ssd_train.networks.torchvision_backbones import MOBILENET_V3_LARGE, TorchvisionBackbone
+from ssd_train.networks.torchvision_backbones import MOBILENET_V3_LARGE, REGNET_X_400MF, TorchvisionBackbone
 from ssd_train.networks.vgg_atrous import EXTRAS_300, EXTRAS_512, EXTRAS_ANY_SIZE, VGGAtrousFeatures
 
 FILTERS = (512, 512, 256, 256)
@@ -39,6 +39,7 @@ BACKBONES: dict[str, Callable[[tuple[int, int]], Backbone]] = {
     "mobilenet1.0": lambda size: ExpandedFeatures(MobileNet(1.0), FILTERS),
     "mobilenet0.25": lambda size: ExpandedFeatures(MobileNet(0.25), SMALL_FILTERS),
     "mobilenet_v3_large": lambda size: ExpandedFeatures(TorchvisionBackbone(MOBILENET_V3_LARGE), SMALL_FILTERS),
+    "regnet_x_400mf": lambda size: ExpandedFeatures(TorchvisionBackbone(REGNET_X_400MF), SMALL_FILTERS),
 }
 
 # Heads of another kind than a 3x3 convolution, by backbone.

@@ -7,6 +7,7 @@ strides 2, 4, 8, 16 and 32, in order; the last two strides are tapped.
 import dataclasses
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 # PyTorch's default. torchvision gives some of its networks a lower one for trainings of a million steps; statistics of
@@ -34,7 +35,11 @@ def classifier(name: str) -> nn.Module:
     # Importing torchvision takes as long as PyTorch again, which other networks have no use for.
     from torchvision.models import get_model
 
-    return get_model(name, weights=None)
+    # RegNet's widths are computed with tensors, whose values are needed where nothing else has any.
+    device = torch.get_default_device()
+    with torch.device("cpu"):
+        network = get_model(name, weights=None)
+    return network.to(device)
 
 
 def _features(*indices: range) -> tuple[tuple[str, ...], ...]:
@@ -48,6 +53,13 @@ MOBILENET_V3_LARGE = TorchvisionNetwork(
     build=lambda: classifier("mobilenet_v3_large"),
     stages=_features(range(2), range(2, 4), range(4, 7), range(7, 13), range(13, 17)),
     channels=(112, 960),
+)
+
+# Radosavovic et al., Designing Network Design Spaces, table 2: convolutions and ReLU alone, in groups of 16 channels.
+REGNET_X_400MF = TorchvisionNetwork(
+    build=lambda: classifier("regnet_x_400mf"),
+    stages=(("stem",), *((f"trunk_output.block{number}",) for number in (1, 2, 3, 4))),
+    channels=(160, 400),
 )
 
 

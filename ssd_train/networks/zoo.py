@@ -234,6 +234,15 @@ _FAMILIES = (
         sizes={"custom": SIZES_512_SMALL},
         project="ssd-deploy",
     ),
+    _Family(
+        backbone="regnet_x_400mf",
+        input_side=512,
+        feature_sizes=squares(32, 16, 8, 4, 2, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_512_FROM_16,
+        sizes={"custom": SIZES_512_SMALL},
+        project="ssd-deploy",
+    ),
 )
 
 NETWORKS: dict[str, NetworkConfig] = {row.name: row for family in _FAMILIES for row in family.rows()}

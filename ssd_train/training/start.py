@@ -74,13 +74,12 @@ def load_start(network: SSD, config: TrainingConfig, processes: Processes) -> St
     if wanted not in BACKBONE_WORDS:
         phrase = load_backbone(network, Path(wanted))
         return Start(note=f"started from the backbone in {wanted}, {phrase}", has_backbone=True)
-    publisher = _publisher(backbone, wanted)
+    publisher = publisher_of(backbone, wanted)
     if publisher is None:
         if wanted != "auto":
-            whose = "torchvision" if wanted == "torchvision" else "nobody"
+            whose = "torchvision published none" if wanted == "torchvision" else "nobody published any"
             raise WeightsError(
-                f"pretrained_backbone {wanted}: {whose} published none for {backbone}; name a file, or choose another "
-                "network",
+                f"pretrained_backbone {wanted}: {whose} for {backbone}; name a file, or choose another network",
                 arguments=("pretrained_backbone", "network"),
             )
         return Start(note=f"started from fresh weights: nobody published any for {backbone}", has_backbone=False)
@@ -105,7 +104,7 @@ def load_start(network: SSD, config: TrainingConfig, processes: Processes) -> St
     return Start(note=f"started from the ImageNet backbone {path.name}, {phrase}", has_backbone=True)
 
 
-def _publisher(backbone: str, wanted: str) -> Publisher | None:
+def publisher_of(backbone: str, wanted: str) -> Publisher | None:
     """Return who has weights for a backbone: of several GluonCV, unless torchvision's are wanted."""
     named = [publisher for publisher in PUBLISHERS if wanted in ("auto", "required", publisher.name)]
     return next((publisher for publisher in named if backbone in publisher.backbones), None)

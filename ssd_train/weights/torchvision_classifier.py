@@ -84,6 +84,7 @@ CLASSIFIERS = {
     "resnet50_v1b": Classifier(weights="ResNet50_Weights.IMAGENET1K_V1", name=_resnet),
     "resnet101_v1b": Classifier(weights="ResNet101_Weights.IMAGENET1K_V1", name=_resnet),
     "mobilenet_v3_large": Classifier(weights="MobileNet_V3_Large_Weights.IMAGENET1K_V1", name=_own),
+    "regnet_x_400mf": Classifier(weights="RegNet_X_400MF_Weights.IMAGENET1K_V1", name=_own),
 }
 
 # A tensor by which a state dict of each family of torchvision's is known; no other file that is read has it.

@@ -28,8 +28,8 @@ TAPS = {
     "resnet18_v1": ("resnet18", "layer3", "layer4"),
     "resnet34_v1b": ("resnet34", "layer2", "layer4"),
     "resnet50_v1b": ("resnet50", "layer3", "layer4"),
-    "resnet101_v1b": ("resnet101", "layer3", "layer4"),
     "mobilenet_v3_large": ("mobilenet_v3_large", "features.12", "features.16"),
+    "regnet_x_400mf": ("regnet_x_400mf", "trunk_output.block3", "trunk_output.block4"),
 }
 VGG = "vgg16_atrous"
 
@@ -43,9 +43,7 @@ def unfilled(backbone: str) -> SSD:
 
 def classifier(name: str) -> nn.Module:
     """torchvision's network with values of its own in every tensor, statistics included."""
-    with torch.device("meta"):
-        network = get_model(name, weights=None)
-    network = network.to_empty(device="cpu").eval()
+    network = get_model(name, weights=None).eval()
     generator = torch.Generator().manual_seed(0)
     for value in network.state_dict().values():
         if value.dim() > 1:
@@ -84,6 +82,14 @@ def test_taps_are_torchvisions_own_features(backbone: str, tmp_path: Path) -> No
     assert len(found) == 2 and all(value.std() > 1e-3 for value in expected)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.std()))
+
+
+def test_of_the_deepest_resnet_every_name_and_shape_is_torchvisions() -> None:
+    with torch.device("meta"):
+        theirs = get_model("resnet101", weights=None).state_dict()
+        ours = build_ssd(network_config("ssd_96_resnet101_v1b_custom", ["cat"])).features.backbone.state_dict()
+    named = {CLASSIFIERS["resnet101_v1b"].name(name): value.shape for name, value in ours.items()}
+    assert named == {name: value.shape for name, value in theirs.items() if not name.startswith("fc.")}
 
 
 @pytest.fixture(scope="module")
