@@ -47,12 +47,13 @@ def _features(*indices: range) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(f"features.{index}" for index in stage) for stage in indices)
 
 
-# Howard et al., Searching for MobileNetV3, table 1. The second tap is the layer before the pooling, as in section 6.3;
-# the first is a block's output and not the next one's expansion, which has six times the channels for these heads.
+# Howard et al., Searching for MobileNetV3, table 1. Taps are outputs of blocks. Section 6.3 has the next block's
+# expansion and the layer before the pooling, of six times the channels, for depthwise predictors; ours, which are not,
+# would take longer than the backbone.
 MOBILENET_V3_LARGE = TorchvisionNetwork(
     build=lambda: classifier("mobilenet_v3_large"),
-    stages=_features(range(2), range(2, 4), range(4, 7), range(7, 13), range(13, 17)),
-    channels=(112, 960),
+    stages=_features(range(2), range(2, 4), range(4, 7), range(7, 13), range(13, 16)),
+    channels=(112, 160),
 )
 
 # Radosavovic et al., Designing Network Design Spaces, table 2: convolutions and ReLU alone, in groups of 16 channels.
@@ -76,24 +77,30 @@ class TorchvisionBackbone(nn.Module):
         self.channels: tuple[int, ...] = row.channels
         self.model = row.build()
         self._stages = row.stages
-        kept = {name.split(".")[0] for stage in row.stages for name in stage}
-        for name, _ in list(self.model.named_children()):
-            if name not in kept:
-                delattr(self.model, name)
+        _keep(self.model, {name for stage in row.stages for name in stage})
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = BN_MOMENTUM
 
-    @property
     def stages(self) -> list[list[nn.Module]]:
-        """The modules by the stride that they compute at: 2, 4, 8, 16, 32."""
+        """Return the modules by the stride that they compute at: 2, 4, 8, 16, 32."""
         return [[self.model.get_submodule(name) for name in stage] for stage in self._stages]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = images
         maps = []
-        for stage in self.stages:
+        for stage in self.stages():
             for layer in stage:
                 x = layer(x)
             maps.append(x)
         return maps[-2:]
+
+
+def _keep(module: nn.Module, names: set[str]) -> None:
+    """Remove what is none of these modules, which are named from `module` on, nor on the way to one."""
+    for name, child in list(module.named_children()):
+        below = {each.removeprefix(f"{name}.") for each in names if each.startswith(f"{name}.")}
+        if below:
+            _keep(child, below)
+        elif name not in names:
+            delattr(module, name)

@@ -2,7 +2,7 @@
 
 A new backbone is one file beside this one, one entry in `build.BACKBONES`, and one row here. Other input sizes are no
 rows: `any_size` makes them of the rows when they are named.
-Numbers are GluonCV's presets, but for the row that says so (Liu et al., SSD, section 2.2 and 3.1 for the VGG rows).
+Numbers are GluonCV's presets, but for the rows that say so (Liu et al., SSD, section 2.2 and 3.1 for the VGG rows).
 """
 
 import dataclasses

@@ -45,7 +45,7 @@ STAGES: dict[type[nn.Module], Callable[..., Stages]] = {
         [backbone.input_bn, backbone.stem], *([stage] for stage in backbone.stages), [backbone.stage4]
     ],
     VGGAtrousFeatures: _vgg,
-    TorchvisionBackbone: lambda backbone: backbone.stages,
+    TorchvisionBackbone: lambda backbone: backbone.stages(),
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from ssd_train.weights.download import fetch_hashed
 from ssd_train.weights.mapping import check_finite, check_names, pick
 from ssd_train.weights.store import Progress, silent
 
-# The classifier's own layers, which are behind our taps.
+# The layers that tell the classes, which are behind our taps.
 HEADS = ("fc.", "classifier.")
 COUNTER = "num_batches_tracked"
 
@@ -36,10 +36,12 @@ class Classifier:
         weights: the member of torchvision's enums that is fetched. Of those that a network has, torchvision's own
             detectors start from these.
         name: our name of a tensor in the backbone, without `features.backbone.`, -> torchvision's.
+        behind: how names of what else is behind our taps begin.
     """
 
     weights: str
     name: Callable[[str], str]
+    behind: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -83,7 +85,9 @@ CLASSIFIERS = {
     "resnet34_v1b": Classifier(weights="ResNet34_Weights.IMAGENET1K_V1", name=_resnet),
     "resnet50_v1b": Classifier(weights="ResNet50_Weights.IMAGENET1K_V1", name=_resnet),
     "resnet101_v1b": Classifier(weights="ResNet101_Weights.IMAGENET1K_V1", name=_resnet),
-    "mobilenet_v3_large": Classifier(weights="MobileNet_V3_Large_Weights.IMAGENET1K_V1", name=_own),
+    "mobilenet_v3_large": Classifier(
+        weights="MobileNet_V3_Large_Weights.IMAGENET1K_V1", name=_own, behind=("features.16.",)
+    ),
     "regnet_x_400mf": Classifier(weights="RegNet_X_400MF_Weights.IMAGENET1K_V1", name=_own),
 }
 
@@ -174,7 +178,7 @@ def classifier_state(tensors: Mapping[str, Tensor], network: SSD, path: Path) ->
     found = {
         name: tensor
         for name, tensor in tensors.items()
-        if name in wanted or not name.startswith(HEADS) and not name.endswith(COUNTER)
+        if name in wanted or not name.startswith(HEADS + row.behind) and not name.endswith(COUNTER)
     }
     check_names(found, expected.values(), misfit)
     state = pick(found, expected, own, misfit)

@@ -28,7 +28,7 @@ TAPS = {
     "resnet18_v1": ("resnet18", "layer3", "layer4"),
     "resnet34_v1b": ("resnet34", "layer2", "layer4"),
     "resnet50_v1b": ("resnet50", "layer3", "layer4"),
-    "mobilenet_v3_large": ("mobilenet_v3_large", "features.12", "features.16"),
+    "mobilenet_v3_large": ("mobilenet_v3_large", "features.12", "features.15"),
     "regnet_x_400mf": ("regnet_x_400mf", "trunk_output.block3", "trunk_output.block4"),
 }
 VGG = "vgg16_atrous"
