@@ -33,6 +33,8 @@ class ResNetVariant:
 
 RESNET18_V1 = ResNetVariant(blocks=(2, 2, 2, 2), bottleneck=False)
 RESNET50_V1 = ResNetVariant(blocks=(3, 4, 6, 3), bottleneck=True, stride_on_1x1=True, bias_on_1x1=True)
+RESNET50_V1B = ResNetVariant(blocks=(3, 4, 6, 3), bottleneck=True)
+RESNET101_V1B = ResNetVariant(blocks=(3, 4, 23, 3), bottleneck=True)
 RESNET50_V1S = ResNetVariant(blocks=(3, 4, 6, 3), bottleneck=True, deep_stem=True)
 # In SSD-300 the third stage keeps the resolution, so the second tap has stride 16.
 RESNET34_V1B_SSD = ResNetVariant(blocks=(3, 4, 6, 3), bottleneck=False, strides=(1, 2, 1, 2))

@@ -70,6 +70,11 @@ def extra_levels(in_channels: int, extras: tuple[Extra, ...]) -> nn.ModuleList:
     return levels
 
 
+def scale_to_pixels() -> Tensor:
+    """Return what makes mean-subtracted RGB of 0..255, which GluonCV's weights expect, of normalised images."""
+    return 255 * torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1)
+
+
 class VGGAtrousFeatures(nn.Module):
     """Image -> feature maps: normalised conv4_3, fc7, then the extra levels.
 
@@ -92,9 +97,7 @@ class VGGAtrousFeatures(nn.Module):
         scales_input: bool = True,
     ) -> None:
         super().__init__()
-        # The VGG weights expect mean-subtracted RGB in 0..255, so this undoes the division by 255 * std.
-        scale = 255 * torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1) if scales_input else None
-        self.register_buffer("init_scale", scale)
+        self.register_buffer("init_scale", scale_to_pixels() if scales_input else None)
         stages: list[nn.Module] = []
         in_channels = 3
         for convs, channels in zip(CONVS_OF_GROUP, CHANNELS_OF_GROUP, strict=True):

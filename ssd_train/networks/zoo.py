@@ -2,7 +2,7 @@
 
 A new backbone is one file beside this one, one entry in `build.BACKBONES`, and one row here. Other input sizes are no
 rows: `any_size` makes them of the rows when they are named.
-Numbers are GluonCV's presets, but for the row that says so (Liu et al., SSD, section 2.2 and 3.1 for the VGG rows).
+Numbers are GluonCV's presets, but for the rows that say so (Liu et al., SSD, section 2.2 and 3.1 for the VGG rows).
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ssd_train.errors import NetworkError
 from ssd_train.json_input import quoted
 from ssd_train.networks.any_size import canonical_name, network_of_any_size
-from ssd_train.networks.config import NetworkConfig
+from ssd_train.networks.config import NetworkConfig, Project
 from ssd_train.networks.jetson_sizes import at_resolution
 from ssd_train.resize_rules import RESIZE_RULES
 from ssd_train.spec import PostprocessSettings, check_class_names
@@ -85,6 +85,7 @@ class _Family:
     ratios: tuple[tuple[float, ...], ...]
     steps: tuple[tuple[float, float], ...]
     sizes: dict[str, tuple[float, ...]]
+    project: Project = "gluoncv"
     published_voc07: float | None = None
     published_coco: tuple[float, float, float] | None = None
     sha1: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -101,6 +102,7 @@ class _Family:
                 sizes=sizes,
                 ratios=self.ratios,
                 steps=self.steps,
+                project=self.project,
                 published_voc07=self.published_voc07 if dataset == "voc" else None,
                 published_coco=self.published_coco if dataset == "coco" else None,
                 params_sha1=self.sha1.get(dataset),
@@ -215,6 +217,44 @@ _FAMILIES = (
         ratios=SIX_LEVELS,
         steps=STEPS_512_FROM_16,
         sizes={"custom": SIZES_512_SMALL},
+        project="ssd-deploy",
+    ),
+    # Not in GluonCV: on torchvision's classifiers.
+    _Family(
+        backbone="resnet50_v1b",
+        input_side=512,
+        feature_sizes=squares(32, 16, 8, 4, 2, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_512_FROM_16,
+        sizes={"custom": SIZES_512_COCO},
+        project="ssd-deploy",
+    ),
+    _Family(
+        backbone="resnet101_v1b",
+        input_side=512,
+        feature_sizes=squares(32, 16, 8, 4, 2, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_512_FROM_16,
+        sizes={"custom": SIZES_512_COCO},
+        project="ssd-deploy",
+    ),
+    _Family(
+        backbone="mobilenet_v3_large",
+        input_side=512,
+        feature_sizes=squares(32, 16, 8, 4, 2, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_512_FROM_16,
+        sizes={"custom": SIZES_512_SMALL},
+        project="ssd-deploy",
+    ),
+    _Family(
+        backbone="regnet_x_400mf",
+        input_side=512,
+        feature_sizes=squares(32, 16, 8, 4, 2, 1),
+        ratios=SIX_LEVELS,
+        steps=STEPS_512_FROM_16,
+        sizes={"custom": SIZES_512_SMALL},
+        project="ssd-deploy",
     ),
 )
 

@@ -95,8 +95,8 @@ class TrainingConfig(DataNames, Augmentation):
     )
     pretrained_backbone: str = option(
         "auto",
-        "auto: GluonCV's ImageNet weights, or fresh ones where those cannot be had; required: stop there; none; or a "
-        "weight file.",
+        "auto: GluonCV's ImageNet weights, torchvision's where it has none, or fresh ones where those cannot be had; "
+        "required: stop there; torchvision: its weights; none; or a weight file.",
     )
     init: str | None = option(
         None, "Detector to start from: a weight file, a run folder, or shapes (the one that comes with this package)."

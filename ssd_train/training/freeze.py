@@ -15,6 +15,7 @@ from ssd_train.networks.resnet import ResNet
 from ssd_train.networks.resnet_v2 import ResNet101V2
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.ssdlite import SSDliteMobileNetV3
+from ssd_train.networks.torchvision_backbones import TorchvisionBackbone
 from ssd_train.networks.vgg_atrous import VGGAtrousFeatures
 
 Stages = list[list[nn.Module]]
@@ -51,7 +52,7 @@ def _vgg(backbone: VGGAtrousFeatures) -> Stages:
 
 def _mobilenet_v3(backbone: SSDliteMobileNetV3) -> Stages:
     """What computes at the strides 2, 4, 8, 16 and 32: five."""
-    to_c4, from_c4 = (list(part) for part in (backbone.parts[0], backbone.parts[1]))  # type: ignore[arg-type]
+    to_c4, from_c4 = (list(cast(nn.Sequential, part)) for part in backbone.parts)
     return [to_c4[:2], to_c4[2:4], to_c4[4:7], to_c4[7:], from_c4]
 
 
@@ -66,6 +67,7 @@ STAGES: dict[type[nn.Module], Callable[..., Stages]] = {
     ],
     VGGAtrousFeatures: _vgg,
     SSDliteMobileNetV3: _mobilenet_v3,
+    TorchvisionBackbone: lambda backbone: backbone.stages(),
 }  # fmt: skip
 
 

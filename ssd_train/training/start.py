@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ssd_train.errors import WeightsError
@@ -12,11 +13,12 @@ from ssd_train.training.processes import Processes
 from ssd_train.weights.backbone import PUBLISHED_SHA1, fetch_backbone, load_backbone
 from ssd_train.weights.load import SHAPES, SHAPES_WEIGHTS
 from ssd_train.weights.store import default_root, run_weights
+from ssd_train.weights.torchvision_classifier import CLASSIFIERS, fetch_classifier
 
 _log = logging.getLogger(__name__)
 
 # Values of `pretrained_backbone` that are no file.
-BACKBONE_WORDS = ("auto", "required", "none")
+BACKBONE_WORDS = ("auto", "required", "torchvision", "none")
 
 COST_OF_FRESH_BACKBONE = "learning takes longer, and with few images ends at a lower score"
 
@@ -36,6 +38,27 @@ class Start:
     warning: str | None = None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Publisher:
+    """A project that published ImageNet classifiers.
+
+    Attributes:
+        name: of the project.
+        backbones: those of ours that it has.
+        fetch: backbone and folder -> its file, downloaded where the folder lacks it.
+    """
+
+    name: str
+    backbones: Collection[str]
+    fetch: Callable[[str, Path], Path]
+
+
+PUBLISHERS = (
+    Publisher(name="GluonCV", backbones=PUBLISHED_SHA1, fetch=fetch_backbone),
+    Publisher(name="torchvision", backbones=CLASSIFIERS, fetch=fetch_classifier),
+)
+
+
 def load_start(network: SSD, config: TrainingConfig, processes: Processes) -> Start:
     """Load what a training starts from into a network, which is freshly initialised.
 
@@ -49,23 +72,24 @@ def load_start(network: SSD, config: TrainingConfig, processes: Processes) -> St
     if wanted == "none":
         return Start(note="started from fresh weights, backbone included", has_backbone=False)
     if wanted not in BACKBONE_WORDS:
-        load_backbone(network, Path(wanted))
-        return Start(note=f"started from the backbone in {wanted}", has_backbone=True)
-    if backbone not in PUBLISHED_SHA1:
-        if wanted == "required":
+        phrase = load_backbone(network, Path(wanted))
+        return Start(note=f"started from the backbone in {wanted}, {phrase}", has_backbone=True)
+    publisher = publisher_of(backbone, wanted)
+    if publisher is None:
+        if wanted != "auto":
+            whose = "torchvision published none" if wanted == "torchvision" else "nobody published any"
             raise WeightsError(
-                f"pretrained_backbone required: GluonCV published none for {backbone}; name a file, or choose "
-                "another network",
+                f"pretrained_backbone {wanted}: {whose} for {backbone}; name a file, or choose another network",
                 arguments=("pretrained_backbone", "network"),
             )
-        return Start(note=f"started from fresh weights: GluonCV published none for {backbone}", has_backbone=False)
+        return Start(note=f"started from fresh weights: nobody published any for {backbone}", has_backbone=False)
     root = default_root()
     if processes.is_first:
-        _log.info("looking for GluonCV's ImageNet weights of %s in %s, or fetching them", backbone, root)
+        _log.info("looking for %s's ImageNet weights of %s in %s, or fetching them", publisher.name, backbone, root)
     try:
-        path = fetch_backbone(backbone, root)
+        path = publisher.fetch(backbone, root)
     except WeightsError as error:
-        if wanted == "required":
+        if wanted != "auto":
             raise WeightsError(
                 f"{error}; or train without them: pretrained_backbone auto or none",
                 arguments=("pretrained_backbone",),
@@ -76,8 +100,14 @@ def load_start(network: SSD, config: TrainingConfig, processes: Processes) -> St
             f"random weights: {COST_OF_FRESH_BACKBONE}"
         )
         return Start(note="started from fresh weights, backbone included", has_backbone=False, warning=warning)
-    load_backbone(network, path)
-    return Start(note=f"started from the ImageNet backbone {path.name}", has_backbone=True)
+    phrase = load_backbone(network, path)
+    return Start(note=f"started from the ImageNet backbone {path.name}, {phrase}", has_backbone=True)
+
+
+def publisher_of(backbone: str, wanted: str) -> Publisher | None:
+    """Return who has weights for a backbone: of several GluonCV, unless torchvision's are wanted."""
+    named = [publisher for publisher in PUBLISHERS if wanted in ("auto", "required", publisher.name)]
+    return next((publisher for publisher in named if backbone in publisher.backbones), None)
 
 
 def init_path(init: str) -> Path:

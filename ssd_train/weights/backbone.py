@@ -1,7 +1,8 @@
-"""Training starts from a classifier: GluonCV's published ImageNet weights -> the backbone of an SSD network.
+"""Training starts from a classifier: published ImageNet weights -> the backbone of an SSD network.
 
-A classifier's file names layers in two ways. The older names are those of `mapping` without the classifier's own
+GluonCV's file names layers in two ways. The older names are those of `mapping` without the classifier's own
 prefix; the dotted ones follow its module tree, which an SSD on it does not keep, so that they are spelled out here.
+For torchvision's files see `torchvision_classifier`.
 """
 
 import re
@@ -16,6 +17,7 @@ from ssd_train.weights.download import Progress, fetch_published, silent
 from ssd_train.weights.layer_names import canonical_name, layer_names, tensor_names
 from ssd_train.weights.mapping import check_finite, check_names, pick, with_fixed_gammas
 from ssd_train.weights.store import PublishedFile
+from ssd_train.weights.torchvision_classifier import CLASSIFIERS, classifier_state, is_classifier
 from ssd_train.weights.weight_file import read_tensors
 
 # Backbone (key of `build.BACKBONES`) -> SHA-1 of the `.params` file; GluonCV, `gluoncv/model_zoo/model_store.py`.
@@ -59,35 +61,54 @@ def fetch_backbone(backbone: str, root: Path, on_progress: Progress = silent) ->
     return fetch_published(PublishedFile(backbone, PUBLISHED_SHA1[backbone]), root, on_progress)
 
 
-def load_backbone(network: SSD, path: Path) -> None:
+def load_backbone(network: SSD, path: Path) -> str:
     """Copy a file's weights into the backbone of a network, in place; its added levels and heads stay as they are.
 
     Args:
         network: with any class list; not on the meta device.
-        path: MXNet `.params` of the ImageNet classifier in either naming scheme, or this project's `.safetensors`
-            or `.pth` of any SSD on the same backbone, told apart by content. What lies behind our taps is ignored.
-            VGG's `norm4.scale` and `init_scale` may be missing; the network then keeps its own.
+        path: MXNet `.params` of the ImageNet classifier in either naming scheme, the state dict of torchvision's
+            classifier (see `torchvision_classifier`), or this project's `.safetensors` or `.pth` of any SSD on the
+            same backbone, told apart by content. What lies behind our taps is ignored. Of GluonCV's VGG `norm4.scale`
+            and `init_scale` may be missing; the network then keeps its own.
+
+    Returns:
+        A phrase about what it is.
 
     Raises:
         WeightsError: the file cannot be read, or tensors of the backbone are missing, unknown, misshapen or not
             finite. The network is then unchanged.
     """
     file = read_tensors(path)
+    if file.format != "params" and is_classifier(file.tensors):
+        state, phrase = classifier_state(file.tensors, network, path)
+        network.load_state_dict(state, strict=False)
+        return phrase
     own = network.state_dict()
     backbone = network.config.backbone
 
     def misfit(what: str) -> WeightsError:
         return WeightsError(
-            f"{path}: does not fit the backbone {backbone}: {what}; name GluonCV's ImageNet classifier {backbone}, or "
-            f"an SSD on {backbone} as `ssd-deploy convert` writes it"
+            f"{path}: does not fit the backbone {backbone}: {what}; name {_fitting(backbone)}, or an SSD on {backbone} "
+            "as `ssd-deploy convert` writes it"
         )
 
+    if file.format == "params" and backbone not in PUBLISHED_SHA1:
+        raise misfit("it is of GluonCV, which has none")
     tensors, expected = (_classifier if file.format == "params" else _donor)(file.tensors, network)
     expected = {ours: name for ours, name in expected.items() if name in tensors or not ours.endswith(OPTIONAL)}
     check_names(tensors, expected.values(), misfit)
     state = pick(tensors, expected, own, misfit)
     check_finite(state, path)
-    network.load_state_dict(with_fixed_gammas(state) if file.format == "params" else state, strict=False)
+    is_gluoncv = file.format == "params"
+    network.load_state_dict(with_fixed_gammas(state) if is_gluoncv else state, strict=False)
+    return "GluonCV's classifier" if is_gluoncv else "a detector"
+
+
+def _fitting(backbone: str) -> str:
+    """Say whose ImageNet classifier has a backbone."""
+    if backbone in PUBLISHED_SHA1:
+        return f"GluonCV's ImageNet classifier {backbone}"
+    return f"torchvision's {CLASSIFIERS[backbone].architecture}"
 
 
 def classifier_names(network: SSD, *, dotted: bool) -> dict[str, str]:

@@ -205,6 +205,11 @@ _FEATURES = {
 }
 
 
+def has_names(config: NetworkConfig) -> bool:
+    """Whether GluonCV and pytorch-cv have names for a network's layers."""
+    return config.backbone in _FEATURES
+
+
 def canonical_name(name: str) -> str:
     """Undo what depends on how a file was saved: symbol tags, network prefixes, instance counters.
 

@@ -16,6 +16,7 @@ from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import NETWORKS, find_network, network_config
 from ssd_train.weights.description import BatchNorm, stored_classes
 from ssd_train.weights.foreign import ForeignLayout, classes_beside, layout_of, shapes_of
+from ssd_train.weights.layer_names import has_names
 from ssd_train.weights.mapping import mxnet_state, select
 from ssd_train.weights.packed import PACKED, pack
 from ssd_train.weights.pytorch_cv import batch_norm_of, is_pytorch_cv, pytorch_cv_state
@@ -121,7 +122,7 @@ def state_for(network: SSD, file: WeightFile, batch_norm: BatchNorm = "auto") ->
             "levels, and this file is none; leave it out",
             arguments=("batch_norm",),
         )
-    is_theirs = network.config.name in NETWORKS and network.config.project in ("gluoncv", "ssd-deploy")
+    is_theirs = network.config.name in NETWORKS and has_names(network.config)
     if not is_theirs and (file.format == "params" or of_pytorch_cv):
         raise WeightsError(
             f"{file.path}: comes from another project, which has no {network.config.name}; name the network of the "

@@ -41,7 +41,7 @@ _REFUSED = re.compile(
     r"torch\._utils _rebuild_(meta|wrapper|device|nested|qtensor)\w*|torch\._tensor _rebuild_from_type_v2"
 )
 # Classes of plain values that the training scripts of torchvision put beside the weights: their command line.
-_PLAIN_CLASSES = [argparse.Namespace]
+_PLAIN_CLASSES: list[Any] = [argparse.Namespace]
 # The pickles at the head of a file from before PyTorch 1.6: a number, a version, the machine, the values, storages.
 _LEGACY_PICKLES = 5
 

@@ -58,9 +58,12 @@ HASHES = {
         *(f"ssd_512_resnet18_v1_{data}" for data in ("coco", "custom")),
         "ssd_512_resnet101_v2_custom",
     },
-    "92cf5f446e01b133": {"ssd_512_resnet50_v1_coco", "ssd_512_resnet50_v1_custom", "ssd_512_resnet50_v1s_custom"},
+    "92cf5f446e01b133": {"ssd_512_resnet50_v1_coco", "ssd_512_resnet50_v1_custom", "ssd_512_resnet50_v1s_custom"}
+    | {"ssd_512_resnet50_v1b_custom", "ssd_512_resnet101_v1b_custom"},
     "b27a2da1769ba0e1": {f"ssd_300_mobilenet0.25_{data}" for data in ("voc", "coco", "custom")},
-    "8ae96277cbc6367a": {"ssd_512_mobilenet0.25_custom"},
+    "8ae96277cbc6367a": {
+        *(f"ssd_512_{backbone}_custom" for backbone in ("mobilenet0.25", "mobilenet_v3_large", "regnet_x_400mf"))
+    },
 }
 
 

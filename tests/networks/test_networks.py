@@ -25,6 +25,8 @@ EXPECTED_NAMES = {
     *(f"ssd_512_resnet101_v2_{data}" for data in ("voc", "custom")),
     *(f"ssd_300_mobilenet0.25_{data}" for data in ("voc", "coco", "custom")),
     "ssd_512_mobilenet0.25_custom",
+    *(f"ssd_512_{backbone}_custom" for backbone in ("resnet50_v1b", "resnet101_v1b")),
+    *(f"ssd_512_{backbone}_custom" for backbone in ("mobilenet_v3_large", "regnet_x_400mf")),
 }
 
 

@@ -33,7 +33,7 @@ VGG_SIDE = 160
 @pytest.fixture
 def shallow(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], SSD]:
     """Build a backbone's network with one block of each kind a stage; tracing takes as long as there are layers."""
-    for name in ("RESNET18_V1", "RESNET50_V1", "RESNET50_V1S"):
+    for name in ("RESNET18_V1", "RESNET50_V1", "RESNET50_V1S", "RESNET50_V1B"):
         monkeypatch.setattr(build, name, dataclasses.replace(getattr(build, name), blocks=(1, 1, 1, 1)))
     two_blocks = dataclasses.replace(resnet.RESNET34_V1B_SSD, blocks=(1, 1, 2, 1))
     monkeypatch.setattr(resnet, "RESNET34_V1B_SSD", two_blocks)
@@ -61,7 +61,7 @@ def gradients(network: SSD, forward: Callable[[Tensor], Any], amp: bool) -> tupl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", sorted(BACKBONES.keys() - {"resnet101_v1b"}))  # with one block, ResNet-50's
 def test_every_backbone_is_one_graph_with_pytorch_s_gradients(backbone: str, shallow: Callable[[str], SSD]) -> None:
     plain = shallow(backbone)
     other = copy.deepcopy(plain)

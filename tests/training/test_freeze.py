@@ -45,7 +45,9 @@ def test_the_stages_are_the_whole_backbone_each_layer_once(backbone: str) -> Non
     assert len(found) == len(set(found)) and set(found) == wanted
 
 
-@pytest.mark.parametrize("backbone", ["mobilenet0.25", "resnet18_v1", "vgg16_atrous"])
+@pytest.mark.parametrize(
+    "backbone", ["mobilenet0.25", "resnet18_v1", "vgg16_atrous", "mobilenet_v3_large", "regnet_x_400mf"]
+)
 def test_a_stage_ends_where_the_next_layer_halves_the_map(backbone: str) -> None:
     network = without_values(OF_BACKBONE[backbone]).to("meta").eval()
     owner = network.backbone

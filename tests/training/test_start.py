@@ -1,6 +1,7 @@
 """What a training may start from, and what it says where that is not to be had."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ssd_train.networks.zoo import network_config
 from ssd_train.training import start
 from ssd_train.training.initialise import initialise
 from ssd_train.training.processes import Processes
-from ssd_train.training.start import Start, load_start
+from ssd_train.training.start import PUBLISHERS, Publisher, Start, load_start, publisher_of
 from ssd_train.weights.load import SHAPES_WEIGHTS
 from ssd_train.weights.network_file import save_network
 from ssd_train.weights.weight_file import read_tensors
@@ -85,12 +86,20 @@ def test_a_detector_on_another_backbone_is_refused_by_both_names() -> None:
     assert PACKAGED in str(caught.value) and caught.value.arguments == ("init", "network")
 
 
+def publishing(
+    monkeypatch: pytest.MonkeyPatch, fetch: Callable[[str, Path], Path], **backbones: tuple[str, ...]
+) -> None:
+    """Have the projects that are named publish these backbones, and nobody else any."""
+    fake = [Publisher(name=name, backbones=those, fetch=fetch) for name, those in backbones.items()]
+    monkeypatch.setattr(start, "PUBLISHERS", tuple(fake))
+
+
 def not_there(backbone: str, root: Path) -> Path:
     raise WeightsError(f"http://example/{backbone}.zip: could not be downloaded (no network); save it in {root}")
 
 
 def test_auto_goes_on_without_published_weights_and_says_what_that_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start, "fetch_backbone", not_there)
+    publishing(monkeypatch, not_there, GluonCV=("mobilenet0.25",))
     network = network_of()
     result = started(network, pretrained_backbone="auto")
     assert not result.has_backbone and result.warning is not None
@@ -99,22 +108,42 @@ def test_auto_goes_on_without_published_weights_and_says_what_that_costs(monkeyp
     assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
 
 
-def test_required_stops_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start, "fetch_backbone", not_there)
-    with pytest.raises(WeightsError, match=r"no network.*or train without them: pretrained_backbone auto or none"):
+def test_required_and_a_project_stop_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    publishing(monkeypatch, not_there, torchvision=("mobilenet0.25",))
+    for wanted in ("required", "torchvision"):
+        with pytest.raises(WeightsError, match=r"no network.*or train without them: pretrained_backbone auto or none"):
+            started(network_of(), pretrained_backbone=wanted)
+    publishing(monkeypatch, not_there)
+    with pytest.raises(WeightsError, match=r"required: nobody published any for mobilenet0\.25; name a file"):
         started(network_of(), pretrained_backbone="required")
-    monkeypatch.setattr(start, "PUBLISHED_SHA1", {})
-    with pytest.raises(WeightsError, match=r"required: GluonCV published none for mobilenet0\.25"):
-        started(network_of(), pretrained_backbone="required")
+    publishing(monkeypatch, not_there, GluonCV=("mobilenet0.25",))
+    with pytest.raises(WeightsError, match=r"torchvision: torchvision published none for mobilenet0\.25"):
+        started(network_of(), pretrained_backbone="torchvision")
+    publishing(monkeypatch, not_there)
     assert started(network_of(), pretrained_backbone="auto").warning is None
 
 
 def test_what_is_fetched_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(shutil.copy(SHAPES_WEIGHTS, tmp_path / "fetched.params"))
-    monkeypatch.setattr(start, "fetch_backbone", lambda backbone, root: path)
+    publishing(monkeypatch, lambda backbone, root: path, GluonCV=("mobilenet0.25",))
     for wanted in ("auto", "required"):
         network = network_of()
         result = started(network, pretrained_backbone=wanted)
-        assert result == Start(note="started from the ImageNet backbone fetched.params", has_backbone=True)
+        note = "started from the ImageNet backbone fetched.params, a detector"
+        assert result == Start(note=note, has_backbone=True)
         name = "features.backbone.layers.26.0.weight"
         assert torch.equal(network.state_dict()[name], read_tensors(SHAPES_WEIGHTS).tensors[name])
+
+
+def test_of_two_projects_gluoncv_s_weights_are_taken_unless_torchvision_s_are_wanted() -> None:
+    assert [project.name for project in PUBLISHERS] == ["GluonCV", "torchvision"]
+    for backbone, wanted, project in (
+        ("vgg16_atrous", "auto", "GluonCV"),
+        ("vgg16_atrous", "torchvision", "torchvision"),
+        ("resnet50_v1b", "auto", "torchvision"),
+        ("regnet_x_400mf", "required", "torchvision"),
+        ("mobilenet1.0", "required", "GluonCV"),
+    ):
+        found = publisher_of(backbone, wanted)
+        assert found is not None and found.name == project, backbone
+    assert publisher_of("mobilenet1.0", "torchvision") is None
