@@ -52,7 +52,7 @@ def network_table(networks: Sequence[dict[str, Any]], *, width: int | None = Non
         "VOC07 mAP and COCO AP are what GluonCV published for its weights. Custom networks take any class list; "
         f"theirs is counted with {len(COCO_CLASSES)} classes. GFLOPs count a multiply-add as two.",
         "The last ones are torchvision's and pytorch-ssd's: they take any class list, and their project's without one.",
-        "Every ssd_ network has other inputs too: ssd_<side>_<backbone>_custom and ssd_<width>x<height>_<backbone>_custom, "
+        "Other backbones have more inputs: ssd_<side>_<backbone>_custom and ssd_<width>x<height>_<backbone>_custom, "
         f"such as ssd_640x384_resnet50_v1_custom; sides are multiples of {SIDE_STEP} from {LEAST_SIDE} to {MOST_SIDE}.",
     ]
     if importlib.util.find_spec("torch") is None:
