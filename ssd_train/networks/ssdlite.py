@@ -1,7 +1,7 @@
 """torchvision's SSDlite on MobileNetV3-Large: features and heads of depthwise convolutions.
 
-The backbone is Howard et al., Searching for MobileNetV3, section 6.3; the added levels and the heads are Sandler et al.,
-MobileNetV2, section 6.2. Its blocks are torchvision's own; what is around them has torchvision's order of layers.
+The backbone is Howard et al., Searching for MobileNetV3, section 6.3; the added levels and the heads are Sandler et
+al., MobileNetV2, section 6.2. Its blocks are torchvision's own; what is around them has torchvision's order of layers.
 """
 
 from functools import partial

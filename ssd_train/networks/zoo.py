@@ -218,7 +218,6 @@ _FAMILIES = (
 )
 
 
-
 def _torchvision_ssdlite(name: str, backbone: str, checkpoint_url: str | None = None) -> NetworkConfig:
     cells = (20, 10, 5, 3, 2, 1)
     return NetworkConfig(

@@ -38,7 +38,7 @@ def _vgg(backbone: VGGAtrousFeatures) -> Stages:
 
 def _mobilenet_v3(backbone: SSDliteMobileNetV3) -> Stages:
     """What computes at the strides 2, 4, 8, 16 and 32: five."""
-    to_c4, from_c4 = (list(part) for part in (backbone.parts[0], backbone.parts[1]))  # type: ignore[arg-type]
+    to_c4, from_c4 = (list(part.children()) for part in backbone.parts)
     return [to_c4[:2], to_c4[2:4], to_c4[4:7], to_c4[7:], from_c4]
 
 

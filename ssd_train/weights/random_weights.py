@@ -76,7 +76,7 @@ def randomise(network: SSD, seed: int) -> None:
 
 
 def spread_of_images(network: SSD) -> Tensor:
-    """Return the (3, 1, 1) spread of a network's normalised images: about 1 where it divides by ImageNet's deviation."""
+    """Return the (3, 1, 1) spread of a network's normalised images: 1 where it divides by ImageNet's deviation."""
     return (torch.tensor(IMAGENET_STD) / torch.tensor(network.config.std)).reshape(3, 1, 1)
 
 

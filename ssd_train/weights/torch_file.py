@@ -10,7 +10,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,7 +40,7 @@ _REFUSED = re.compile(
     r"torch\._utils _rebuild_(meta|wrapper|device|nested|qtensor)\w*|torch\._tensor _rebuild_from_type_v2"
 )
 # Classes of plain values that the training scripts of torchvision put beside the weights: their command line.
-_PLAIN_CLASSES = [argparse.Namespace]
+_PLAIN_CLASSES: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace]
 # The pickles at the head of a file from before PyTorch 1.6: a number, a version, the machine, the values, storages.
 _LEGACY_PICKLES = 5
 
