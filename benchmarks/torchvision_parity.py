@@ -4,9 +4,9 @@
         (--data BCCD --split test | --pictures FOLDER) [--top-k 400,1000]
 
 torchvision's own detector (its resizing, anchors, decoding and NMS) takes the pictures as they are; this project's
-takes them through its own preprocessing, in PyTorch and, exported with decode and NMS inside, in ONNX Runtime. Both have the
-same checkpoint and score threshold, and are scored by the same code. Agreement takes the detections of one side for
-ground truth.
+takes them through its own preprocessing, in PyTorch and, exported with decode and NMS inside, in ONNX Runtime. Both
+have the same checkpoint and score threshold, and are scored by the same code. Agreement takes the detections of one
+side for ground truth.
 
 torchvision lets the best candidates of each class into NMS, 400 or 300 a class (`topk_candidates`); this project the
 best of all classes together. So each number of --top-k has rows, beside torchvision as it comes and beside torchvision

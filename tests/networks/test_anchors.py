@@ -67,6 +67,8 @@ HASHES = {
 def test_the_tables_anchors_are_what_they_were_to_the_byte():
     hashes = {}
     for name, config in NETWORKS.items():
+        if config.project in ("torchvision", "pytorch-ssd"):
+            continue  # hand-worked in their own tests
         hashes.setdefault(hashlib.sha256(generate_anchors(config).tobytes()).hexdigest()[:16], set()).add(name)
     assert hashes == HASHES
 
