@@ -277,7 +277,7 @@ def _torchvision_ssdlite(name: str, backbone: str, checkpoint_url: str | None = 
         steps=squares(*(320 / count for count in cells)),
         anchor_clip="sizes",
         postprocess=PostprocessSettings(
-            score_threshold=0.001, nms_iou_threshold=0.55, pre_nms_top_k=400, max_detections=300, clip_boxes=True
+            score_threshold=0.001, nms_iou_threshold=0.55, pre_nms_top_k=1000, max_detections=300, clip_boxes=True
         ),
         checkpoint_url=checkpoint_url,
     )
@@ -301,7 +301,7 @@ _TORCHVISION = (
         steps=STEPS_300,
         anchor_clip="sizes",
         postprocess=PostprocessSettings(
-            score_threshold=0.01, nms_iou_threshold=0.45, pre_nms_top_k=400, max_detections=200, clip_boxes=True
+            score_threshold=0.01, nms_iou_threshold=0.45, pre_nms_top_k=1000, max_detections=200, clip_boxes=True
         ),
         checkpoint_url="https://download.pytorch.org/models/ssd300_vgg16_coco-b556d3b4.pth",
     ),

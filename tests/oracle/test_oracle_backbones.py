@@ -17,6 +17,8 @@ pytestmark = pytest.mark.oracle
 
 SCRIPT = Path(__file__).parent / "gluoncv_backbones.py"
 
+OF_GLUONCV = sorted({row.backbone for row in NETWORKS.values() if row.project == "gluoncv"})
+
 # Largest difference as a fraction of the spread of all values. Both sides compute in float32 but sum in
 # another order: 2e-5 is seen.
 TOLERANCE = 1e-4

@@ -20,7 +20,7 @@ from ssd_train.training.processes import Processes
 from ssd_train.training.step import Trainer
 
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
-NUM_STAGES = {"vgg16_atrous": 6, "vgg16-ssd": 6}
+NUM_STAGES = {"vgg16_atrous": 6, "torchvision_vgg16": 6, "vgg16-ssd": 6}
 OF_BACKBONE = {row.backbone: row.name for row in NETWORKS.values() if not row.class_names}
 
 
