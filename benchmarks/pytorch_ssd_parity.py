@@ -6,8 +6,8 @@
 FOLDER is a copy of github.com/qfgaohao/pytorch-ssd or of jetson-inference's fork, dusty-nv/pytorch-ssd, whose code is
 run beside this project's. A network without a checkpoint gets seeded random weights, which look like a trained one's.
 Compared are: the input that each side makes of a picture, anchors, raw predictions of that input, and detections: its
-`Predictor` as `eval_ssd.py` runs it (the best 200 candidates of each class, no limit behind them) against ours in
-PyTorch, with the usual counts, over all classes, and with the largest that there are.
+`Predictor` as `eval_ssd.py` runs it (the best 200 candidates of each class, no limit behind them) against ours with the
+usual counts, over all classes; and both with as many candidates as there may be.
 """
 
 import argparse
@@ -75,11 +75,13 @@ def their_network(name: str, columns: int, path: Path) -> tuple[nn.Module, Any]:
     return network.eval(), module
 
 
-def their_detections(name: str, module: Any, columns: int, path: Path, dataset: Dataset) -> list[Detections]:
-    """Run its predictor over a data set as its `eval_ssd.py` does, pixels from 0."""
+def their_detections(
+    name: str, module: Any, columns: int, path: Path, dataset: Dataset, candidates: int
+) -> list[Detections]:
+    """Run its predictor over a data set as its `eval_ssd.py` does, with so many candidates of each class."""
     network = getattr(module, THEIRS[name][1])(columns, is_test=True)
     network.load(str(path))
-    predictor = getattr(module, f"{THEIRS[name][1]}_predictor")(network, device=torch.device("cpu"))
+    predictor = getattr(module, f"{THEIRS[name][1]}_predictor")(network, candidates, device=torch.device("cpu"))
     found = []
     for sample in dataset.samples:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its times
@@ -149,22 +151,19 @@ def main() -> None:
             theirs, module = their_network(name, columns, path)
             row: dict[str, Any] = {"network": name, "weights": "trained" if checkpoint else "random, seed 0"}
             row |= {"pictures": len(dataset.samples), **compare_raw(ours, theirs, module, dataset)}
-            expected = their_detections(name, module, columns, path, dataset)
-            found = {"theirs": expected}
-            for whose, settings in (("ours", None), ("ours_all", ALL)):
+            sizes = [sample.image_size for sample in dataset.samples]
+            for limits, candidates, settings in (("usual", 200, None), ("all", len(ours.anchors), ALL)):
                 detector = load_detector(name, weights=path, classes=ours.spec.class_names, settings=settings)
-                found[whose] = run_detector(dataset.samples, detector.runner.run, detector.spec)
-        sizes = [sample.image_size for sample in dataset.samples]
-        for whose, detections in found.items():
-            scored = score(dataset, detections, ours.spec, metric="voc", protocol=Protocol.STANDARD)
-            row[f"map_{whose}"] = scored.numbers["VOC07 mAP"]
-            row[f"detections_{whose}"] = sum(map(len, detections))
-            if whose != "theirs":
-                sides = [
-                    [each.select(each.scores >= options.score_threshold) for each in side]
-                    for side in (expected, detections)
-                ]
-                row[f"agreement_ap_{whose}"] = agreement_ap(*sides, sizes, columns - 1)
+                sides = {
+                    "theirs": their_detections(name, module, columns, path, dataset, candidates),
+                    "ours": run_detector(dataset.samples, detector.runner.run, detector.spec),
+                }
+                for side, found in sides.items():
+                    scored = score(dataset, found, ours.spec, metric="voc", protocol=Protocol.STANDARD)
+                    row[f"{limits}_map_{side}"] = scored.numbers["VOC07 mAP"]
+                    row[f"{limits}_detections_{side}"] = sum(map(len, found))
+                    sides[side] = [each.select(each.scores >= options.score_threshold) for each in found]
+                row[f"{limits}_agreement_ap"] = agreement_ap(sides["theirs"], sides["ours"], sizes, columns - 1)
         results["rows"].append(row)
         print(
             ", ".join(

@@ -139,6 +139,9 @@ def test_the_readme_is_one_page_and_leads_to_every_other():
 def test_the_table_of_networks_has_every_backbone_and_its_published_numbers():
     lines = text_of(ROOT / "docs" / "networks.md").splitlines()
     for config in NETWORKS.values():
+        if config.project in ("torchvision", "pytorch-ssd"):
+            assert f"`{config.name}`" in "\n".join(lines)  # on a page of its own, which says what is known of it
+            continue
         stem, data = config.name.rsplit("_", 1)
         row = next(line for line in lines if line.startswith(f"| {stem} |"))
         cells = [cell.strip() for cell in row.split("|")[1:-1]]
