@@ -6,8 +6,8 @@
 FOLDER is a copy of github.com/qfgaohao/pytorch-ssd or of jetson-inference's fork, dusty-nv/pytorch-ssd, whose code is
 run beside this project's. A network without a checkpoint gets seeded random weights, which look like a trained one's.
 Compared are: the input that each side makes of a picture, anchors, raw predictions of that input, and detections: its
-`Predictor` as `eval_ssd.py` runs it (best 200 candidates of each class, no limit behind them) against ours in PyTorch
-(best candidates over all classes).
+`Predictor` as `eval_ssd.py` runs it (the best 200 candidates of each class, no limit behind them) against ours with the
+usual counts, over all classes; and both with as many candidates as there may be.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from ssd_train.metrics.agreement import agreement_ap
 from ssd_train.metrics.protocol import Protocol
 from ssd_train.networks.ssd import SSD
 from ssd_train.preprocess import load_image, preprocess
+from ssd_train.spec import MAX_TOP_K, PostprocessSettings
 from ssd_train.weights.pytorch_ssd import layer_prefixes
 
 # Our network -> their module and the function in it.
@@ -45,6 +46,12 @@ THEIRS = {
     "mb2-ssd-lite": ("mobilenet_v2_ssd_lite", "create_mobilenetv2_ssd_lite"),
     "vgg16-ssd": ("vgg_ssd", "create_vgg_ssd"),
 }
+
+
+# As many candidates and detections as a graph may have.
+ALL = PostprocessSettings(
+    score_threshold=0.01, nms_iou_threshold=0.45, pre_nms_top_k=MAX_TOP_K, max_detections=MAX_TOP_K
+)
 
 
 def random_checkpoint(name: str, class_names: Sequence[str], path: Path) -> None:
@@ -68,11 +75,13 @@ def their_network(name: str, columns: int, path: Path) -> tuple[nn.Module, Any]:
     return network.eval(), module
 
 
-def their_detections(name: str, module: Any, columns: int, path: Path, dataset: Dataset) -> list[Detections]:
-    """Run its predictor over a data set as its `eval_ssd.py` does, pixels from 0."""
+def their_detections(
+    name: str, module: Any, columns: int, path: Path, dataset: Dataset, candidates: int
+) -> list[Detections]:
+    """Run its predictor over a data set as its `eval_ssd.py` does, with so many candidates of each class."""
     network = getattr(module, THEIRS[name][1])(columns, is_test=True)
     network.load(str(path))
-    predictor = getattr(module, f"{THEIRS[name][1]}_predictor")(network, device=torch.device("cpu"))
+    predictor = getattr(module, f"{THEIRS[name][1]}_predictor")(network, candidates, device=torch.device("cpu"))
     found = []
     for sample in dataset.samples:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its times
@@ -123,6 +132,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a data set in any layout")
     parser.add_argument("--split")
     parser.add_argument("--limit", type=int, help="use the first N pictures only")
+    parser.add_argument("--score-threshold", type=float, default=0.1, help="of detections whose agreement is told")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     sys.path.insert(0, str(options.source))
@@ -141,15 +151,19 @@ def main() -> None:
             theirs, module = their_network(name, columns, path)
             row: dict[str, Any] = {"network": name, "weights": "trained" if checkpoint else "random, seed 0"}
             row |= {"pictures": len(dataset.samples), **compare_raw(ours, theirs, module, dataset)}
-            expected = their_detections(name, module, columns, path, dataset)
-            detector = load_detector(name, weights=path, classes=ours.spec.class_names)
-            found = run_detector(dataset.samples, detector.runner.run, detector.spec)
-        sizes = [sample.image_size for sample in dataset.samples]
-        row["agreement_ap"] = agreement_ap(expected, found, sizes, columns - 1)
-        for whose, detections in (("theirs", expected), ("ours", found)):
-            scored = score(dataset, detections, ours.spec, metric="voc", protocol=Protocol.STANDARD)
-            row[f"map_{whose}"] = scored.numbers["VOC07 mAP"]
-            row[f"detections_{whose}"] = sum(map(len, detections))
+            sizes = [sample.image_size for sample in dataset.samples]
+            for limits, candidates, settings in (("usual", 200, None), ("all", len(ours.anchors), ALL)):
+                detector = load_detector(name, weights=path, classes=ours.spec.class_names, settings=settings)
+                sides = {
+                    "theirs": their_detections(name, module, columns, path, dataset, candidates),
+                    "ours": run_detector(dataset.samples, detector.runner.run, detector.spec),
+                }
+                for side, found in sides.items():
+                    scored = score(dataset, found, ours.spec, metric="voc", protocol=Protocol.STANDARD)
+                    row[f"{limits}_map_{side}"] = scored.numbers["VOC07 mAP"]
+                    row[f"{limits}_detections_{side}"] = sum(map(len, found))
+                    sides[side] = [each.select(each.scores >= options.score_threshold) for each in found]
+                row[f"{limits}_agreement_ap"] = agreement_ap(sides["theirs"], sides["ours"], sizes, columns - 1)
         results["rows"].append(row)
         print(
             ", ".join(

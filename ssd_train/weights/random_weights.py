@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.config import NetworkConfig
+from ssd_train.networks.mobilenet_v2 import InvertedResidual
 from ssd_train.networks.resnet_v2 import PreActivationBottleneck
 from ssd_train.networks.ssd import SSD, ConvPredictor
 from ssd_train.networks.vgg_atrous import L2Normalize
@@ -30,6 +31,8 @@ LARGEST_BATCHED_INPUT = 512 * 512
 # The last convolution of a pre-activation block adds to a sum that nothing normalises: unscaled, 30 blocks
 # double its variance 30 times, past what half precision can hold and what a trained network has.
 RESIDUAL_SCALE = 0.25
+# No activation halves what a linear projection gives, as He et al. count on.
+LINEAR_SCALE = math.sqrt(1 / 2)
 
 
 def untrained_network(config: NetworkConfig, seed: int | None) -> SSD:
@@ -65,6 +68,9 @@ def randomise(network: SSD, seed: int) -> None:
     for module in network.modules():
         if isinstance(module, PreActivationBottleneck):
             module.conv3.weight.mul_(RESIDUAL_SCALE)
+        elif isinstance(module, InvertedResidual):
+            projection = cast(nn.Conv2d, module.project[0])
+            projection.weight.mul_(RESIDUAL_SCALE if module.is_residual else LINEAR_SCALE)
     images = _noise_images(network.config.input_size, generator) * spread_of_images(network)
     features = network.features(images)
     for heads, std in ((network.class_predictors, LOGIT_STD), (network.box_predictors, OFFSET_STD)):
