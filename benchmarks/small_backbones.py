@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import os
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import torch
 from torchvision import models
 
 from _common.turns import recorded_environment, rested_ms, take_turns, test_data
+from export.graph import Difference
 from export.onnx import export_onnx
 from export.quantize_options import QuantizeOptions
 from export.steps import STEPS
@@ -37,6 +39,7 @@ from ssd_deploy.text_table import text_table
 from ssd_train import build_network
 from ssd_train.datasets.generated_files import write_shapes
 from ssd_train.datasets.source import find_source
+from ssd_train.errors import ModelError, first_line
 from ssd_train.evaluation.evaluate import score
 from ssd_train.evaluation.loop import run_detector
 from ssd_train.files import write_json
@@ -55,6 +58,7 @@ from ssd_train.networks.zoo import (
     network_config,
     squares,
 )
+from ssd_train.preprocess import preprocess
 from ssd_train.training.config import TrainingConfig
 from ssd_train.training.loop import train
 from ssd_train.training.recipes import RECIPES
@@ -62,7 +66,7 @@ from ssd_train.weights.store import LAST_NAME
 
 TRAIN_PICTURES, VAL_PICTURES = 240, 100
 CALIBRATION_PICTURES = 60
-CLASSES = ("circle", "square", "triangle")
+COMPARED_PICTURES = 8
 FILTERS = (256, 256, 128, 128)
 
 REGNET_STAGES = (("stem",), *((f"trunk_output.block{block}",) for block in (1, 2, 3, 4)))
@@ -146,6 +150,7 @@ def train_one(name: str, data: Data, options: argparse.Namespace) -> Path:
             "train_split": "train",
             "val_split": "val",
             "out": folder,
+            "lr": options.lr,
             "epochs": options.epochs,
             "patience": None,
             "val_interval": options.epochs,
@@ -167,7 +172,7 @@ def measure(name: str, weights: Path, data: Data, options: argparse.Namespace) -
     folder = weights.parent
     fp32 = export_onnx(network, folder)
     held_out = find_source("voc", data.folder).load(data.held_out, network.config.class_names)
-    row: dict[str, Any] = {"backbone": name}
+    row: dict[str, Any] = {}
     found = {}
     for precision, path in (("fp32", fp32), ("int8", quantized(fp32, data))):
         runner = OnnxRuntimeRunner(path, threads=options.threads)
@@ -190,28 +195,47 @@ def quantized(fp32: Path, data: Data) -> Path:
     return made
 
 
-def time_all(names: list[str], data: Data, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Time networks of random weights at the timed input, all of them in turns; milliseconds by backbone."""
-    variants, image = {}, None
+def time_all(names: list[str], data: Data, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Time networks of random weights at the timed input, all of them in turns, and hold int8 against float32.
+
+    Returns:
+        By backbone: `latency_ms` by variant, and `int8_rms`, how far raw predictions in int8 are from those in float32
+        on pictures, as a share of their spread; or `int8_refused`, why there is no int8 file.
+    """
+    source = find_source("voc", data.folder)
+    pictures = source.load(data.held_out, source.class_names()).samples[:COMPARED_PICTURES]
+    found: dict[str, dict[str, Any]] = {}
+    variants: dict[str, Callable[[], float]] = {}
     for name in names:
-        network = build_network(f"ssd_{options.timed_input}_{name}_custom", weights="random", classes=CLASSES)
-        folder = options.out / "timed"
-        fp32 = export_onnx(network, folder)
-        int8 = quantized(fp32, data)
-        height, width = network.config.input_size
-        image = np.random.default_rng(0).normal(size=(1, 3, height, width)).astype(np.float32)
-        for variant, runner in (
-            ("onnxruntime fp32", OnnxRuntimeRunner(fp32, threads=options.threads)),
-            ("onnxruntime int8", OnnxRuntimeRunner(int8, threads=options.threads)),
-            ("openvino fp32", OpenVINORunner(fp32, threads=options.threads)),
-            ("openvino int8", OpenVINORunner(int8, threads=options.threads)),
-        ):
-            variants[name, variant] = functools.partial(rested_ms, functools.partial(runner.run, image))
-    times = take_turns({"|".join(key): call for key, call in variants.items()}, options.rounds)
-    return {
-        name: {variant: statistics.median(times[f"{name}|{variant}"]) for other, variant in variants if other == name}
-        for name in names
-    }
+        network = build_network(
+            f"ssd_{options.timed_input}_{name}_custom", weights="random", classes=source.class_names()
+        )
+        fp32 = export_onnx(network, options.out / "timed")
+        files = {"fp32": fp32}
+        found[name] = {"latency_ms": {}}
+        try:
+            files["int8"] = quantized(fp32, data)
+        except ModelError as error:
+            found[name]["int8_refused"] = first_line(error)
+        images = np.stack([preprocess(sample.load_image(), network.spec) for sample in pictures])
+        raw = {}
+        for precision, path in files.items():
+            for backend, runner in (
+                ("onnxruntime", OnnxRuntimeRunner(path, threads=options.threads)),
+                ("openvino", OpenVINORunner(path, threads=options.threads)),
+            ):
+                key = f"{name} {backend} {precision}"
+                variants[key] = functools.partial(rested_ms, functools.partial(runner.run, images[:1]))
+                if backend == "onnxruntime":
+                    raw[precision] = runner.run_raw(images)
+        if "int8" in raw:
+            pairs = zip(("cls_logits", "box_offsets"), raw["fp32"], raw["int8"], strict=True)
+            found[name]["int8_rms"] = {key: Difference.between(one, other).rms for key, one, other in pairs}
+    for key, times in take_turns(variants, options.rounds).items():
+        name, variant = key.split(" ", 1)
+        found[name]["latency_ms"][variant] = statistics.median(times)
+        found[name].setdefault("rounds_ms", {})[variant] = times
+    return found
 
 
 def main() -> None:
@@ -222,9 +246,11 @@ def main() -> None:
     parser.add_argument("--timed-input", default="320", help="of the networks that are timed")
     parser.add_argument("--backbones", default=",".join((*OWN, *CANDIDATES)), help="with commas between")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--lr", type=float, default=RECIPES["small"].values["lr"], help="for 4 images a step")
     parser.add_argument("--rounds", type=int, default=5, help="of the timing")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--time-only", action="store_true", help="train and score nothing")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     environment = recorded_environment()
@@ -233,27 +259,27 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     add_candidates()
     data, names = find_data(options.data, options.out), options.backbones.split(",")
-    weights = {name: train_one(name, data, options) for name in names}
+    weights = {} if options.time_only else {name: train_one(name, data, options) for name in names}
     if options.train_only:
         return
     rows = []
-    for name, times in time_all(names, data, options).items():
-        at_timed = network_config(f"ssd_{options.timed_input}_{name}_custom", CLASSES)
-        rows.append(
-            measure(name, weights[name], data, options)
-            | dataclasses.asdict(complexity(at_timed))
-            | {"latency_ms": times}
-        )
+    class_names = find_source("voc", data.folder).class_names()
+    for name, timed in time_all(names, data, options).items():
+        at_timed = network_config(f"ssd_{options.timed_input}_{name}_custom", class_names)
+        row = {"backbone": name} | dataclasses.asdict(complexity(at_timed)) | timed
+        rows.append(row if options.time_only else row | measure(name, weights[name], data, options))
     print(table(rows))
     if options.json is not None:
         settings = {
-            name: getattr(options, name) for name in ("data", "input", "timed_input", "epochs", "rounds", "threads")
+            name: getattr(options, name)
+            for name in ("data", "input", "timed_input", "epochs", "lr", "rounds", "threads")
         }
         write_json(options.json, {"environment": environment} | settings | {"results": rows})
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    header = ("backbone", "parameters", "GFLOPs", *rows[0]["latency_ms"], "VOC07", "in int8", "AP", "in int8")
+    scores = [name for name in ("fp32_voc07", "int8_voc07", "fp32_ap", "int8_ap") if name in rows[0]]
+    header = ("backbone", "parameters", "GFLOPs", *rows[0]["latency_ms"], "int8 rms: classes", "boxes", *scores)
     return text_table(
         header,
         [
@@ -261,8 +287,9 @@ def table(rows: list[dict[str, Any]]) -> str:
                 row["backbone"],
                 f"{row['parameters'] / 1e6:.2f} M",
                 f"{row['gflops']:.2f}",
-                *(f"{value:.1f}" for value in row["latency_ms"].values()),
-                *(f"{row[name]:.2f}" for name in ("fp32_voc07", "int8_voc07", "fp32_ap", "int8_ap")),
+                *(f"{row['latency_ms'].get(name, float('nan')):.1f}" for name in rows[0]["latency_ms"]),
+                *([f"{value:.3f}" for value in row["int8_rms"].values()] if "int8_rms" in row else ["refused", ""]),
+                *(f"{row[name]:.2f}" for name in scores),
             )
             for row in rows
         ],

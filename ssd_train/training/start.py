@@ -13,7 +13,7 @@ from ssd_train.training.processes import Processes
 from ssd_train.weights.backbone import PUBLISHED_SHA1, fetch_backbone, load_backbone
 from ssd_train.weights.load import SHAPES, SHAPES_WEIGHTS
 from ssd_train.weights.store import default_root, run_weights
-from ssd_train.weights.torchvision_classifier import CLASSIFIERS, fetch_classifier
+from ssd_train.weights.torchvision_classifier import CLASSIFIERS, fetch_classifier, no_classifier
 
 _log = logging.getLogger(__name__)
 
@@ -77,9 +77,9 @@ def load_start(network: SSD, config: TrainingConfig, processes: Processes) -> St
     publisher = publisher_of(backbone, wanted)
     if publisher is None:
         if wanted != "auto":
-            whose = "torchvision published none" if wanted == "torchvision" else "nobody published any"
+            why = no_classifier(backbone) if wanted == "torchvision" else f"nobody published any for {backbone}"
             raise WeightsError(
-                f"pretrained_backbone {wanted}: {whose} for {backbone}; name a file, or choose another network",
+                f"pretrained_backbone {wanted}: {why}; or name a file",
                 arguments=("pretrained_backbone", "network"),
             )
         return Start(note=f"started from fresh weights: nobody published any for {backbone}", has_backbone=False)

@@ -5,7 +5,7 @@ import hashlib
 import http.server
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,9 @@ from ssd_train.networks.zoo import network_config
 from ssd_train.spec import IMAGENET_STD
 from ssd_train.weights import torchvision_classifier as module
 from ssd_train.weights.backbone import load_backbone
+from ssd_train.weights.network_file import state_for
 from ssd_train.weights.torchvision_classifier import CLASSIFIERS, classifier_state, fetch_classifier
+from ssd_train.weights.weight_file import read_tensors
 
 SMALL = "mobilenet_v3_large"
 # Backbone -> torchvision's network, and its modules that our taps are the outputs of.
@@ -186,6 +188,18 @@ def test_a_file_that_does_not_fit_is_a_sentence_and_changes_nothing(tmp_path: Pa
     message = refusal(good, unfilled("resnet50_v1"))
     assert "no classifier of torchvision's computes what the backbone resnet50_v1 does" in message
     assert "resnet50_v1b" in message
+
+
+def test_files_of_gluoncv_s_are_refused_where_it_has_no_such_backbone(
+    tmp_path: Path, float_params: Callable[[dict[str, Tensor]], bytes]
+) -> None:
+    path = tmp_path / "weights.params"
+    path.write_bytes(float_params({"features.0.weight": torch.zeros(16, 3, 3, 3)}))
+    network = unfilled(SMALL)
+    with pytest.raises(WeightsError, match=r"it is of GluonCV, which has none; name torchvision's MobileNet_V3_Large"):
+        load_backbone(network, path)
+    with pytest.raises(WeightsError, match=r"comes from another project, which has no ssd_96_mobilenet_v3_large_cust"):
+        state_for(network, read_tensors(path))
 
 
 # Published files
