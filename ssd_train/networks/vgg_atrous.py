@@ -80,7 +80,7 @@ class VGGAtrousFeatures(nn.Module):
 
     Args:
         extras: the added levels.
-        norm: what conv4_3 is normalised by, of its number of channels.
+        norm: what conv4_3 is normalised by.
         scales_input: undo the division by the standard deviation; False where a network's is 1 / 255.
 
     Attributes:

@@ -82,7 +82,7 @@ def randomise(network: SSD, seed: int) -> None:
 
 
 def spread_of_images(network: SSD) -> Tensor:
-    """Return the (3, 1, 1) spread of a network's normalised images, which is 1 with ImageNet's standard deviation."""
+    """Return the (3, 1, 1) spread of a network's normalised images: 1 where it divides by ImageNet's deviation."""
     return (torch.tensor(IMAGENET_STD) / torch.tensor(network.config.std)).reshape(3, 1, 1)
 
 
