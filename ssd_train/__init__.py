@@ -31,10 +31,10 @@ def build_network(
         name: a network that `ssd-deploy models` lists, for example `ssd_512_resnet50_v1_coco`.
         weights: None for fresh initial weights; `"random"` or `"random:SEED"` for seeded ones with
             scores like a trained detector's; `"shapes"` for the trained detector that comes with the package
-            (`ssd_300_mobilenet0.25_custom`); `"published"` for GluonCV's, downloaded where they are not here
-            yet; a training's folder for its best weights; else a file: MXNet `.params` in either naming scheme, a
-            pytorch-cv checkpoint, or this project's `.safetensors`, `.pth` or training checkpoint, told apart by
-            content.
+            (`ssd_300_mobilenet0.25_custom`); `"published"` for what its project published, downloaded where it is not
+            here yet; a training's folder for its best weights; else a file: MXNet `.params` in either naming scheme, a
+            checkpoint of pytorch-cv or of torchvision, or this project's `.safetensors`, `.pth` or training checkpoint,
+            told apart by content.
         classes: class names, for the `_custom` networks; where it is None, a file of this project
             brings its own list.
         batch_norm: of a pytorch-cv checkpoint, how the batch norms of the added levels compute: `"gluoncv"`

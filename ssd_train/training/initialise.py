@@ -172,9 +172,10 @@ def _read_detector(config: NetworkConfig, theirs: NetworkConfig, file: WeightFil
             if names
         }
         if count not in known:
+            of_any_classes = theirs.name.rsplit("_", 1)[0] + "_custom" if theirs.class_names else theirs.name
             raise WeightsError(
                 f"{path}: predicts {count} classes and does not say which; convert it with `ssd-deploy convert "
-                f"--network {theirs.name.rsplit('_', 1)[0]}_custom --classes FILE` and start from the result"
+                f"--network {of_any_classes} --classes FILE` and start from the result"
             )
         classes = known[count]
     source = build_ssd(dataclasses.replace(theirs, class_names=classes))
