@@ -105,7 +105,7 @@ def read_foreign(path: Path, options: AdoptOptions) -> ForeignGraph:
     scores, boxes = _named_outputs(model, path, options)
     model = _cut(model, path, source.name, (scores, boxes))
     if batch_size is not None:
-        freed = _with_free_batch(model, source.name)
+        freed = _with_free_batch(model, source.name, batch_size)
         graph = ForeignGraph(
             path=path, model=freed, input_name=source.name, input_size=size, batch_size=None,
             is_channels_last=is_channels_last, scores=scores, boxes=boxes,
@@ -272,19 +272,32 @@ def _cut(model: onnx.ModelProto, path: Path, source: str, outputs: tuple[str, st
     (images,) = [value for value in model.graph.input if value.name == source]
     given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
     graph = helper.make_graph(layers, "adopted", [images], given, constants)
-    cut = helper.make_model(
-        graph, opset_imports=[each for each in model.opset_import if each.domain in ("", "ai.onnx")]
-    )
+    # Once, whatever a file or the converter repeats.
+    version = max(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    cut = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])
     cut.ir_version = helper.find_min_ir_version_for(cut.opset_import)
     return cut
 
 
-def _with_free_batch(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
-    """Return a copy whose input takes any number of images."""
+def _with_free_batch(model: onnx.ModelProto, source: str, count: int = 0) -> onnx.ModelProto:
+    """Return a copy whose input takes any number of images.
+
+    Args:
+        count: how many it took; 0 for any. Exporters write it into the shapes of Reshape, where 0 stands for as many as
+            there are.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     (value,) = copy.graph.input
     value.type.tensor_type.shape.dim[0].dim_param = "N"
+    constants = {each.name: each for each in copy.graph.initializer}
+    for node in copy.graph.node if count else ():
+        if node.op_type == "Reshape" and node.input[1] in constants:
+            shape = numpy_helper.to_array(constants[node.input[1]]).copy()
+            if shape.ndim == 1 and len(shape) > 1 and shape[0] == count:
+                shape[0] = 0
+                node.input[1] = f"{node.name}/shape"
+                copy.graph.initializer.append(numpy_helper.from_array(shape, node.input[1]))
     return copy
 
 
