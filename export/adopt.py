@@ -152,10 +152,11 @@ def _joined(network: onnx.ModelProto, tail: _Tail, meaning: Meaning, spec: Detec
     try:
         if version != next(each.version for each in behind.opset_import if each.domain == ""):
             behind = onnx.version_converter.convert_version(behind, version)
-        del behind.opset_import[:]
-        behind.opset_import.extend(network.opset_import)
         behind.ir_version = network.ir_version
         model = onnx.compose.merge_models(network, behind, io_map=[(name, name) for name in RAW_NAMES])
+        # The composer lists the operators' release once for each part.
+        del model.opset_import[:]
+        model.opset_import.extend(network.opset_import)
         if spec.batch_size is not None:
             for value in (*model.graph.input, *model.graph.output):
                 value.type.tensor_type.shape.dim[0].dim_value = spec.batch_size
