@@ -108,6 +108,7 @@ def adopt_onnx(
         weights_sha256=sha256_of_file(path),
         versions={"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
         batch_size=graph.batch_size,
+        adopted_from=graph.producer,
     )
     log.info("%s: tracing the post-processing", spec.network)
     tail = _Tail(settings, graph.input_size, meaning.anchors).eval()
@@ -232,6 +233,7 @@ def _as_ours(
 def _notes(graph: ForeignGraph, meaning: Meaning, options: AdoptOptions, spec: DetectorSpec) -> tuple[str, ...]:
     kind = "probabilities" if meaning.are_probabilities else "logits"
     boxes = "decoded boxes" if meaning.anchors is None else "offsets from anchors"
+    boxes += " in shares of the input's sides" if meaning.in_sides else " in pixels"
     scale = ", ".join(f"{value:.4g}" for value in (*spec.mean, *spec.std))
     notes = [
         f"{graph.scores} are {kind} of {meaning.num_classes} classes and a background, {graph.boxes} are {boxes}",

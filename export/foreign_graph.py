@@ -21,6 +21,7 @@ from export.anchor_file import read_anchors
 from export.file_metadata import LEAST_OPSET
 from export.session import open_session
 from ssd_train.errors import ModelError, first_line
+from ssd_train.escaped_text import escaped
 from ssd_train.json_input import quoted
 from ssd_train.spec import INPUT_NAME, MAX_INPUT_SIDE, RAW_NAMES
 
@@ -43,11 +44,15 @@ _UNSHAPED = {
 # A protocol buffer has no more, and a file of ours is one.
 MOST_BYTES = 2**31 - 1
 
-# A box of an SSD reaches little beyond its input, of which it is a share; in pixels it does not stay below two.
+# Most coordinates of boxes that are shares of the input are below it, and most in pixels are far above. A few are past
+# any limit, since what is looked at are answers to noise.
 MOST_SIDES = 2.0
 
 # Softmax of float32, or of float16, summed.
 SUM_TOLERANCE = 1e-2
+
+# A longer name of a program is cut.
+MOST_PRODUCER = 100
 
 # The least probability whose logarithm is taken: float32's least normal number.
 _TINY = float(np.finfo(np.float32).tiny)
@@ -69,6 +74,7 @@ class ForeignGraph:
         batch_size: the only number of images that it takes; None for any.
         is_channels_last: its input is (N, H, W, 3).
         scores, boxes: names of its outputs.
+        producer: the program that wrote the file, for people.
     """
 
     path: Path
@@ -79,6 +85,7 @@ class ForeignGraph:
     is_channels_last: bool
     scores: str
     boxes: str
+    producer: str
 
     def noise(self, count: int | None = None) -> NDArray[np.float32]:
         """Return images (N, 3, H, W) that are normalised noise, the same each time."""
@@ -103,19 +110,15 @@ def read_foreign(path: Path, options: AdoptOptions) -> ForeignGraph:
     source = _only_input(model, path)
     size, batch_size, is_channels_last = _input_form(source, path, options)
     scores, boxes = _named_outputs(model, path, options)
+    written_by = escaped(" ".join(filter(None, (model.producer_name, model.producer_version))))
     model = _cut(model, path, source.name, (scores, boxes))
-    if batch_size is not None:
-        freed = _with_free_batch(model, source.name, batch_size)
-        graph = ForeignGraph(
-            path=path, model=freed, input_name=source.name, input_size=size, batch_size=None,
-            is_channels_last=is_channels_last, scores=scores, boxes=boxes,
-        )  # fmt: skip
-        fixed = dataclasses.replace(graph, model=model, batch_size=batch_size)
-        return graph if _takes_any_batch(graph, fixed) else fixed
-    return ForeignGraph(
-        path=path, model=_with_free_batch(model, source.name), input_name=source.name, input_size=size,
-        batch_size=None, is_channels_last=is_channels_last, scores=scores, boxes=boxes,
+    graph = ForeignGraph(
+        path=path, model=model, input_name=source.name, input_size=size, batch_size=batch_size,
+        is_channels_last=is_channels_last, scores=scores, boxes=boxes,
+        producer=written_by[:MOST_PRODUCER] or "an unknown program",
     )  # fmt: skip
+    free = dataclasses.replace(graph, model=_with_free_batch(model, batch_size or 0), batch_size=None)
+    return free if batch_size is None or _takes_any_batch(free, graph) else graph
 
 
 def _loaded(path: Path) -> onnx.ModelProto:
@@ -192,6 +195,11 @@ def _named_outputs(model: onnx.ModelProto, path: Path, options: AdoptOptions) ->
         if name is not None and name not in there:
             raise ModelError(f"{path}: has no value {quoted(name)}; {_candidates(model, path)}", arguments=(argument,))
     if options.scores is not None and options.boxes is not None:
+        if options.scores == options.boxes:
+            raise ModelError(
+                f"{path}: {quoted(options.scores)} cannot be scores and boxes; {_candidates(model, path)}",
+                arguments=("scores", "boxes"),
+            )
         return options.scores, options.boxes
     pairs = [
         (scores, boxes)
@@ -201,6 +209,9 @@ def _named_outputs(model: onnx.ModelProto, path: Path, options: AdoptOptions) ->
         and _sides(scores)[1] == _sides(boxes)[1]
         and options.scores in (None, scores.name) and options.boxes in (None, boxes.name)
     ]  # fmt: skip
+    if len(pairs) > 1:
+        # With three classes and a background both have four columns; jetson-inference calls its outputs so.
+        pairs = [pair for pair in pairs if (pair[0].name, pair[1].name) == ("scores", "boxes")]
     if len(pairs) != 1:
         raise ModelError(
             f"{path}: does not tell which of its values are scores and boxes; {_candidates(model, path)}",
@@ -279,7 +290,7 @@ def _cut(model: onnx.ModelProto, path: Path, source: str, outputs: tuple[str, st
     return cut
 
 
-def _with_free_batch(model: onnx.ModelProto, source: str, count: int = 0) -> onnx.ModelProto:
+def _with_free_batch(model: onnx.ModelProto, count: int) -> onnx.ModelProto:
     """Return a copy whose input takes any number of images.
 
     Args:
@@ -294,8 +305,11 @@ def _with_free_batch(model: onnx.ModelProto, source: str, count: int = 0) -> onn
     for node in copy.graph.node if count else ():
         if node.op_type == "Reshape" and node.input[1] in constants:
             shape = numpy_helper.to_array(constants[node.input[1]]).copy()
-            if shape.ndim == 1 and len(shape) > 1 and shape[0] == count:
+            if shape.ndim == 1 and len(shape) > 1 and shape[0] == count and 0 not in shape:
                 shape[0] = 0
+                for attribute in [each for each in node.attribute if each.name == "allowzero"]:
+                    # With it 0 would stand for none; PyTorch writes it wherever it makes no difference.
+                    node.attribute.remove(attribute)
                 node.input[1] = f"{node.name}/shape"
                 copy.graph.initializer.append(numpy_helper.from_array(shape, node.input[1]))
     return copy
@@ -335,12 +349,14 @@ class Meaning:
         are_probabilities: scores are probabilities and not logits.
         anchors: (A, 4) float32 cx, cy, w, h in input pixels; None for decoded boxes.
         scale: what offsets or boxes are multiplied by, four numbers: variances by ours, or pixels a unit.
+        in_sides: anchors or decoded boxes are shares of the input's sides in their file, not pixels.
     """
 
     num_classes: int
     are_probabilities: bool
     anchors: NDArray[np.float32] | None
     scale: tuple[float, float, float, float]
+    in_sides: bool
 
 
 def meaning_of(graph: ForeignGraph, options: AdoptOptions, own_variances: Sequence[float]) -> Meaning:
@@ -374,19 +390,22 @@ def meaning_of(graph: ForeignGraph, options: AdoptOptions, own_variances: Sequen
         raise ModelError(f"{graph.path}: gives values that are not finite for noise; use another copy")
     height, width = graph.input_size
     sides = (float(width), float(height), float(width), float(height))
-    if options.anchors is None:
-        factor = sides if _in_sides(boxes, options) else (1.0,) * 4
+    rows = None if options.anchors is None else _anchor_rows(options.anchors, scores.shape[1])
+    in_sides = _in_sides(boxes if rows is None else rows, options)
+    if rows is None:
+        factor = sides if in_sides else (1.0,) * 4
         order = (1, 0, 3, 2) if options.box_format == "yxyx" else (0, 1, 2, 3)
         # In the order of the file's own values, which are put in ours behind it.
         scale, anchors = tuple(factor[axis] for axis in order), None
     else:
-        anchors = _anchors(options, scores.shape[1], sides)
+        anchors = _anchors(rows * np.array(sides if in_sides else (1.0,) * 4), options)
         scale = tuple(theirs / ours for theirs, ours in zip(options.four_variances(), own_variances, strict=True))
     return Meaning(
         num_classes=scores.shape[2] - 1,
         are_probabilities=_are_probabilities(scores, graph, options),
         anchors=anchors,
         scale=(scale[0], scale[1], scale[2], scale[3]),
+        in_sides=in_sides,
     )
 
 
@@ -411,29 +430,30 @@ def _are_probabilities(scores: NDArray[Any], graph: ForeignGraph, options: Adopt
 
 def _in_sides(values: NDArray[Any], options: AdoptOptions) -> bool:
     if options.box_units == AUTO:
-        return bool(np.abs(values).max() <= MOST_SIDES)
+        return bool(np.median(np.abs(values)) <= MOST_SIDES)
     return options.box_units == "sides"
 
 
-def _anchors(options: AdoptOptions, count: int, sides: tuple[float, ...]) -> NDArray[np.float32]:
-    assert options.anchors is not None
-    anchors = read_anchors(options.anchors)
-    if len(anchors) != count:
+def _anchor_rows(path: Path, count: int) -> NDArray[np.float64]:
+    rows = read_anchors(path)
+    if len(rows) != count:
         raise ModelError(
-            f"{options.anchors}: has {len(anchors)} anchors, but the network has {count}; give its own",
-            arguments=("anchors",),
+            f"{path}: has {len(rows)} anchors, but the network has {count}; give its own", arguments=("anchors",)
         )
-    if _in_sides(anchors, options):
-        anchors = anchors * np.array(sides)
+    return rows
+
+
+def _anchors(rows: NDArray[np.float64], options: AdoptOptions) -> NDArray[np.float32]:
+    """Return cx, cy, w, h of rows in pixels."""
     if options.anchor_format == "xyxy":
-        low, high = anchors[:, :2], anchors[:, 2:]
-        anchors = np.concatenate([(low + high) / 2, high - low], axis=1)
-    if anchors[:, 2:].min() <= 0:
+        low, high = rows[:, :2], rows[:, 2:]
+        rows = np.concatenate([(low + high) / 2, high - low], axis=1)
+    if rows[:, 2:].min() <= 0:
         raise ModelError(
             f"{options.anchors}: has an anchor without area; is its order {options.anchor_format}?",
             arguments=("anchors", "anchor_format"),
         )
-    return anchors.astype(np.float32)
+    return rows.astype(np.float32)
 
 
 def in_our_form(graph: ForeignGraph, meaning: Meaning, options: AdoptOptions) -> onnx.ModelProto:
@@ -447,7 +467,10 @@ def in_our_form(graph: ForeignGraph, meaning: Meaning, options: AdoptOptions) ->
     front += [("Transpose", {"perm": [0, 2, 3, 1]}, None)] if graph.is_channels_last else []
     rows = graph.batch_size or "N"
     columns = meaning.num_classes + 1
-    building.chain(INPUT_NAME, front, taken, at_front=True)
+    if front:
+        building.chain(INPUT_NAME, front, taken, at_front=True)
+    else:
+        building.rename(taken, INPUT_NAME)
     behind: list[Step] = []
     if options.background == "last":
         behind.append(("Gather", {"axis": 2}, np.array([columns - 1, *range(columns - 1)])))
@@ -485,10 +508,11 @@ class _Building:
     graph: onnx.GraphProto
 
     def chain(self, value: str, steps: Sequence[Step], result: str, *, at_front: bool = False) -> None:
-        """Lead from a value to another by operators with a constant each, or none; without operators they are equal."""
+        """Lead from a value to another by operators with a constant each, or none; without operators it is renamed."""
+        if not steps:
+            # An operator that does nothing is left out by ONNX Runtime, and the name that follows it with it.
+            self.rename(value, result)
         nodes = []
-        # Nothing to do is an operator, too.
-        steps = steps or [("Identity", {}, None)]
         for index, (operator, attributes, constant) in enumerate(steps):
             name = f"{result}/{index}/{operator}"
             inputs = [value]
@@ -499,6 +523,14 @@ class _Building:
             nodes.append(helper.make_node(operator, inputs, [value], name=f"{name}/node", **attributes))
         for index, node in enumerate(nodes):
             self.graph.node.insert(index if at_front else len(self.graph.node), node)
+
+    def rename(self, value: str, name: str) -> None:
+        """Give a value another name wherever it is made or used."""
+        for node in self.graph.node:
+            for names in (node.input, node.output):
+                for index, each in enumerate(names):
+                    if each == value:
+                        names[index] = name
 
     def corners(self, value: str, result: str) -> None:
         """Make xyxy of cxcywh."""

@@ -11,7 +11,7 @@ import msgspec
 
 from ssd_train.errors import ModelError
 from ssd_train.json_input import JSONError, convert, quoted, read_json
-from ssd_train.spec import PostprocessSettings
+from ssd_train.spec import GLUONCV_RESIZE, IMAGENET_MEAN, IMAGENET_STD, PostprocessSettings
 
 # Raised where a field changes its meaning or goes away.
 SCHEMA_VERSION = 1
@@ -33,6 +33,8 @@ class Detector:
         input_size: (height, width) in pixels.
         weights, weights_sha256: the weights' file and its SHA-256.
         postprocess: thresholds and limits inside the files.
+        mean, std: of the pixels, RGB, for values in [0, 1].
+        resize: the rule that pictures are resized by.
     """
 
     network: str
@@ -41,6 +43,9 @@ class Detector:
     weights: str
     weights_sha256: str
     postprocess: PostprocessSettings
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    resize: str = GLUONCV_RESIZE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -238,7 +243,7 @@ class Certificate:
         made_by: program and version.
         targets: as they were asked for.
         metric, protocol: what scored, and by which rules; empty where the images have no ground truth.
-        reference: PyTorch in float32.
+        reference: PyTorch in float32, or a file that was adopted in ONNX Runtime.
         checks: every file in every backend that works here.
         files: all of the folder but the certificate itself.
         fastest: null where nothing that may be used was timed.
