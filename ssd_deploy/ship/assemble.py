@@ -83,8 +83,8 @@ def assemble(found: Outcome, out: Path) -> Certificate:
             weights=spec.weights,
             weights_sha256=spec.weights_sha256,
             postprocess=spec.postprocess,
-            mean=spec.mean,
-            std=spec.std,
+            mean=list(spec.mean),
+            std=list(spec.std),
             resize=spec.resize,
         ),
         data=parts.Data(

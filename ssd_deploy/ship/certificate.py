@@ -43,8 +43,8 @@ class Detector:
     weights: str
     weights_sha256: str
     postprocess: PostprocessSettings
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: list[float] = dataclasses.field(default_factory=lambda: [*IMAGENET_MEAN])
+    std: list[float] = dataclasses.field(default_factory=lambda: [*IMAGENET_STD])
     resize: str = GLUONCV_RESIZE
 
 
@@ -304,6 +304,8 @@ def json_schema() -> dict[str, Any]:
 def _check_consistent(certificate: Certificate) -> None:
     """Raise JSONError where values contradict each other that are computed with."""
     classes = len(certificate.detector.class_names)
+    if len(certificate.detector.mean) != 3 or len(certificate.detector.std) != 3:
+        raise JSONError("has a mean or std that is not three numbers")
     if len(certificate.detector.input_size) != 2:
         raise JSONError("has an input size that is not (height, width)")
     for sample in certificate.samples:

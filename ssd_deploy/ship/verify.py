@@ -197,8 +197,8 @@ def _reference(folder: Path, certificate: Certificate) -> tuple[BackendRun, Data
         class_names=tuple(detector.class_names),
         input_size=(detector.input_size[0], detector.input_size[1]),
         postprocess=detector.postprocess,
-        mean=detector.mean,
-        std=detector.std,
+        mean=(detector.mean[0], detector.mean[1], detector.mean[2]),
+        std=(detector.std[0], detector.std[1], detector.std[2]),
         resize=detector.resize,
     )
     samples = tuple(

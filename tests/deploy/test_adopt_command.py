@@ -1,5 +1,6 @@
 """`adopt` and what takes the file that it writes: one small detector of somebody else's, adopted once."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 
 from ssd_deploy.cli import app
 from ssd_deploy.parity.reference import is_adopted
+from ssd_deploy.ship import run as run_of_ship
+from ssd_deploy.ship import timing
 from ssd_train.datasets.generated_files import write_shapes
 from ssd_train.spec import DetectorSpec
 
@@ -114,7 +117,11 @@ def test_an_int8_file_of_it_is_no_reference(adopted: Path, data: Path, tmp_path:
     assert code == 2 and "0 networks are named" in output
 
 
-def test_it_is_shipped_and_verified(adopted: Path, data: Path, tmp_path: Path) -> None:
+def test_it_is_shipped_and_verified(adopted: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One short turn of each: times are not what is tested.
+    quick = dataclasses.replace(timing.SETTINGS, rounds=1, turn_seconds=0)
+    monkeypatch.setattr(run_of_ship, "SETTINGS", quick)
+    monkeypatch.setitem(timing.time_all.__kwdefaults__, "settings", quick)
     out = tmp_path / "shipped"
     code, output = command(
         "ship", adopted, "--data", data, "--split", "val", "--targets", "onnx", "--backend", "onnxruntime:cpu",
