@@ -9,6 +9,7 @@ check can look at them; they are no outputs.
 import dataclasses
 import logging
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from export.graph import Difference, open_graph, with_raw_outputs
 from export.opset import TRACED_OPSET, lowered
 from ssd_train.errors import ModelError
 from ssd_train.files import written_atomically
 from ssd_train.networks.detector import Detector
+from ssd_train.networks.postprocess import Postprocess
 from ssd_train.networks.ssd import SSD
 from ssd_train.precisions import PRECISIONS
 from ssd_train.spec import INPUT_NAME, OUTPUT_NAMES, RAW_NAMES, DetectorSpec, PostprocessSettings
@@ -74,7 +77,7 @@ def export_onnx(network: SSD, out_dir: Path, *, settings: PostprocessSettings | 
     for output in [output for output in model.graph.output if output.name in RAW_NAMES]:
         model.graph.value_info.append(output)
         model.graph.output.remove(output)
-    _strip_traces(model)
+    strip_traces(model)
     onnx.helper.set_model_props(model, spec.to_metadata())
     onnx.checker.check_model(model, full_check=True)
     path = out_dir / f"{network.config.name}.{spec.precision}.onnx"
@@ -87,6 +90,15 @@ def export_onnx(network: SSD, out_dir: Path, *, settings: PostprocessSettings | 
 
 def _traced(detector: Detector, spec: DetectorSpec) -> onnx.ModelProto:
     images = torch.zeros(TRACED_BATCH, 3, *spec.input_size)
+    return traced(detector, {INPUT_NAME: images}, [*OUTPUT_NAMES, *RAW_NAMES], spec.network)
+
+
+def traced(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], called: str) -> onnx.ModelProto:
+    """Return PyTorch's own export of a module, whose inputs have any number of images; `called` is for errors.
+
+    Raises:
+        ModelError: there is none.
+    """
     exporter_log = logging.getLogger("torch.onnx")
     level = exporter_log.level
     # The exporter logs optional packages that it does without and prints counts of rewrites: nothing for a user.
@@ -94,24 +106,25 @@ def _traced(detector: Detector, spec: DetectorSpec) -> onnx.ModelProto:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
+            count = torch.export.Dim("N", min=1)
             program = torch.onnx.export(
-                detector,
-                (images,),
+                module,
+                tuple(inputs.values()),
                 dynamo=True,
                 verbose=False,
                 opset_version=TRACED_OPSET,
-                input_names=[INPUT_NAME],
-                output_names=[*OUTPUT_NAMES, *RAW_NAMES],
-                dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=tuple({0: count} for _ in inputs),
             )
     finally:
         exporter_log.setLevel(level)
     if program is None:
-        raise ModelError(f"{spec.network}: PyTorch exported no graph; check the installed torch version")
+        raise ModelError(f"{called}: PyTorch exported no graph; check the installed torch version")
     return program.model_proto
 
 
-def _strip_traces(model: onnx.ModelProto) -> None:
+def strip_traces(model: onnx.ModelProto) -> None:
     """Remove the Python stack traces that the exporter leaves on every node: size, and paths of the machine."""
     model.graph.ClearField("metadata_props")
     for node in model.graph.node:
@@ -144,14 +157,24 @@ def _check_values(detector: Detector, model: onnx.ModelProto, spec: DetectorSpec
                     f"{spec.network}: the exported graph gives other {name} than PyTorch for a batch of {batch} "
                     f"({difference:.1e} of their spread, at most {tolerance:.0e} is allowed); nothing was written"
                 )
-        _check_detections(detector, got, spec, batch)
+        check_detections(detector.postprocess, detector.network.anchors, got, spec.network)
 
 
-def _check_detections(detector: Detector, got: dict[str, NDArray[Any]], spec: DetectorSpec, batch: int) -> None:
-    """Compare the graph's decode and NMS with PyTorch's, both on the graph's own raw predictions."""
+def check_detections(
+    postprocess: Postprocess, anchors: Tensor | None, got: Mapping[str, NDArray[Any]], called: str
+) -> None:
+    """Compare a graph's decode and NMS with PyTorch's, both on the graph's own raw predictions.
+
+    Args:
+        got: detections and raw predictions of the graph by their names.
+        called: what an error calls the network.
+
+    Raises:
+        ModelError: too many detections have no partner.
+    """
     with torch.inference_mode():
         raw = [torch.from_numpy(got[name]) for name in RAW_NAMES]
-        outputs = detector.postprocess(*raw, detector.network.anchors)
+        outputs = postprocess(*raw, anchors)
     expected = dict(zip(OUTPUT_NAMES, (value.numpy() for value in outputs), strict=True))
     shapes = [
         (got[name].shape, got[name].dtype) == (expected[name].shape, expected[name].dtype) for name in OUTPUT_NAMES
@@ -159,12 +182,12 @@ def _check_detections(detector: Detector, got: dict[str, NDArray[Any]], spec: De
     alone = _rows_alone(got, expected) + _rows_alone(expected, got) if all(shapes) else 2 * got["labels"].size
     if alone > TIED_SHARE * 2 * got["labels"].size:
         raise ModelError(
-            f"{spec.network}: {alone} of {2 * got['labels'].size} detections of the exported graph and of PyTorch have "
-            f"no partner on the other side for a batch of {batch}; nothing was written"
+            f"{called}: {alone} of {2 * got['labels'].size} detections of the exported graph and of PyTorch have no "
+            f"partner on the other side for a batch of {len(got['labels'])}; nothing was written"
         )
 
 
-def _rows_alone(rows: dict[str, NDArray[Any]], others: dict[str, NDArray[Any]]) -> int:
+def _rows_alone(rows: Mapping[str, NDArray[Any]], others: Mapping[str, NDArray[Any]]) -> int:
     """Count detections and padding rows that are not among the other side's of the same image, in any order."""
     boxes, other_boxes = rows["boxes"][:, :, None], others["boxes"][:, None]
     near = np.isclose(boxes, other_boxes, rtol=1e-5, atol=BOX_TOLERANCE).all(axis=-1)

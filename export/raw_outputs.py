@@ -29,7 +29,9 @@ def rewrite(source: ExportedGraph, settings: Any, on_progress: OnProgress | None
     """The step of `export.steps`."""
     constant = next((each for each in source.model.graph.initializer if each.name == ANCHORS), None)
     if constant is None:
-        raise ModelError(f"{source.path}: has no constant {ANCHORS}; export it again with `ssd-deploy export`")
+        raise ModelError(
+            f"{source.path}: has no anchors to decode with, since its network decodes boxes itself; use its detections"
+        )
     model = network_only(source.model)
     model.producer_name, model.producer_version = source.model.producer_name, source.model.producer_version
     return Rewritten(

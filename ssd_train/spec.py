@@ -135,6 +135,8 @@ class DetectorSpec:
         input_kind: row of `INPUT_KINDS` that the detector takes.
         batch_size: the only number of images that a call takes; None for any.
         outputs: `detections`, or `raw` for a file whose detections somebody else decodes.
+        adopted_from: the program that wrote the file whose graph this is, where it is somebody else's; empty for a
+            network of this project.
 
     Raises:
         SpecError: no classes, a repeated class name, or a size, mean or std that makes no sense.
@@ -155,6 +157,7 @@ class DetectorSpec:
     input_kind: str = FLOAT
     batch_size: int | None = None
     outputs: str = DETECTIONS
+    adopted_from: str = ""
 
     def __post_init__(self) -> None:
         check_class_names(self.class_names)
@@ -187,7 +190,8 @@ class DetectorSpec:
             raise SpecError(f"batch_size {quoted(self.batch_size)} is no number from 1 to {MOST_FIXED_BATCH}")
         if self.outputs not in (DETECTIONS, RAW):
             raise SpecError(f"outputs {quoted(self.outputs)} are not {DETECTIONS} or {RAW}")
-        object.__setattr__(self, "weights", _valid(self.weights))
+        for name in ("weights", "adopted_from"):
+            object.__setattr__(self, name, _valid(getattr(self, name)))
         for text in (*self.versions, *self.versions.values()):
             if _valid(text) != text:
                 raise SpecError(f"versions have {quoted(text)}, which is no text")
@@ -247,7 +251,7 @@ class DetectorSpec:
             )
             values: dict[str, Any] = {key: read.value(key, kind) for key, kind in _JSON_ENTRIES.items()}
             values |= {key: read.text(key) for key in _TEXT_ENTRIES}
-            values |= {key: read.text(key) for key in ("input_kind", "outputs") if key in read}
+            values |= {key: read.text(key) for key in ("input_kind", "outputs", "adopted_from") if key in read}
             values |= {key: read.value(key, kind) for key, kind in _OPTIONAL_JSON.items() if key in read}
             return cls(postprocess=settings, **values)
         except SpecError as error:
@@ -272,6 +276,7 @@ _USUAL = {
     "input_kind": FLOAT,
     "batch_size": None,
     "outputs": DETECTIONS,
+    "adopted_from": "",
     "clip_boxes": False,
 }
 

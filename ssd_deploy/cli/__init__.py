@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ssd_deploy.cli import build, bundle, compare, data, detect, evaluate, ship, weights
+from ssd_deploy.cli import adopt, build, bundle, compare, data, detect, evaluate, ship, weights
 from ssd_train.cli import train
 from ssd_train.command_line import Result, add_command, run
 
@@ -49,6 +49,7 @@ COMMANDS: dict[str, Callable[..., Result]] = {
     "train": train,
     "convert": weights.convert,
     "export": build.export,
+    "adopt": adopt.adopt,
     "quantize": build.quantize,
     "build": build.build,
     "bundle": bundle.bundle,

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from ssd_deploy.cli.options import (
     SeveralModels,
     SeveralPrecisions,
     check_calibrated,
+    find_reference,
     loaded,
     refuse,
 )
@@ -28,6 +29,9 @@ from ssd_train.command_options import parse_list, parse_numbers
 from ssd_train.ending_signals import exit_code_so_far
 from ssd_train.precisions import PRECISIONS
 from ssd_train.temporary import temporary_folder
+
+if TYPE_CHECKING:
+    from ssd_train.networks.ssd import SSD
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +65,10 @@ def parity(
         ),
     ] = None,
 ) -> Result:
-    """Compare every backend that works here with PyTorch on the same images; exit 1 where one differs."""
+    """Compare every backend that works here with PyTorch on the same images; exit 1 where one differs.
+
+    Where no network is named, an adopted file in ONNX Runtime is what the others are held against.
+    """
     if report is not None:
         from ssd_train.report.page import check_report, files_of
 
@@ -69,16 +76,11 @@ def parity(
         check_results(ctx.params["json"], *files_of(report))
     words, patterns = pictures.split_off(names or [])
     sources = named.find([*words, *named.model])
-    networks = [source for source in sources if source.network is not None]
-    files = [each for source in sources for each in (source.file, source.address) if each is not None]
-    if len(networks) != 1:
-        raise typer.BadParameter(
-            f"{len(networks)} networks are named; name the one that is the reference (a network, a run folder or a "
-            "weight file), and files that were made of it"
-        )
+    reference = find_reference(sources)
+    files = [each for source in sources if source is not reference for each in (source.file, source.address) if each]
     if data.is_named == (bool(patterns) and data.annotations is None):
         raise typer.BadParameter("name either --data or --images to compare on")
-    if files and precision.precision is not None:
+    if (files or reference.file is not None) and precision.precision is not None:
         raise typer.BadParameter(
             "belongs to files that are exported for the comparison, not to those named", param_hint="'--precision'"
         )
@@ -92,7 +94,6 @@ def parity(
     from ssd_train.metrics.protocol import Protocol
 
     choices = parse_backends(backends) if backends is not None else None
-    (reference,) = networks
     class_names = description_of(reference).class_names
     if data.is_named:
         # Of named annotations, the images are a folder.
@@ -104,10 +105,13 @@ def parity(
         dataset, metric = images_as_dataset(find_images(patterns)[: data.limit], class_names), None
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(temporary_folder())
-        network = loaded(reference)
+        network = reference.file or loaded(reference)
+        models: list[SSD | Path | str] = [*files]
+        if not models and not isinstance(network, Path):
+            models += [converted(network, each, folder, int8) for each in precisions]
         outcome = run_parity(
             network,
-            files or [converted(network, each, folder, int8) for each in precisions],
+            models,
             dataset,
             metric=metric,
             backends=choices,

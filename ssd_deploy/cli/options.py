@@ -104,6 +104,21 @@ class OneModel(Naming):
         return sources[0]
 
 
+def find_reference(sources: Sequence[ModelSource]) -> ModelSource:
+    """Return the one network among models that the others are held against, or the one adopted file without any."""
+    networks = [source for source in sources if source.network is not None]
+    if not networks:
+        from ssd_deploy.parity.reference import is_adopted
+
+        networks = [source for source in sources if source.file is not None and is_adopted(source.file)]
+    if len(networks) != 1:
+        raise typer.BadParameter(
+            f"{len(networks)} networks are named; name the one that is the reference (a network, a run folder, a "
+            "weight file or a file that was adopted), and files that were made of it"
+        )
+    return networks[0]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeveralModels(Naming):
     model: tuple[str, ...] = option((), "MODEL as an option; may be repeated.")

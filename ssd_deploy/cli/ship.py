@@ -47,10 +47,14 @@ def ship(
     samples: Annotated[int, typer.Option(min=0, help="Scored images that travel along, for `verify` elsewhere.")] = 8,
     strict: Annotated[bool, typer.Option("--strict", help="What could not be run is a failure.")] = False,
 ) -> Result:
-    """Make the files of a detector, prove each against PyTorch, time them, and certify it; exit 1 where one fails."""
+    """Make the files of a detector, prove each against PyTorch, time them, and certify it; exit 1 where one fails.
+
+    An adopted file in ONNX Runtime takes the place of PyTorch.
+    """
     from export.steps import STEPS
     from ssd_deploy.backends import parse_backends
     from ssd_deploy.describe import description_of
+    from ssd_deploy.parity.reference import is_adopted
     from ssd_deploy.progress import image_progress, turn_progress
     from ssd_deploy.ship.certificate import JSON_NAME, PAGE_NAME, PASS
     from ssd_deploy.ship.run import check_out
@@ -67,7 +71,7 @@ def ship(
     check_packages()
     check_out(out)
     source = named.source(name)
-    if source.file is not None:
+    if source.network is None and not (source.file is not None and is_adopted(source.file)):
         raise typer.BadParameter(
             f"{source.name} is a file already; name the network, run folder or weight file that it was made of"
         )
@@ -86,7 +90,7 @@ def ship(
             found = find_calibration_images(calibrating.int8.calibration_data, int8.calibration_images)
             calibration = (len(found.paths), found.sha256)
         made = run_ship(
-            loaded(source),
+            source.file or loaded(source),
             dataset,
             out,
             Shipping(

@@ -6,6 +6,7 @@ import platform
 from typing import Any
 
 from ssd_deploy.parity.compare import BackendRun, Comparison
+from ssd_deploy.parity.reference import title_of
 from ssd_deploy.text_table import text_table, wrapped
 from ssd_train.datasets.dataset import Dataset
 
@@ -22,7 +23,7 @@ class ParityOutcome:
     """A whole parity run.
 
     Attributes:
-        reference: PyTorch's run.
+        reference: its run, of PyTorch or of an adopted file.
         comparisons: one a further backend.
         candidates: the runs that were compared, one each.
         skipped: what was not run, with the reason: backends that do not work here, files that one cannot take.
@@ -141,7 +142,10 @@ def _details(comparison: Comparison) -> list[str]:
     alone = [
         f"  unmatched, only in {side}: image {image.image_id}, {item['class_name']} {item['score']:.5f}"
         for image in comparison.images
-        for side, items in (("PyTorch", image.only_reference), (comparison.backend, image.only_candidate))
+        for side, items in (
+            (title_of(comparison.reference), image.only_reference),
+            (comparison.backend, image.only_candidate),
+        )
         for item in items
         if item["score"] >= least
     ]

@@ -1,4 +1,4 @@
-"""Every backend that works here, over the same images, against PyTorch on one device."""
+"""Every backend that works here, over the same images, against the reference on one device."""
 
 import contextlib
 import dataclasses
@@ -11,6 +11,7 @@ from ssd_deploy.backends import BACKENDS, Backend, BackendChoice, Finding, RunOp
 from ssd_deploy.backends.base import Runner
 from ssd_deploy.parity.compare import BackendRun, check_something_found, compare, run_backend, working_threshold
 from ssd_deploy.parity.criteria import Criteria
+from ssd_deploy.parity.reference import reference_of, title_of
 from ssd_deploy.parity.report import ParityOutcome
 from ssd_train.datasets.dataset import Dataset
 from ssd_train.errors import BackendError, SSDDeployError
@@ -20,9 +21,6 @@ from ssd_train.spec import DetectorSpec
 
 if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD
-
-# The backend that the others are held against.
-REFERENCE = "torch"
 
 # (backend, device) that is not compared, and why.
 LEFT_OUT = {("onnxruntime", "tensorrt"): "is not compared, since it rounds float32 to TF32 with no switch against it"}
@@ -60,7 +58,7 @@ class Candidate(NamedTuple):
 
 
 def run(
-    network: "SSD",
+    network: "SSD | Path",
     models: "Sequence[SSD | Path | str]",
     dataset: Dataset,
     *,
@@ -74,18 +72,19 @@ def run(
     allow_tf32: bool = False,
     show_progress: ShowProgress = no_progress,
 ) -> ParityOutcome:
-    """Run PyTorch, and every backend that works here on every model that it takes; compare each with PyTorch.
+    """Run the reference, and every backend that works here on every model that it takes; compare each with it.
 
     A backend that cannot open a model is listed with its reason, and the others go on.
 
     Args:
-        network: float32, the reference; its thresholds are the model files'.
+        network: the reference: a float32 network in PyTorch, whose thresholds are the model files'; or a file that
+            `is_adopted` in ONNX Runtime, which is compared in the other backends too.
         models: what is compared beside it: exported files of any precision, engines, addresses of served models,
             the network in another precision.
         metric: a row of `METRICS`; None where the images have no ground truth.
         backends: those that are compared; None for all.
         criteria: what is allowed.
-        reference_device: PyTorch's device for the reference, `cpu` or `cuda`.
+        reference_device: of the reference, `cpu` or `cuda`.
 
     Raises:
         BackendError: a model runs in nothing but the reference, or a file was exported from another network.
@@ -93,25 +92,27 @@ def run(
     """
     places, not_run = find_places(backends)
     options = RunOptions(batch_size=batch_size, allow_tf32=allow_tf32, beside_readers=True, with_raw=True)
+    right = reference_of(network)
     with contextlib.ExitStack() as stack:
         of_files: list[Candidate] = []
         for file in models:
             if isinstance(file, Path | str):
                 of_files += open_in_places(file, places, options, stack, not_run)
-        _check_same_detector(network.spec, of_files)
-        # A file has its thresholds inside; the networks are run with the same.
-        settings = of_files[0].runner.spec.postprocess if of_files else network.spec.postprocess
-        options = dataclasses.replace(options, settings=settings)
-        own_place = (REFERENCE, reference_device.partition(":")[0], ())
+        _check_same_detector(right.spec, of_files)
+        if not isinstance(network, Path):
+            # A file has its thresholds inside; the networks are run with the same.
+            settings = of_files[0].runner.spec.postprocess if of_files else right.spec.postprocess
+            options = dataclasses.replace(options, settings=settings)
+        own_place = (right.backend.name, reference_device.partition(":")[0], ())
         others = [place for place in places if (place.backend.name, place.device, place.variants) != own_place]
-        candidates = open_in_places(network, others, options, stack, not_run)
+        candidates = open_in_places(network, others, options, stack, not_run, is_needed=False)
         for model in models:
             if not isinstance(model, Path | str):
                 candidates += open_in_places(model, places, options, stack, not_run)
         candidates += of_files
         if not candidates:
-            raise BackendError(f"no backend beside {REFERENCE} works here; see `ssd-deploy doctor`")
-        runner = open_model(BACKENDS[REFERENCE], network, dataclasses.replace(options, device=reference_device))
+            raise BackendError(f"no backend beside {right.backend.name} works here; see `ssd-deploy doctor`")
+        runner = open_model(right.backend, network, dataclasses.replace(options, device=reference_device))
         stack.callback(runner.close)
 
         def over_all_images(runner: Runner) -> BackendRun:
@@ -132,7 +133,7 @@ def run(
             comparisons.append(
                 compare(reference, runs[-1], dataset, criteria, batch_size=batch_size, with_raw=candidate.has_raw)
             )
-    notes = _notes(runner.spec, candidates)
+    notes = _notes(runner.spec, title_of(right.backend.name), candidates)
     if threshold > criteria.score_threshold:
         notes.append(f"the detector itself keeps no score below {threshold:g}, so that is the working threshold")
     return ParityOutcome(
@@ -180,8 +181,13 @@ def open_in_places(
     options: RunOptions,
     stack: contextlib.ExitStack,
     not_run: list[str],
+    *,
+    is_needed: bool = True,
 ) -> list[Candidate]:
     """Open a model in every backend that takes it; add to `not_run` where that fails.
+
+    Args:
+        is_needed: that nothing opens a file is an error; the reference's own runs as the reference at least.
 
     Raises:
         BackendError: nothing opens a file. A network has the reference.
@@ -211,9 +217,9 @@ def open_in_places(
             continue
         stack.callback(runner.close)
         opened.append(Candidate(runner, model, place))
-    if not opened and isinstance(model, Path | str):
+    if not opened and is_needed and isinstance(model, Path | str):
         why = "; ".join(dict.fromkeys(reasons)) or "no backend takes such a file"
-        raise BackendError(f"{model}: nothing beside {REFERENCE} runs it here ({why})")
+        raise BackendError(f"{model}: nothing beside the reference runs it here ({why})")
     return opened
 
 
@@ -233,7 +239,7 @@ def _check_same_detector(spec: DetectorSpec, candidates: Sequence[Candidate]) ->
             )
 
 
-def _notes(ours: DetectorSpec, candidates: Sequence[Candidate]) -> list[str]:
+def _notes(ours: DetectorSpec, title: str, candidates: Sequence[Candidate]) -> list[str]:
     """Say where a file names other weights (perhaps the same in another format), and what was not compared."""
     notes = []
     for candidate in candidates:
@@ -241,7 +247,7 @@ def _notes(ours: DetectorSpec, candidates: Sequence[Candidate]) -> list[str]:
         if spec.weights_sha256 != ours.weights_sha256:
             notes.append(
                 f"{name} runs weights from {spec.weights} (SHA-256 {spec.weights_sha256[:12]}...), "
-                f"PyTorch runs {ours.weights} ({ours.weights_sha256[:12]}...)"
+                f"{title} runs {ours.weights} ({ours.weights_sha256[:12]}...)"
             )
         if not candidate.has_raw:
             notes.append(

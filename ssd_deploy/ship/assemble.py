@@ -83,6 +83,9 @@ def assemble(found: Outcome, out: Path) -> Certificate:
             weights=spec.weights,
             weights_sha256=spec.weights_sha256,
             postprocess=spec.postprocess,
+            mean=list(spec.mean),
+            std=list(spec.std),
+            resize=spec.resize,
         ),
         data=parts.Data(
             name=dataset.name,
@@ -164,7 +167,7 @@ def _criteria(shipping: Shipping, models: Sequence[Model], metric: str | None) -
     for name in dict.fromkeys(model.form.precision for model in models):
         limits = PRECISIONS.find(name).limits
         if limits is None:
-            lines.append(f"{name} has to be equal to PyTorch but for rounding, stage by stage")
+            lines.append(f"{name} has to be equal to the reference but for rounding, stage by stage")
             continue
         drop = None if metric is None else shipping.criteria.metric_limit(limits, metric)
         if drop is not None:

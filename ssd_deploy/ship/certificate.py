@@ -11,7 +11,7 @@ import msgspec
 
 from ssd_train.errors import ModelError
 from ssd_train.json_input import JSONError, convert, quoted, read_json
-from ssd_train.spec import PostprocessSettings
+from ssd_train.spec import GLUONCV_RESIZE, IMAGENET_MEAN, IMAGENET_STD, PostprocessSettings
 
 # Raised where a field changes its meaning or goes away.
 SCHEMA_VERSION = 1
@@ -33,6 +33,8 @@ class Detector:
         input_size: (height, width) in pixels.
         weights, weights_sha256: the weights' file and its SHA-256.
         postprocess: thresholds and limits inside the files.
+        mean, std: of the pixels, RGB, for values in [0, 1].
+        resize: the rule that pictures are resized by.
     """
 
     network: str
@@ -41,6 +43,9 @@ class Detector:
     weights: str
     weights_sha256: str
     postprocess: PostprocessSettings
+    mean: list[float] = dataclasses.field(default_factory=lambda: [*IMAGENET_MEAN])
+    std: list[float] = dataclasses.field(default_factory=lambda: [*IMAGENET_STD])
+    resize: str = GLUONCV_RESIZE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -238,7 +243,7 @@ class Certificate:
         made_by: program and version.
         targets: as they were asked for.
         metric, protocol: what scored, and by which rules; empty where the images have no ground truth.
-        reference: PyTorch in float32.
+        reference: PyTorch in float32, or a file that was adopted in ONNX Runtime.
         checks: every file in every backend that works here.
         files: all of the folder but the certificate itself.
         fastest: null where nothing that may be used was timed.
@@ -299,6 +304,8 @@ def json_schema() -> dict[str, Any]:
 def _check_consistent(certificate: Certificate) -> None:
     """Raise JSONError where values contradict each other that are computed with."""
     classes = len(certificate.detector.class_names)
+    if len(certificate.detector.mean) != 3 or len(certificate.detector.std) != 3:
+        raise JSONError("has a mean or std that is not three numbers")
     if len(certificate.detector.input_size) != 2:
         raise JSONError("has an input size that is not (height, width)")
     for sample in certificate.samples:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ssd_deploy.parity.reference import title_of
 from ssd_deploy.ship.certificate import FAIL, Certificate, Check
 from ssd_train.lettering import chart_label
 from ssd_train.report.charts import COLORS
@@ -61,7 +62,7 @@ def speed_chart(made: Certificate) -> str | None:
 
 def short_name(file: str, made: Certificate) -> str:
     """Return a file's name without the network's, which they all have; that of the reference for an empty one."""
-    return file.replace(made.detector.network, "…") or "PyTorch"
+    return file.replace(made.detector.network, "…") or title_of(made.reference.backend)
 
 
 def _accuracy(check: Check) -> float:

@@ -12,7 +12,8 @@ from ssd_deploy.benchmark.fastest.forms import FLOAT, Form, Made
 from ssd_deploy.exporting import engine_settings, run_step
 from ssd_deploy.ship.stages import Stages, name_in
 from ssd_deploy.ship.targets import TARGETS, Asked
-from ssd_train.files import sha256_of_file
+from ssd_train.errors import SSDDeployError
+from ssd_train.files import sha256_of_file, written_atomically
 
 if TYPE_CHECKING:
     from ssd_train.networks.ssd import SSD
@@ -26,7 +27,7 @@ class Model:
         path: where it lies.
         form: what it is, or what an engine was made of.
         what: the same in words.
-        made_of: the file that it was made of; None for those that PyTorch wrote.
+        made_of: the file that it was made of; None for those that come first.
     """
 
     path: Path
@@ -39,14 +40,15 @@ class StagedFiles(Made):
     """Makes forms, each in a stage that is kept.
 
     Args:
-        network: float32.
+        network: float32; or a file that was adopted, which is copied in place of an export.
         int8: how to calibrate.
         calibration: what stands for the images that are calibrated on, as plain values.
         stages: of this run; files are written below its folder.
     """
 
-    def __init__(self, network: "SSD", int8: QuantizeOptions, calibration: object, stages: Stages) -> None:
-        super().__init__(None, network, int8, stages.folder)
+    def __init__(self, network: "SSD | Path", int8: QuantizeOptions, calibration: object, stages: Stages) -> None:
+        self._adopted = network if isinstance(network, Path) else None
+        super().__init__(None, None if isinstance(network, Path) else network, int8, stages.folder)
         self._stages = stages
         self._calibration = calibration
 
@@ -62,21 +64,37 @@ class StagedFiles(Made):
         return None if form.target is None else self.path(FLOAT)
 
     def make(self, form: Form) -> Path:
-        assert self.network is not None
         source = self.made_of(form)
+        if source is None and self._adopted is not None and form != FLOAT:
+            raise SSDDeployError(f"{form} is made of a network, and this is a file that was adopted")
         settings = dataclasses.asdict(dataclasses.replace(self.int8, calibration_data=None))
         inputs = {
             "form": str(form),
-            "source": dataclasses.asdict(self.network.spec) if source is None else sha256_of_file(source),
+            "source": self._origin() if source is None else sha256_of_file(source),
             "int8": [settings, self._calibration] if form.target is not None else None,
         }
 
         def work() -> tuple[dict[str, str], Sequence[Path]]:
-            path = super(StagedFiles, self).make(form)
+            path = self._copied(form) if form == FLOAT and self._adopted else super(StagedFiles, self).make(form)
             return {"path": name_in(path, self._stages.folder)}, [path]
 
         values = self._stages.run(f"{self.folder_of(form).name} {form}", inputs, work)
         return self._stages.folder / values["path"]
+
+    def _origin(self) -> object:
+        """Return plain values that stand for what all is made of."""
+        if self._adopted is not None:
+            return sha256_of_file(self._adopted)
+        assert self.network is not None
+        return dataclasses.asdict(self.network.spec)
+
+    def _copied(self, form: Form) -> Path:
+        assert self._adopted is not None
+        path = self.folder_of(form) / self._adopted.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_atomically(path) as temporary:
+            shutil.copyfile(self._adopted, temporary)
+        return path
 
 
 def build_engine(stages: Stages, asked: Asked, source: Model) -> Model:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ssd_deploy.parity.reference import title_of
 from ssd_deploy.ship.certificate import FAIL, Certificate, Check, File
 from ssd_deploy.ship.chart import short_name, speed_chart
 from ssd_deploy.ship.judge import Judged
@@ -15,8 +16,8 @@ PICTURES = 8
 
 # What a verdict means to who has to decide.
 MEANINGS = {
-    "PASS": "Every file that could be run on this machine finds what the trained network finds in PyTorch, within the "
-    "limits below. A file that is NOT RUN lies here too, but nothing is proven of it yet.",
+    "PASS": "Every file that could be run on this machine finds what the reference finds, which is the trained "
+    "network itself, within the limits below. A file that is NOT RUN lies here too, but nothing is proven of it yet.",
     "FAIL": "Do not use this folder as it is. Something that was asked for is missing, or finds something else than "
     "the trained network does; the table says what.",
 }
@@ -35,6 +36,7 @@ def write_certificate_page(path: Path, made: Certificate, judged: Sequence[Judge
     waiting = [file for file in made.files if file.verdict is not None and not _checks(made, file)]
     values = {
         "made": made,
+        "reference": title_of(made.reference.backend),
         "meaning": MEANINGS[made.verdict],
         "numbers": _numbers(made),
         "checks": check_table(made),
@@ -60,7 +62,7 @@ def check_table(made: Certificate) -> SortableTable:
         Column(title="backend"),
         Column(title="precision"),
         Column(title="metric, %", form="points", about=made.metric or "the images have no ground truth"),
-        Column(title="lost", form="points", about="points of the metric, against PyTorch"),
+        Column(title="lost", form="points", about="points of the metric, against the reference"),
         Column(title="changed", form="count", about="detections at the working threshold"),
         Column(title="of", form="count", about="detections at the working threshold on either side"),
         Column(title="p50", form="number", about="median milliseconds of one image: network, box decoding, NMS"),
@@ -68,7 +70,7 @@ def check_table(made: Certificate) -> SortableTable:
         Column(title="p99", form="number", about="99 of 100 images take no longer"),
         Column(title="times", form="number", about="as fast as the float32 file"),
     )
-    rows = [_row("reference", made.reference, "PyTorch, the trained network")]
+    rows = [_row("reference", made.reference, f"{title_of(made.reference.backend)}, the trained network")]
     rows += [_row(check.verdict, check, short_name(check.file, made)) for check in made.checks]
     rows += [
         [file.verdict, short_name(file.path, made), "–", file.precision, *8 * [None]]
@@ -152,7 +154,7 @@ def _about_data(made: Certificate) -> dict[str, str]:
         if data.calibration
         else "",
         "SHA-256 of these": data.calibration_sha256,
-        "travel along": f"{len(made.samples)} of the scored images, with what PyTorch found in them",
+        "travel along": f"{len(made.samples)} of the scored images, with what the reference found in them",
     }
     return {name: value for name, value in facts.items() if value}
 

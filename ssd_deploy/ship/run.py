@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssd_deploy.backends import BackendChoice, RunOptions, choose_backend, open_model
+from ssd_deploy.backends import BackendChoice, RunOptions, open_model
 from ssd_deploy.benchmark.fastest.candidates import Candidate
 from ssd_deploy.benchmark.fastest.choose import Trial, fastest
 from ssd_deploy.benchmark.fastest.commands import Named, using
 from ssd_deploy.benchmark.fastest.forms import FLOAT
 from ssd_deploy.benchmark.fastest.trials import Running
+from ssd_deploy.parity.reference import Reference, reference_of
 from ssd_deploy.parity.run import ShowProgress, find_places, no_progress
 from ssd_deploy.ship import certificate as parts
 from ssd_deploy.ship.assemble import Outcome, assemble
@@ -52,7 +53,7 @@ def check_out(out: Path) -> None:
 
 
 def ship(
-    network: "SSD",
+    network: "SSD | Path",
     dataset: Dataset,
     out: Path,
     shipping: Shipping,
@@ -60,10 +61,10 @@ def ship(
     show_progress: ShowProgress = no_progress,
     on_turn: Callable[[int, int], object] = lambda done, total: None,
 ) -> Certificate:
-    """Make everything, hold it against PyTorch, time it, and write the certificate.
+    """Make everything, hold it against the reference, time it, and write the certificate.
 
     Args:
-        network: float32.
+        network: float32, in PyTorch or as a file that `is_adopted`; the reference.
         dataset: the images that are scored; none of them is calibrated on.
         out: the folder; what an interrupted run left in it is gone on with.
 
@@ -86,6 +87,7 @@ def ship(
     places, absent = find_places(shipping.backends)
     not_run = [NotRun(what=what, why=why) for what, _, why in (each.partition(": ") for each in absent)]
 
+    right = reference_of(network)
     files = StagedFiles(network, shipping.calibrating.int8, shipping.calibration, stages)
     models: list[Model] = []
 
@@ -120,10 +122,11 @@ def ship(
 
     # The reference, each file, the samples, the times, the certificate.
     stages.expect(1 + len(models) + len(bundles) + 3)
-    row = choose_backend(network)
     data = data_sha256(dataset)
     runner = open_model(
-        row, network, RunOptions(device=shipping.device, batch_size=BATCH_SIZE, beside_readers=True, with_raw=True)
+        right.backend,
+        network,
+        RunOptions(device=shipping.device, batch_size=BATCH_SIZE, beside_readers=True, with_raw=True),
     )
     try:
         judge = Judge(
@@ -144,7 +147,7 @@ def ship(
             not_run += [NotRun(what=name, why=named_from(out, why)) for why in found.not_run]
     finally:
         runner.close()
-    reference = reference_check(judge.reference, BackendChoice(backend=row))
+    reference = reference_check(judge.reference, BackendChoice(backend=right.backend))
 
     failed = {each.check.file for _, each in judged if each.check.verdict == FAIL}
     for each in bundles:
@@ -156,14 +159,14 @@ def ship(
             left_out(str(each), error)
     samples = _samples(stages, judge)
     checks, reference, chosen = _timed(
-        stages, network, judged, reference, shipping, [sample.path for sample in dataset.samples], on_turn
+        stages, right, judged, reference, shipping, [sample.path for sample in dataset.samples], on_turn
     )
     stages.begin("certificate")
     stages.remove_older()
 
     made = assemble(
         Outcome(
-            shipping=shipping, spec=network.spec, dataset=dataset, data_sha256=data, models=models,
+            shipping=shipping, spec=right.spec, dataset=dataset, data_sha256=data, models=models,
             judged=[each for _, each in judged], checks=checks, reference=reference, report=judge.reference.report,
             threshold=judge.threshold, fastest=chosen, samples=samples, files=stages.files, not_run=not_run,
             missing=missing,
@@ -209,7 +212,7 @@ def _samples(stages: Stages, judge: Judge) -> list[parts.Sample]:
 
 def _timed(
     stages: Stages,
-    network: "SSD",
+    right: Reference,
     judged: Sequence[tuple[Model, Judged]],
     reference: parts.Check,
     shipping: Shipping,
@@ -219,9 +222,7 @@ def _timed(
     """Time everything that ran; return the checks and the reference with their times, and what is fastest."""
     names = {id(each): f"{each.check.file} in {each.check.backend}" for _, each in judged}
     runs = [
-        Runs(
-            name=REFERENCE, model=network, choice=BackendChoice(backend=choose_backend(network)), device=shipping.device
-        )
+        Runs(name=REFERENCE, model=right.model, choice=BackendChoice(backend=right.backend), device=shipping.device)
     ]
     for model, each in judged:
         backend = each.check.backend.partition(":")[0]
@@ -230,7 +231,7 @@ def _timed(
     hashes = [[run.name, sha256_of_file(run.model)] for run in runs if isinstance(run.model, Path)]
     environment = describe_environment()
     inputs = [
-        hashes, dataclasses.asdict(network.spec), dataclasses.asdict(SETTINGS), shipping.threads, shipping.device,
+        hashes, dataclasses.asdict(right.spec), dataclasses.asdict(SETTINGS), shipping.threads, shipping.device,
         shipping.allow_tf32, environment.cpu, environment.cores, environment.gpu, list(map(str, images)),
     ]  # fmt: skip
 

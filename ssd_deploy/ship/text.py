@@ -1,5 +1,6 @@
 """A certificate as text for a terminal: a row a file and backend, the verdict in the last line."""
 
+from ssd_deploy.parity.reference import title_of
 from ssd_deploy.ship.certificate import Certificate, Check
 from ssd_deploy.text_table import text_table, wrapped
 
@@ -31,7 +32,7 @@ def _row(check: Check) -> tuple[str, ...]:
     network = None if check.latency is None else check.latency["network"]
     is_reference = not check.file
     return (
-        check.file or "PyTorch, the reference",
+        check.file or f"{title_of(check.backend)}, the reference",
         check.backend,
         "-" if check.metric is None else f"{100 * check.metric:.2f} %",
         "-" if check.lost is None else f"{check.lost:.2f}",

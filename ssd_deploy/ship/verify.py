@@ -80,7 +80,7 @@ class Verification:
             lines += [text_table(("file", "backend", "changed", "verdict"), rows, left=2, keys=2), ""]
         lines += [f"not run: {each}" for each in self.not_run]
         lines += [f"fault: {fault}" for fault in self.faults]
-        ran = f"{self.files} files are whole, {len(self.runs)} runs here agree with PyTorch's answers"
+        ran = f"{self.files} files are whole, {len(self.runs)} runs here agree with the reference's answers"
         lines.append(f"PASS: {ran}" if self.passed else f"FAIL: {len(self.faults)} faults")
         return "\n".join(lines)
 
@@ -197,6 +197,9 @@ def _reference(folder: Path, certificate: Certificate) -> tuple[BackendRun, Data
         class_names=tuple(detector.class_names),
         input_size=(detector.input_size[0], detector.input_size[1]),
         postprocess=detector.postprocess,
+        mean=(detector.mean[0], detector.mean[1], detector.mean[2]),
+        std=(detector.std[0], detector.std[1], detector.std[2]),
+        resize=detector.resize,
     )
     samples = tuple(
         Sample(

@@ -54,13 +54,14 @@ class Postprocess(nn.Module):
         self.settings = settings
         self.input_size = input_size
 
-    def forward(self, cls_logits: Tensor, box_offsets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, cls_logits: Tensor, box_offsets: Tensor, anchors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Turn raw predictions into padded detections.
 
         Args:
             cls_logits: (N, A, C + 1), column 0 is background; any finite values.
             box_offsets: (N, A, 4) dx, dy, dw, dh; any finite values.
-            anchors: (A, 4) cx, cy, w, h in input pixels.
+            anchors: (A, 4) cx, cy, w, h in input pixels; None where `box_offsets` are boxes already, xyxy in input
+                pixels, as a network of others may give them.
 
         Returns:
             boxes: (N, D, 4) xyxy in input pixels, clipped where the settings say so.
@@ -69,7 +70,10 @@ class Postprocess(nn.Module):
         """
         settings = self.settings
         scores, labels, anchor_index = select_candidates(cls_logits, settings.pre_nms_top_k)
-        boxes = decode_chosen(box_offsets, anchors, anchor_index)
+        if anchors is None:
+            boxes = take_rows(box_offsets, anchor_index)
+        else:
+            boxes = decode_chosen(box_offsets, anchors, anchor_index)
         if settings.clip_boxes and self.input_size is not None:
             height, width = self.input_size
             boxes = boxes.clamp(min=0).minimum(boxes.new_tensor((width, height, width, height)))

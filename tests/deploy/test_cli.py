@@ -993,7 +993,7 @@ def test_parity_of_a_file_that_nothing_takes_is_a_mistake(
         "parity", "--network", NAME, "--weights", "random", "--images", voc_root / "JPEGImages" / "p0.png",
         "--model", model_path, "--model", broken,
     )  # fmt: skip
-    assert f"{broken}: nothing beside torch runs it here (onnxruntime (cpu): " in line
+    assert f"{broken}: nothing beside the reference runs it here (onnxruntime (cpu): " in line
 
 
 @pytest.mark.parametrize(
