@@ -7,6 +7,7 @@ every candidate passes the threshold, or none does.
 import dataclasses
 import hashlib
 import math
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -65,12 +66,8 @@ def randomise(network: SSD, seed: int) -> None:
             module.reset_parameters()
         elif isinstance(module, L2Normalize):
             module.scale.fill_(20.0)
-    for module in network.modules():
-        if isinstance(module, PreActivationBottleneck):
-            module.conv3.weight.mul_(RESIDUAL_SCALE)
-        elif isinstance(module, InvertedResidual):
-            projection = cast(nn.Conv2d, module.project[0])
-            projection.weight.mul_(RESIDUAL_SCALE if module.is_residual else LINEAR_SCALE)
+    for projection, is_residual in _projections(network):
+        projection.weight.mul_(RESIDUAL_SCALE if is_residual else LINEAR_SCALE)
     images = _noise_images(network.config.input_size, generator) * spread_of_images(network)
     features = network.features(images)
     for heads, std in ((network.class_predictors, LOGIT_STD), (network.box_predictors, OFFSET_STD)):
@@ -79,6 +76,19 @@ def randomise(network: SSD, seed: int) -> None:
     for head in network.class_predictors:
         assert isinstance(head, ConvPredictor) and head.predictor.bias is not None
         head.predictor.bias.view(-1, head.values)[:, 0] = BACKGROUND_LEAD + 0.5 * math.log(head.values)
+
+
+def _projections(network: SSD) -> Iterator[tuple[nn.Conv2d, bool]]:
+    """Yield each convolution that no activation follows, and whether the block's input is added to what it gives."""
+    for module in network.modules():
+        if isinstance(module, PreActivationBottleneck):
+            yield module.conv3, True
+        elif isinstance(module, InvertedResidual):
+            yield cast(nn.Conv2d, module.project[0]), module.is_residual
+        # torchvision's, which is not imported for networks without it.
+        elif isinstance(is_residual := getattr(module, "use_res_connect", None), bool):
+            block = cast(nn.Sequential, module.block)
+            yield cast(nn.Conv2d, cast(nn.Sequential, block[-1])[0]), is_residual
 
 
 def spread_of_images(network: SSD) -> Tensor:
