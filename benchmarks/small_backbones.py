@@ -49,7 +49,7 @@ from ssd_train.networks.build import BACKBONES
 from ssd_train.networks.complexity import measure as complexity
 from ssd_train.networks.config import NetworkConfig
 from ssd_train.networks.feature_expander import ExpandedFeatures
-from ssd_train.networks.torchvision_backbones import TorchvisionBackbone, TorchvisionNetwork
+from ssd_train.networks.torchvision_backbones import TorchvisionBackbone, TorchvisionNetwork, classifier
 from ssd_train.networks.zoo import (
     NETWORKS,
     SIX_LEVELS,
@@ -76,7 +76,7 @@ OWN = ("mobilenet0.25", "mobilenet_v3_large", "regnet_x_400mf")
 # What has no row in the project's own table.
 CANDIDATES = {
     "regnet_y_400mf": TorchvisionNetwork(
-        build=lambda: models.regnet_y_400mf(weights=None), stages=REGNET_STAGES, channels=(208, 440)
+        build=lambda: classifier("regnet_y_400mf"), stages=REGNET_STAGES, channels=(208, 440)
     ),
     "efficientnet_b0": TorchvisionNetwork(
         # Without layers that are left out by chance.
@@ -88,12 +88,12 @@ CANDIDATES = {
         channels=(112, 320),
     ),
     "shufflenet_v2_x1_0": TorchvisionNetwork(
-        build=lambda: models.shufflenet_v2_x1_0(weights=None),
+        build=lambda: classifier("shufflenet_v2_x1_0"),
         stages=(("conv1",), ("maxpool",), ("stage2",), ("stage3",), ("stage4",)),
         channels=(232, 464),
     ),
     "mnasnet1_0": TorchvisionNetwork(
-        build=lambda: models.mnasnet1_0(weights=None),
+        build=lambda: classifier("mnasnet1_0"),
         stages=tuple(
             tuple(f"layers.{index}" for index in stage)
             for stage in (range(8), range(8, 9), range(9, 10), range(10, 12), range(12, 14))

@@ -217,7 +217,6 @@ _FAMILIES = (
         ratios=SIX_LEVELS,
         steps=STEPS_512_FROM_16,
         sizes={"custom": SIZES_512_SMALL},
-        project="ssd-deploy",
     ),
     # Not in GluonCV: on torchvision's classifiers.
     _Family(
