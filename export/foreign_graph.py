@@ -106,11 +106,19 @@ def read_foreign(path: Path, options: AdoptOptions) -> ForeignGraph:
         ModelError: it is missing, damaged, or no detector's: another input than one picture tensor, no such values,
             shapes that depend on what is in a picture.
     """
+    try:
+        return _read(path, options)
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        # onnx's helpers raise them at values that the checker lets through.
+        raise ModelError(f"{path}: is not a usable ONNX file ({first_line(error)}); export it again") from error
+
+
+def _read(path: Path, options: AdoptOptions) -> ForeignGraph:
     model = _loaded(path)
     source = _only_input(model, path)
     size, batch_size, is_channels_last = _input_form(source, path, options)
     scores, boxes = _named_outputs(model, path, options)
-    written_by = escaped(" ".join(filter(None, (model.producer_name, model.producer_version))))
+    written_by = escaped(" ".join(filter(None, map(_text, (model.producer_name, model.producer_version)))))
     model = _cut(model, path, source.name, (scores, boxes))
     graph = ForeignGraph(
         path=path, model=model, input_name=source.name, input_size=size, batch_size=batch_size,
@@ -119,6 +127,11 @@ def read_foreign(path: Path, options: AdoptOptions) -> ForeignGraph:
     )  # fmt: skip
     free = dataclasses.replace(graph, model=_with_free_batch(model, batch_size or 0), batch_size=None)
     return free if batch_size is None or _takes_any_batch(free, graph) else graph
+
+
+def _text(value: str | bytes) -> str:
+    """Return a string of a file, which Protocol Buffers give as bytes where it is no UTF-8."""
+    return value if isinstance(value, str) else value.decode(errors="backslashreplace")
 
 
 def _loaded(path: Path) -> onnx.ModelProto:
@@ -301,7 +314,7 @@ def _with_free_batch(model: onnx.ModelProto, count: int) -> onnx.ModelProto:
     copy.CopyFrom(model)
     (value,) = copy.graph.input
     value.type.tensor_type.shape.dim[0].dim_param = "N"
-    constants = {each.name: each for each in copy.graph.initializer}
+    constants = {each.name: each for each in copy.graph.initializer if each.data_type == TensorProto.INT64}
     for node in copy.graph.node if count else ():
         if node.op_type == "Reshape" and node.input[1] in constants:
             shape = numpy_helper.to_array(constants[node.input[1]]).copy()

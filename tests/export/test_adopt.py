@@ -197,7 +197,18 @@ def test_files_that_are_no_detectors_are_one_sentence(tmp_path: Path, plain: Pat
     model.opset_import.append(helper.make_opsetid("their.own", 1))
     onnx.save(model, tmp_path / "own.onnx")
     assert "of 'their.own', which is none of ONNX's" in refused(tmp_path / "own.onnx")
+    model = onnx.load(plain)
+    model.graph.input[0].type.tensor_type.elem_type = 56
+    onnx.save(model, tmp_path / "kind.onnx")
+    assert "kind.onnx" in refused(tmp_path / "kind.onnx")
     assert "sigmoid are not supported" in refused(write_foreign(tmp_path / "one.onnx", columns=1))
+
+
+def test_a_producer_that_is_no_text_is_printable(plain: Path) -> None:
+    whole = plain.read_bytes()
+    plain.write_bytes(whole.replace(b"their\x1b[31mtool", b"their\xff\x1b31mtool"))
+    producer = read_foreign(plain, AdoptOptions(**USUAL)).producer
+    assert producer.startswith("their") and producer.isprintable()
 
 
 def test_an_open_input_size_has_to_be_named(tmp_path: Path, plain: Path) -> None:
