@@ -168,10 +168,12 @@ class OnnxStep:
             raise ModelError(f"{graph.path}: computes in {graph.spec.precision}, but {self.name} takes {self.takes}")
         for name in steps_behind(graph.metadata):
             if name not in self.follows:
-                raise ModelError(
-                    f"{graph.path}: is a result of {name} already, which {self.name} does not take; name the file that "
-                    "it was made of"
-                )
+                has, advice = f"is a result of {name} already", "name the file that it was made of"
+                if graph.spec.adopted_from and name == "batch":
+                    # It was so from the start.
+                    has = f"takes a fixed number of images a call ({graph.spec.batch_size})"
+                    advice = "export the original with a dynamic batch, and adopt that"
+                raise ModelError(f"{graph.path}: {has}, which {self.name} does not take; {advice}")
 
     def _write(self, model: "onnx.ModelProto", rewritten: Rewritten, source: "ExportedGraph", path: Path) -> str:
         """Check a rewritten graph and write it; returns what was checked."""

@@ -16,8 +16,11 @@ from export.adopt import OWN_VARIANCES, adopt_onnx
 from export.adopt_options import AdoptOptions
 from export.anchor_file import read_anchors
 from export.foreign_graph import in_our_form, meaning_of, read_foreign
+from export.graph import ExportedGraph
+from export.step import OnnxStep
+from export.steps import STEPS
 from ssd_train.errors import ModelError
-from ssd_train.spec import RAW_NAMES
+from ssd_train.spec import RAW_NAMES, DetectorSpec
 
 USUAL: dict[str, Any] = {"scores": "cls", "boxes": "reg", "mean": "0.5", "std": "0.5"}
 
@@ -281,3 +284,19 @@ def test_a_wrong_number_of_names_is_refused(plain: Path, tmp_path: Path) -> None
     with pytest.raises(ModelError, match="tells 2 classes and a background apart, but 3 names were given"):
         adopt_onnx(plain, tmp_path / "out", ["a", "b", "c"], AdoptOptions(**USUAL, box_units="sides"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_step_that_needs_any_batch_says_that_an_adopted_file_has_one(tmp_path: Path) -> None:
+    spec = DetectorSpec(
+        network="theirs", class_names=("a", "b"), input_size=(HEIGHT, WIDTH), batch_size=1, adopted_from="a tool"
+    )
+    graph = ExportedGraph(
+        path=tmp_path / "theirs.onnx", model=onnx.ModelProto(), metadata=spec.to_metadata(), spec=spec
+    )
+    step = STEPS["int8"]
+    assert isinstance(step, OnnxStep)
+    with pytest.raises(
+        ModelError,
+        match="takes a fixed number of images a call .1., which int8 does not take; .*dynamic batch, and adopt that$",
+    ):
+        step._check_takes(graph)
