@@ -68,9 +68,13 @@ def select(
     """
     config = network.config
 
+    # Which network another project's file is of was told by its tensors already.
+    is_told = config.project not in ("gluoncv", "ssd-deploy")
+    remedy = "use a whole copy of the file" if is_told else "name the network that the file was made for"
+
     def misfit(what: str) -> WeightsError:
         return WeightsError(
-            f"{source}: does not fit {config.name}: {what}; name the network that the file was made for",
+            f"{source}: does not fit {config.name}: {what}; {remedy}",
             arguments=("network",),
         )
 
