@@ -111,7 +111,7 @@ def test_a_checkpoint_of_another_network_or_without_a_tensor_is_told(tmp_path):
         build_network("vgg16-ssd", weights=tmp_path / "w.pth", classes=NAMES)
     del tensors["extras.1.0.bias"]
     torch.save(tensors, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"does not fit mb1-ssd: it lacks extras\.1\.0\.bias; name the network"):
+    with pytest.raises(WeightsError, match=r"does not fit mb1-ssd: it lacks extras\.1\.0\.bias; use a whole copy"):
         build_network("mb1-ssd", weights=tmp_path / "w.pth", classes=NAMES)
 
 
