@@ -14,14 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from ssd_deploy import load_detector
 from ssd_deploy.backends import BACKENDS
 from ssd_deploy.cli import app
+from ssd_deploy.model_source import find_model
 from ssd_train import build_network
 from ssd_train.datasets.generated import SHAPE_CLASSES
 from ssd_train.datasets.source import find_source
+from ssd_train.errors import WeightsError
 from ssd_train.networks import build, zoo
 from ssd_train.precisions import PRECISIONS
 from ssd_train.preprocess import load_image
@@ -30,7 +33,7 @@ from ssd_train.preprocess import load_image
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_traces")]
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
-KINDS = ("backbone", "backend", "metric", "data layout", "precision")
+KINDS = ("backbone", "backend", "metric", "data layout", "precision", "layout of weights")
 
 
 def blocks(kind: str) -> list[str]:
@@ -44,11 +47,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Run the page; the tables are what they were afterwards."""
     from ssd_train.datasets.layouts import LAYOUTS
     from ssd_train.metrics.table import METRICS
+    from ssd_train.weights.foreign import LAYOUTS as LAYOUTS_OF_WEIGHTS
 
     folder = tmp_path_factory.mktemp("modules")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        for table in (BACKENDS, LAYOUTS, METRICS, PRECISIONS):
+        for table in (BACKENDS, LAYOUTS, METRICS, PRECISIONS, LAYOUTS_OF_WEIGHTS):
             patch.setattr(table, "_rows", dict(table))
         before = dict(build.BACKBONES), dict(zoo.NETWORKS)
         for kind in KINDS:
@@ -134,6 +138,21 @@ def test_the_backend_predicts_raw_what_onnx_runtime_predicts(model):
 def test_build_network_takes_the_backbone():
     network = build_network("ssd_300_tiny_custom", "random", ["a", "b"])
     assert network.anchors.shape == (2268, 4)
+
+
+def test_build_network_takes_the_layout_of_weights(tmp_path):
+    network = build_network("ssd_300_mobilenet0.25_custom", "random", ["a", "b"])
+    tensors = {f"toy.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save(tensors, tmp_path / "toy.pth")
+    read = find_model(tmp_path / "toy.pth", classes=["a", "b"]).load()
+    assert read.spec.weights == "toy.pth, from the toy project"
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in read.state_dict().items())
+    with pytest.raises(WeightsError, match="predicts 2 classes"):
+        find_model(tmp_path / "toy.pth", classes=["a"]).load()
+    del tensors["toy.features.extras.0.conv.weight"]
+    torch.save(tensors, tmp_path / "toy.pth")
+    with pytest.raises(WeightsError, match=r"it lacks toy\.features\.extras\.0\.conv\.weight"):
+        find_model(tmp_path / "toy.pth", classes=["a", "b"]).load()
 
 
 def test_load_detector_takes_the_precision(pictures):

@@ -72,8 +72,9 @@ _PYTORCH_SSD_MARKS = (
 
 def _pytorch_ssd_classes(shapes: Shapes) -> int:
     """Return the count of the last level, whose predictor is one convolution in all of them."""
-    columns = shapes["classification_headers.5.weight"][0] * 4 // shapes["regression_headers.5.weight"][0]
-    return columns - 1
+    # A damaged file may lack one of them; what reads it says which.
+    scores, boxes = (shapes.get(f"{kind}_headers.5.weight") or (0,) for kind in ("classification", "regression"))
+    return scores[0] * 4 // max(1, boxes[0]) - 1
 
 
 def _pytorch_ssd_state(tensors: "Mapping[str, Tensor]", network: "SSD", source: Path) -> "dict[str, Tensor]":
