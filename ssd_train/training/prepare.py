@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from ssd_train.class_list import read_class_list
 from ssd_train.data_check.before_training import training_warnings
@@ -20,7 +21,6 @@ from ssd_train.evaluation.evaluate import has_objects
 from ssd_train.networks.anchors import covered_share, generate_anchors, needs_even_steps, with_even_steps
 from ssd_train.networks.build import build_ssd
 from ssd_train.networks.config import size_name
-from ssd_train.networks.feature_expander import ExpandedLevel
 from ssd_train.networks.ssd import SSD
 from ssd_train.networks.zoo import find_network, network_config
 from ssd_train.paths import user_path
@@ -151,11 +151,13 @@ def prepare(config: TrainingConfig, processes: Processes, *, with_weights: bool,
 
 
 def least_batch_size(network: SSD) -> int:
-    """Return how many images a step of one process needs: two where a map of one cell has a batch norm.
+    """Return how many images a step of one process needs: two where a map of one cell may have a batch norm.
 
-    That one would have nothing to take a variance of.
+    That one would have nothing to take a variance of. Maps of a backbone have several cells; added levels end at one.
     """
-    return 2 if any(isinstance(module, ExpandedLevel) for module in network.modules()) else 1
+    of_backbone = {*network.backbone.modules()}
+    added = (module for module in network.modules() if module not in of_backbone)
+    return 2 if any(isinstance(module, nn.BatchNorm2d) for module in added) else 1
 
 
 def fitted_batch_size(config: TrainingConfig, images: int, processes: Processes, *, least: int) -> int:

@@ -13,8 +13,16 @@ import torch
 
 from ssd_train.datasets.source import DataSource, find_source
 from ssd_train.errors import DatasetError, SSDDeployError
+from ssd_train.networks.build import build_ssd
+from ssd_train.networks.zoo import network_config
 from ssd_train.training.config import TrainingConfig
-from ssd_train.training.prepare import fitted_batch_size, load_training_samples, prepare, schedule_warnings
+from ssd_train.training.prepare import (
+    fitted_batch_size,
+    least_batch_size,
+    load_training_samples,
+    prepare,
+    schedule_warnings,
+)
 from ssd_train.training.processes import Processes
 
 CLASSES = ("cat", "dog")
@@ -298,3 +306,22 @@ def test_a_batch_that_may_shrink_is_what_the_images_fill() -> None:
 def test_decays_that_never_come_are_a_warning(values: dict[str, Any], words: str | None) -> None:
     warnings = schedule_warnings(config_of(**values))
     assert len(warnings) == (words is not None) and all(warning.startswith(words or "") for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("ssd_300_vgg16_atrous_custom", 1), ("mb1-ssd", 1), ("vgg16-ssd", 1), ("ssd_300_mobilenet0.25_custom", 2),
+        ("mb2-ssd-lite", 2), ("ssdlite320_mobilenet_v3_large", 2),
+    ],
+)  # fmt: skip
+def test_added_levels_with_batch_norms_need_two_images(name: str, least: int) -> None:
+    with torch.device("meta"):
+        network = build_ssd(network_config(name, ["a"])).train()
+        assert least_batch_size(network) == least
+        images = torch.empty(least, 3, *network.config.input_size)
+        # As many are enough, and with batch norms one image less is not: PyTorch itself says so.
+        network(images)
+        if least == 2:
+            with pytest.raises(ValueError, match="more than 1 value per channel"):
+                network(images[:1])
