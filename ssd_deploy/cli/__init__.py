@@ -18,7 +18,7 @@ app = typer.Typer(
     # Plain text: boxes break long messages and paths apart.
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Take a GluonCV-style SSD detector from its weights to a deployed model, and prove that nothing was lost.",
+    help="Take an SSD detector from its weights to a deployed model, and prove that nothing was lost.",
 )
 
 
