@@ -20,7 +20,6 @@ from export.engine.file import BuildOptions, EngineInfo, TensorInfo, read_info
 from ssd_train.datasets.generated_files import write_shapes
 from ssd_train.files import sha256_of_file
 from ssd_train.networks.zoo import NETWORKS, find_network
-from ssd_train.spec import IMAGENET_MEAN
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 
@@ -191,13 +190,14 @@ def assert_is_right(built: Built, name: str) -> None:
     assert built.info_on_disk == info
     assert (info.flavour, info.gpu, info.compute_capability) == ("tensorrt-rtx", None, None)
     assert info.options == built.options and info.layer_precisions is None and info.build_seconds > 0
-    assert (info.spec.network, info.spec.precision, info.spec.mean) == (name, built.precision, IMAGENET_MEAN)
+    assert (info.spec.network, info.spec.precision, info.spec.mean) == (name, built.precision, config.mean)
     assert info.spec.class_names == (config.class_names or CUSTOM_CLASSES)
     assert info.inputs == {"images": TensorInfo(dtype="FLOAT", shape=(-1, 3, *config.input_size))}
+    kept = config.postprocess.max_detections
     assert info.outputs == {
-        "boxes": TensorInfo(dtype="FLOAT", shape=(-1, 100, 4)),
-        "scores": TensorInfo(dtype="FLOAT", shape=(-1, 100)),
-        "labels": TensorInfo(dtype="INT64", shape=(-1, 100)),
+        "boxes": TensorInfo(dtype="FLOAT", shape=(-1, kept, 4)),
+        "scores": TensorInfo(dtype="FLOAT", shape=(-1, kept)),
+        "labels": TensorInfo(dtype="INT64", shape=(-1, kept)),
     }
     assert all(warning.endswith(INT64_NOTE) for warning in info.warnings), info.warnings
 
