@@ -25,6 +25,7 @@ def fail() -> None:
     raise ValueError("no plan\nand much more")
 
 
+@pytest.mark.slow
 def test_calls_share_a_process_until_one_of_them_fails():
     with IsolatedCalls() as isolated:
         first = isolated.call(process_id, limit_s=60)

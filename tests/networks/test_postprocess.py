@@ -65,6 +65,7 @@ def candidates(draw):
     return boxes, labels
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(candidates(), st.sampled_from([0.1, 0.3, 0.45, 0.5, 0.9]))
 def test_suppression_equals_greedy_nms_on_any_boxes(drawn, threshold):

@@ -35,6 +35,9 @@ from ssd_train.weights.load import fetch_weights
 from ssd_train.weights.network_file import read_network
 from ssd_train.weights.weight_file import read_tensors
 
+# Whole networks run.
+pytestmark = pytest.mark.slow
+
 CLASSES = ("cell", "disc", "plate")
 VGG, SSDLITE = "ssd300_vgg16", "ssdlite320_mobilenet_v3_large"
 FULL_TAIL = f"{SSDLITE}_full_tail"
@@ -213,7 +216,6 @@ def test_detections_are_torchvisions(all_candidates: tuple[nn.Module, SSD], pict
     assert_same(run_detector(image_samples(pictures), runner.run, runner.spec), expected)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("shared_traces")
 def test_the_exported_file_finds_what_torchvision_finds(
     all_candidates: tuple[nn.Module, SSD], pictures: list[Path], tmp_path: Path

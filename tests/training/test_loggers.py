@@ -98,6 +98,7 @@ def wandb_records(path: Path) -> list[Any]:
     return records
 
 
+@pytest.mark.slow
 def test_wandb_without_a_login_writes_one_run_into_the_folder(tmp_path: Path) -> None:
     log_in_two_parts("wandb", tmp_path / "run")
     files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))

@@ -104,6 +104,7 @@ def safetensors_file(header: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header
 
 
+@pytest.mark.slow
 def test_each_is_refused_in_a_process_with_300_mb_to_spare(tmp_path: Path) -> None:
     for name, data in bad_files().items():
         assert len(data) < 5_000_000

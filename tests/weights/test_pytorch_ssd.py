@@ -16,6 +16,9 @@ from ssd_train.networks.zoo import NETWORKS, VOC_CLASSES, find_network, is_netwo
 from ssd_train.preprocess import preprocess
 from ssd_train.weights.description import describe_weights
 
+# Whole networks run.
+pytestmark = pytest.mark.slow
+
 NAMES = ("owl", "eagle")
 
 

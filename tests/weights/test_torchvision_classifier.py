@@ -24,6 +24,9 @@ from ssd_train.weights.network_file import state_for
 from ssd_train.weights.torchvision_classifier import CLASSIFIERS, classifier_state, fetch_classifier
 from ssd_train.weights.weight_file import read_tensors
 
+# Whole networks run.
+pytestmark = pytest.mark.slow
+
 SMALL = "mobilenet_v3_large"
 # Backbone -> torchvision's network, and its modules that our taps are the outputs of.
 TAPS = {
