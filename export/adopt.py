@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.adopt_options import AdoptOptions
-from export.foreign_graph import ForeignGraph, Meaning, in_our_form, meaning_of, read_foreign
+from export.foreign_graph import ForeignGraph, read_foreign
+from export.foreign_outputs import Meaning, in_our_form, meaning_of
 from export.graph import Difference, open_graph, with_raw_outputs
 from export.onnx import TRACED_BATCH, check_detections, strip_traces, traced
 from export.opset import lowered

@@ -75,7 +75,7 @@ def at_size(row: NetworkConfig, input_size: tuple[int, int]) -> NetworkConfig:
     """Return the network that a row becomes at another input size, (height, width) in pixels; see the module."""
     # Of the first map; not the row's step, since GluonCV's steps need not be strides.
     stride = 2 ** round(math.log2(row.input_size[0] / row.feature_sizes[0][0]))
-    rows, columns = (_cells(side, stride, len(row.feature_sizes)) for side in input_size)
+    rows, columns = (cells_of_levels(side, stride, len(row.feature_sizes)) for side in input_size)
     scale = math.sqrt(math.prod(input_size) / math.prod(row.input_size))
     height, width = input_size
     return dataclasses.replace(
@@ -93,7 +93,7 @@ def has_same_levels(one: NetworkConfig, other: NetworkConfig) -> bool:
     return one.backbone == other.backbone and one.ratios == other.ratios
 
 
-def _cells(side: int, stride: int, levels: int) -> list[int]:
+def cells_of_levels(side: int, stride: int, levels: int) -> list[int]:
     """Return the cells of each level along one side: a convolution of stride 2 with a border halves and rounds up."""
     cells = [math.ceil(side / stride)]
     while len(cells) < levels:

@@ -1,5 +1,6 @@
 """Extra levels on top of a backbone: GluonCV's `FeatureExpander`, the levels that SSD adds (section 2.1)."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -41,25 +42,34 @@ def _fixed_gamma_batch_norm(channels: int) -> nn.BatchNorm2d:
     return layer
 
 
-class ExpandedFeatures(nn.Module):
-    """Image -> the backbone's taps and one further map for each number in `filters`.
+class LeveledFeatures(nn.Module):
+    """Image -> a backbone's taps and one further map for each added level.
+
+    Args:
+        backbone: gives the taps.
+        extras: each level takes the map in front of it.
+        channels: that each level gives.
 
     Attributes:
         channels: channels of each returned map.
     """
 
-    def __init__(self, backbone: Backbone, filters: tuple[int, ...]) -> None:
+    def __init__(self, backbone: Backbone, extras: Iterable[nn.Module], channels: Iterable[int]) -> None:
         super().__init__()
         self.backbone = backbone
-        self.extras = nn.ModuleList()
-        in_channels = backbone.channels[-1]
-        for channels in filters:
-            self.extras.append(ExpandedLevel(in_channels, channels))
-            in_channels = channels
-        self.channels = (*backbone.channels, *filters)
+        self.extras = nn.ModuleList(extras)
+        self.channels = (*backbone.channels, *channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         features = self.backbone(images)
         for extra in self.extras:
             features.append(extra(features[-1]))
         return features
+
+
+class ExpandedFeatures(LeveledFeatures):
+    """The same with an `ExpandedLevel` for each number of channels in `filters`."""
+
+    def __init__(self, backbone: Backbone, filters: tuple[int, ...]) -> None:
+        levels = zip((backbone.channels[-1], *filters), filters, strict=False)
+        super().__init__(backbone, [ExpandedLevel(before, channels) for before, channels in levels], filters)

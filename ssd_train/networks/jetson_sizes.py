@@ -9,11 +9,8 @@ import dataclasses
 import math
 import re
 
+from ssd_train.networks.any_size import LEAST_SIDE, MOST_SIDE, cells_of_levels
 from ssd_train.networks.config import NetworkConfig
-
-# As for other networks; see `any_size`.
-LEAST_SIDE = 96
-MOST_SIDE = 1280
 
 # Of the side; 300 pixels has sizes of its own.
 _SIZES = (0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05)
@@ -27,9 +24,7 @@ def at_resolution(name: str, row: NetworkConfig) -> NetworkConfig | None:
         return None
     if side == row.input_size[0]:
         return row
-    cells = [math.ceil(side / _FIRST_STRIDE)]
-    while len(cells) < len(row.feature_sizes):
-        cells.append(math.ceil(cells[-1] / 2))
+    cells = cells_of_levels(side, _FIRST_STRIDE, len(row.feature_sizes))
     steps = [math.ceil(side / count) for count in cells]
     return dataclasses.replace(
         row,

@@ -1,5 +1,7 @@
 """MobileNet v2 backbone (Sandler et al., MobileNetV2, table 2), tapped inside a block as SSDLite is (section 6.2)."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 # Expansion, output channels, blocks, stride of the first one: the paper's table 2.
@@ -45,7 +47,7 @@ class MobileNetV2(nn.Module):
         channels: channels of each returned map.
     """
 
-    channels = (576, LAST_CHANNELS)
+    channels: tuple[int, ...] = (576, LAST_CHANNELS)
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,9 +74,18 @@ class MobileNetV2(nn.Module):
         return [expanded, self.last(x)]
 
 
-def conv_bn_relu6(in_channels: int, channels: int, *, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def conv_bn_relu6(
+    in_channels: int,
+    channels: int,
+    *,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+) -> nn.Sequential:
+    """Return a convolution that keeps the map's size but for its stride, with batch norm and ReLU6."""
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(channels),
+        norm(channels),
         nn.ReLU6(inplace=True),
     )

@@ -5,7 +5,7 @@ Its repository is qfgaohao/pytorch-ssd (`vision/ssd/mobilenetv1_ssd.py`, `mobile
 
 from torch import Tensor, nn
 
-from ssd_train.networks.feature_expander import Backbone
+from ssd_train.networks.feature_expander import Backbone, LeveledFeatures
 from ssd_train.networks.mobilenet_v2 import InvertedResidual, MobileNetV2
 from ssd_train.networks.ssd import ConvPredictor
 from ssd_train.networks.vgg_atrous import Extra, extra_levels
@@ -17,48 +17,24 @@ PLAIN_EXTRAS: tuple[Extra, ...] = ((256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (12
 LITE_EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 64))
 
 
-class PlainFeatures(nn.Module):
-    """Image -> a backbone's taps, then four levels of two convolutions without batch norm each.
-
-    Attributes:
-        channels: channels of each returned map.
-    """
+class PlainFeatures(LeveledFeatures):
+    """Image -> a backbone's taps, then four levels of two convolutions without batch norm each."""
 
     def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.extras = extra_levels(backbone.channels[-1], PLAIN_EXTRAS)
-        self.channels = (*backbone.channels, *(extra[1] for extra in PLAIN_EXTRAS))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        features = self.backbone(images)
-        for extra in self.extras:
-            features.append(extra(features[-1]))
-        return features
+        levels = extra_levels(backbone.channels[-1], PLAIN_EXTRAS)
+        super().__init__(backbone, levels, [extra[1] for extra in PLAIN_EXTRAS])
 
 
-class LiteFeatures(nn.Module):
-    """Image -> MobileNet v2's taps, then four inverted residuals that halve the map each.
-
-    Attributes:
-        channels: channels of each returned map.
-    """
+class LiteFeatures(LeveledFeatures):
+    """Image -> MobileNet v2's taps, then four inverted residuals that halve the map each."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.backbone = MobileNetV2()
-        self.extras = nn.ModuleList()
-        in_channels = self.backbone.channels[-1]
+        backbone = MobileNetV2()
+        levels, before = [], backbone.channels[-1]
         for hidden, channels in LITE_EXTRAS:
-            self.extras.append(InvertedResidual(in_channels, channels, hidden, stride=2))
-            in_channels = channels
-        self.channels = (*self.backbone.channels, *(channels for _, channels in LITE_EXTRAS))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        features = self.backbone(images)
-        for extra in self.extras:
-            features.append(extra(features[-1]))
-        return features
+            levels.append(InvertedResidual(before, channels, hidden, stride=2))
+            before = channels
+        super().__init__(backbone, levels, [channels for _, channels in LITE_EXTRAS])
 
 
 class LitePredictor(ConvPredictor):

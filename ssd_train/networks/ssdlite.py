@@ -9,6 +9,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from ssd_train.networks import mobilenet_v2
+from ssd_train.networks.feature_expander import LeveledFeatures
 from ssd_train.networks.ssd import ConvPredictor
 
 # torchvision gives all batch norms of this detector these.
@@ -21,6 +23,7 @@ EXTRA_CHANNELS = (512, 256, 256, 128)
 C4_BLOCK, C4_CHANNELS = 13, 672
 
 batch_norm = partial(nn.BatchNorm2d, eps=BN_EPS, momentum=BN_MOMENTUM)
+conv_bn_relu6 = partial(mobilenet_v2.conv_bn_relu6, norm=batch_norm)
 
 
 class SSDliteMobileNetV3(nn.Module):
@@ -55,35 +58,23 @@ class SSDliteMobileNetV3(nn.Module):
         return [expanded, self.parts[1](expanded)]
 
 
-class SSDliteFeatures(nn.Module):
-    """Image -> the backbone's two maps and four added levels.
-
-    Attributes:
-        channels: channels of each returned map.
-    """
+class SSDliteFeatures(LeveledFeatures):
+    """Image -> the backbone's two maps and four added levels."""
 
     def __init__(self, *, reduced_tail: bool) -> None:
-        super().__init__()
-        self.backbone = SSDliteMobileNetV3(reduced_tail=reduced_tail)
-        self.extras = nn.ModuleList()
-        in_channels = self.backbone.channels[-1]
+        backbone = SSDliteMobileNetV3(reduced_tail=reduced_tail)
+        levels, before = [], backbone.channels[-1]
         for channels in EXTRA_CHANNELS:
             between = channels // 2
-            self.extras.append(
+            levels.append(
                 nn.Sequential(
-                    conv_bn_relu6(in_channels, between, kernel=1),
+                    conv_bn_relu6(before, between, kernel=1),
                     conv_bn_relu6(between, between, kernel=3, stride=2, groups=between),
                     conv_bn_relu6(between, channels, kernel=1),
                 )
             )
-            in_channels = channels
-        self.channels = (*self.backbone.channels, *EXTRA_CHANNELS)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        features = self.backbone(images)
-        for extra in self.extras:
-            features.append(extra(features[-1]))
-        return features
+            before = channels
+        super().__init__(backbone, levels, EXTRA_CHANNELS)
 
 
 class SSDlitePredictor(ConvPredictor):
@@ -97,12 +88,3 @@ class SSDlitePredictor(ConvPredictor):
     def forward(self, features: Tensor) -> Tensor:
         """As `ConvPredictor.forward`."""
         return super().forward(self.depthwise(features))
-
-
-def conv_bn_relu6(in_channels: int, channels: int, *, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Return a convolution that keeps the map's size but for its stride, with batch norm and ReLU6."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
-        batch_norm(channels),
-        nn.ReLU6(inplace=True),
-    )

@@ -219,41 +219,22 @@ _FAMILIES = (
         sizes={"custom": SIZES_512_SMALL},
     ),
     # Not in GluonCV: on torchvision's classifiers.
-    _Family(
-        backbone="resnet50_v1b",
-        input_side=512,
-        feature_sizes=squares(32, 16, 8, 4, 2, 1),
-        ratios=SIX_LEVELS,
-        steps=STEPS_512_FROM_16,
-        sizes={"custom": SIZES_512_COCO},
-        project="ssd-deploy",
-    ),
-    _Family(
-        backbone="resnet101_v1b",
-        input_side=512,
-        feature_sizes=squares(32, 16, 8, 4, 2, 1),
-        ratios=SIX_LEVELS,
-        steps=STEPS_512_FROM_16,
-        sizes={"custom": SIZES_512_COCO},
-        project="ssd-deploy",
-    ),
-    _Family(
-        backbone="mobilenet_v3_large",
-        input_side=512,
-        feature_sizes=squares(32, 16, 8, 4, 2, 1),
-        ratios=SIX_LEVELS,
-        steps=STEPS_512_FROM_16,
-        sizes={"custom": SIZES_512_SMALL},
-        project="ssd-deploy",
-    ),
-    _Family(
-        backbone="regnet_x_400mf",
-        input_side=512,
-        feature_sizes=squares(32, 16, 8, 4, 2, 1),
-        ratios=SIX_LEVELS,
-        steps=STEPS_512_FROM_16,
-        sizes={"custom": SIZES_512_SMALL},
-        project="ssd-deploy",
+    *(
+        _Family(
+            backbone=backbone,
+            input_side=512,
+            feature_sizes=squares(32, 16, 8, 4, 2, 1),
+            ratios=SIX_LEVELS,
+            steps=STEPS_512_FROM_16,
+            sizes={"custom": sizes},
+            project="ssd-deploy",
+        )
+        for backbone, sizes in (
+            ("resnet50_v1b", SIZES_512_COCO),
+            ("resnet101_v1b", SIZES_512_COCO),
+            ("mobilenet_v3_large", SIZES_512_SMALL),
+            ("regnet_x_400mf", SIZES_512_SMALL),
+        )
     ),
 )
 

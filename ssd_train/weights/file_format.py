@@ -1,5 +1,6 @@
 """The kinds of weight files, told by their first bytes, and the header of one of them. No torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -19,6 +20,9 @@ class TensorEntry(TypedDict):
     shape: list[Size]
     data_offsets: tuple[Size, Size]
 
+
+# Name of a tensor in a file -> its shape.
+Shapes = Mapping[str, tuple[int, ...]]
 
 Format = Literal["params", "safetensors", "torch"]
 

@@ -14,15 +14,13 @@ from ssd_train.class_list import read_class_list
 from ssd_train.errors import WeightsError
 from ssd_train.table import Table
 from ssd_train.weights import torchvision_ssd
+from ssd_train.weights.file_format import Shapes
 from ssd_train.weights.other_formats import BY_ONNX
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ssd_train.networks.ssd import SSD
-
-# Name of a tensor -> its shape.
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ssd_train.networks.ssd import SSD
-    from ssd_train.weights.foreign import Shapes
+    from ssd_train.weights.file_format import Shapes
 
 _CLASS_HEADS = "head.classification_head.module_list"
 _BOX_HEADS = "head.regression_head.module_list"

@@ -15,7 +15,8 @@ from onnx import helper
 from export.adopt import OWN_VARIANCES, adopt_onnx
 from export.adopt_options import AdoptOptions
 from export.anchor_file import read_anchors
-from export.foreign_graph import in_our_form, meaning_of, read_foreign
+from export.foreign_graph import read_foreign
+from export.foreign_outputs import in_our_form, meaning_of
 from export.graph import ExportedGraph
 from export.step import OnnxStep
 from export.steps import STEPS
